@@ -1,0 +1,21 @@
+using System.Net.Security;
+using Godwit.Host.Qemu;
+using Godwit.Migration;
+using Microsoft.Extensions.Logging;
+
+namespace Godwit.Host.Transfers;
+
+/// <summary>What both ends agree on before the first lane connects.</summary>
+/// <param name="Ticket">32 random bytes made by the destination; every lane presents them.</param>
+/// <param name="WireVersion">Chosen by the destination within both ranges.</param>
+/// <param name="Lanes">Page lanes beside the control lane.</param>
+public sealed record TransferTerms(
+    string MigrationId, string Guest, string From, string To, MigrationPolicy Policy,
+    byte[] Ticket, int WireVersion, int Lanes);
+
+/// <summary>Wire protocol versions this build speaks; neighbours overlap.</summary>
+public static class WireVersions
+{
+    public const int Min = 1;
+    public const int Max = 1;
+}

@@ -1,0 +1,39 @@
+namespace Godwit.Migration;
+
+/// <summary>What happens when the rounds do not converge within their bounds.</summary>
+public enum OnStall
+{
+    /// <summary>The migration ends; the guest runs on at the source as if nothing had happened.</summary>
+    Abort,
+    /// <summary>The guest is paused for as long as the rest takes: the user has said that this is acceptable.</summary>
+    Pause,
+}
+
+/// <summary>How fast pages are put on the wire.</summary>
+public enum Pacing
+{
+    /// <summary>As fast as the link goes while keeping its queue short, so that the guest's own traffic passes.</summary>
+    Full,
+    /// <summary>
+    /// Clark et al. 2005, section 5.3: begin at a minimum rate; each round follows the last round's dirty rate plus a
+    /// constant; stop iterating when that passes the maximum.
+    /// </summary>
+    Adaptive,
+}
+
+/// <summary>What the user allows a migration to cost. Rates are in bits per second, as links are sold.</summary>
+public sealed record MigrationPolicy
+{
+    /// <summary>The pause budget: the longest span the guest may stand still.</summary>
+    public TimeSpan DowntimeMax { get; init; } = TimeSpan.FromMilliseconds(300);
+    /// <summary>Cap on all lanes together; 0 for none.</summary>
+    public long BandwidthBitsPerSecond { get; init; }
+    public OnStall OnStall { get; init; } = OnStall.Abort;
+    public Pacing Pacing { get; init; } = Pacing.Full;
+    /// <summary>Rounds after which a migration that does not fit the budget has stalled.</summary>
+    public int RoundsMax { get; init; } = 30;
+    /// <summary>Time from the first page after which a migration that does not fit the budget has stalled.</summary>
+    public TimeSpan TimeMax { get; init; } = TimeSpan.FromMinutes(30);
+    /// <summary>False sends every page as it is.</summary>
+    public bool Compression { get; init; } = true;
+}

@@ -1,0 +1,87 @@
+namespace Godwit.Migration;
+
+/// <summary>Where a migration stands; a phase never goes back.</summary>
+public enum MigrationPhase
+{
+    Preparing,
+    Copying,
+    /// <summary>The guest is paused; the rest and the device state are on their way.</summary>
+    Switchover,
+    /// <summary>Past the point of no return: only the destination may run the guest.</summary>
+    Committed,
+    Ended,
+}
+
+/// <summary>How a migration ended. All but <see cref="Completed"/> and <see cref="Unsettled"/> leave the guest at the source.</summary>
+public enum MigrationOutcome
+{
+    Pending,
+    Completed,
+    Failed,
+    Cancelled,
+    NotConverged,
+    /// <summary>Committed, but the destination never confirmed: an operator has to look where the guest runs.</summary>
+    Unsettled,
+}
+
+/// <summary>One pass over a dirty set.</summary>
+/// <param name="Number">0 for the round that sends everything.</param>
+/// <param name="Pages">Pages sent, zero pages among them.</param>
+/// <param name="WireBytes">Bytes the round put on the wire.</param>
+/// <param name="Duration">From the round's first page to its last.</param>
+/// <param name="DirtyBytesPerSecond">Rate at which the guest dirtied pages meanwhile.</param>
+/// <param name="RateBitsPerSecond">Limit the pacing set; 0 for none.</param>
+public sealed record RoundReport(
+    int Number, long Pages, long WireBytes, TimeSpan Duration, double DirtyBytesPerSecond, long RateBitsPerSecond);
+
+/// <summary>Where the pause went, each part as measured by the host on which it passed.</summary>
+/// <param name="LastRound">Source's pause to the last page in place at the destination.</param>
+/// <param name="DeviceState">Device state on its way after the last page.</param>
+/// <param name="Load">The destination's QEMU loading it.</param>
+/// <param name="Resume">Commit and the first instruction at the destination.</param>
+/// <param name="Announcement">Resume to the first announcement on the destination's bridge.</param>
+public sealed record BlackoutParts(
+    TimeSpan LastRound, TimeSpan DeviceState, TimeSpan Load, TimeSpan Resume, TimeSpan Announcement)
+{
+    public static BlackoutParts None { get; } = new(default, default, default, default, default);
+}
+
+/// <summary>Everything that is known of a migration at one instant; the last one is its report.</summary>
+public sealed record MigrationSnapshot
+{
+    public MigrationPhase Phase { get; init; }
+    public MigrationOutcome Outcome { get; init; }
+    /// <summary>Stable code of the failure; empty if there is none.</summary>
+    public string ErrorCode { get; init; } = "";
+    /// <summary>What went wrong, with its numbers; empty if nothing did.</summary>
+    public string Error { get; init; } = "";
+    /// <summary>Share of the work as now known, 0 to 1; never falls.</summary>
+    public double Fraction { get; init; }
+    public long TotalBytes { get; init; }
+    /// <summary>Bytes of pages still to send, before coding.</summary>
+    public long RemainingBytes { get; init; }
+    /// <summary>Bytes put on the wire by all lanes.</summary>
+    public long WireBytes { get; init; }
+    /// <summary>Rate the destination acknowledges.</summary>
+    public double WireBytesPerSecond { get; init; }
+    public double DirtyBytesPerSecond { get; init; }
+    /// <summary>The pause if the guest were paused now.</summary>
+    public TimeSpan ExpectedDowntime { get; init; }
+    /// <summary>Null while not known or not converging.</summary>
+    public TimeSpan? TimeLeft { get; init; }
+    /// <summary>One of converging, stalled, holding, switching over, ended.</summary>
+    public string Verdict { get; init; } = "";
+    public IReadOnlyList<RoundReport> Rounds { get; init; } = [];
+    /// <summary>Bytes that did not cross the wire, by reason: zero, superseded, compressed.</summary>
+    public IReadOnlyDictionary<string, long> SavedBytes { get; init; } = new Dictionary<string, long>();
+    public TimeSpan Elapsed { get; init; }
+    /// <summary>Source's pause to the destination's confirmation that the guest runs.</summary>
+    public TimeSpan Downtime { get; init; }
+    public BlackoutParts Parts { get; init; } = BlackoutParts.None;
+    /// <summary>The pause by QEMU's own account at the source.</summary>
+    public TimeSpan QemuDowntime { get; init; }
+    /// <summary>True if pages were read from the guest's mapped memory, false if carried by QEMU's stream.</summary>
+    public bool Mapped { get; init; }
+    /// <summary>Processor time of both daemons during the move.</summary>
+    public TimeSpan DaemonCpuTime { get; init; }
+}
