@@ -1,7 +1,4 @@
-using System.Net.Security;
-using Godwit.Host.Qemu;
 using Godwit.Migration;
-using Microsoft.Extensions.Logging;
 
 namespace Godwit.Host.Transfers;
 
