@@ -1,1 +1,5 @@
-Console.WriteLine("godwit");
+using System.Runtime.Versioning;
+
+[assembly: SupportedOSPlatform("linux")]
+
+return Godwit.Lab.LabCommands.Run(args);

@@ -1,0 +1,189 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Diagnostics;
+using System.Globalization;
+using Godwit.Lab.Guests;
+using Godwit.Lab.Network;
+using Godwit.Lab.Scenarios;
+
+namespace Godwit.Lab;
+
+/// <summary>The command line of <c>godwit-lab</c>.</summary>
+/// <remarks>Exit status: 0 done and nothing lost, 1 something was lost or wrong, 2 a usage error, 3 the lab failed.</remarks>
+internal static class LabCommands
+{
+    internal static int Run(string[] args)
+    {
+        RootCommand root = new(
+            "Two hosts, a switch and an outside client in network namespaces of this machine, with real guests.")
+        {
+            Up(), Down(), Status(), Exec(), Link(), RunScenario(), RelayProcess(),
+        };
+        try
+        {
+            ParseResult parsed = root.Parse(args);
+            int status = parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
+            return parsed.Errors.Count > 0 ? 2 : status;
+        }
+        catch (LabException e)
+        {
+            Console.Error.WriteLine($"godwit-lab: {e.Message}");
+            return 3;
+        }
+    }
+
+    private static void Say(string line) => Console.Error.WriteLine(line);
+
+    private static Option<string> LinkOption() => new("--link")
+    {
+        Description = "Rate of each host's uplink: 1Gbit, 300Mbit, unshaped.",
+        DefaultValueFactory = _ => "1Gbit",
+    };
+
+    private static Option<string> DelayOption() => new("--delay")
+    {
+        Description = "One-way delay from host to host, through the lab's relay: 5ms.",
+        DefaultValueFactory = _ => "0ms",
+    };
+
+    private static LinkShape ShapeOf(ParseResult parsed, Option<string> link, Option<string> delay) =>
+        new(LinkShape.ParseRate(parsed.GetValue(link)!), LinkShape.ParseDelay(parsed.GetValue(delay)!));
+
+    private static Command Up()
+    {
+        Option<string> link = LinkOption();
+        Option<string> delay = DelayOption();
+        Command command = new("up", "Bring the lab up, clean, whatever an earlier run left.") { link, delay };
+        command.SetAction(parsed =>
+        {
+            LinkShape shape = ShapeOf(parsed, link, delay);
+            Machine.Prepare(Say);
+            using IDisposable hold = LabSession.Hold();
+            LabSession.Up(shape);
+            Say($"The lab \"{LabDirectory.Name}\" is up: hosts a and b, client, link {shape}.");
+        });
+        return command;
+    }
+
+    private static Command Down()
+    {
+        Command command = new("down", "Remove everything of the lab: guests, daemons, namespaces, files. Idempotent.");
+        command.SetAction(_ =>
+        {
+            using IDisposable hold = LabSession.Hold();
+            LabSession.Down();
+        });
+        return command;
+    }
+
+    private static Command Status()
+    {
+        Command command = new("status", "Show whether the lab is up and what runs in it.");
+        command.SetAction(_ =>
+        {
+            LabRecord? record = LabSession.Current;
+            if (record is null)
+            {
+                Console.WriteLine($"The lab \"{LabDirectory.Name}\" is down.");
+                return 0;
+            }
+
+            Console.WriteLine($"The lab \"{LabDirectory.Name}\" is up since {record.Since:u}, link {record.Shape}.");
+            foreach (string space in LabNetwork.Namespaces().Order())
+            {
+                string[] processes = [.. LabProcesses.In(space).Select(Describe)];
+                string host = space[LabDirectory.NamespacePrefix.Length..];
+                Console.WriteLine($"  {host,-8}{(processes.Length == 0 ? "-" : string.Join(", ", processes))}");
+            }
+
+            return 0;
+        });
+        return command;
+
+        static string Describe(int id)
+        {
+            try
+            {
+                return $"{File.ReadAllText($"/proc/{id}/comm").Trim()} ({id})";
+            }
+            catch (IOException)
+            {
+                return id.ToString(CultureInfo.InvariantCulture);
+            }
+        }
+    }
+
+    private static Command Exec()
+    {
+        Argument<string> host = new("host") { Description = "a, b, client or switch." };
+        Argument<string[]> words = new("command") { Description = "The command and its arguments, after --." };
+        Command command = new("exec", "Run a command inside one of the lab's hosts: godwit-lab exec a -- ip addr") { host, words };
+        command.SetAction(parsed =>
+        {
+            string space = LabDirectory.Namespace(parsed.GetValue(host)!);
+            if (!LabNetwork.Namespaces().Contains(space))
+            {
+                throw new LabException($"The lab has no host {parsed.GetValue(host)} now: godwit-lab status.");
+            }
+
+            ProcessStartInfo start = new("ip", ["netns", "exec", space, .. parsed.GetValue(words)!]);
+            start.Environment["PATH"] = string.Join(':', Tool.SearchPath);
+            start.Environment["GODWIT_LAB_HOST"] = parsed.GetValue(host)!;
+            using Process process = Process.Start(start)!;
+            process.WaitForExit();
+            return process.ExitCode;
+        });
+        return command;
+    }
+
+    private static Command Link()
+    {
+        Argument<string> host = new("host") { Description = "a or b." };
+        Argument<string[]> words = new("order") { Description = "delay MS, loss PERCENT, cut or mend." };
+        Command command = new("link", "Order the relay on a host's uplink (the lab must be up with --delay).") { host, words };
+        command.SetAction(parsed => Relay.Order(parsed.GetValue(host)!, string.Join(' ', parsed.GetValue(words)!)));
+        return command;
+    }
+
+    private static Command RunScenario()
+    {
+        Argument<string?> name = new("scenario") { Arity = ArgumentArity.ZeroOrOne, Description = "See --list." };
+        Option<bool> list = new("--list") { Description = "Name the scenarios." };
+        Option<string> output = new("--output", "-o") { Description = "text or json.", DefaultValueFactory = _ => "text" };
+        output.AcceptOnlyFromAmong("text", "json");
+        Option<string> link = LinkOption();
+        Option<string> delay = DelayOption();
+        Command command = new("run", "Run a scenario in a fresh lab; exit status 0 only if nothing was lost.")
+        {
+            name, list, output, link, delay,
+        };
+        command.SetAction(parsed =>
+        {
+            if (parsed.GetValue(list) || parsed.GetValue(name) is null)
+            {
+                foreach (Scenario scenario in Scenario.All)
+                {
+                    Console.WriteLine($"{scenario.Name,-16}{scenario.Summary}");
+                }
+
+                return parsed.GetValue(list) ? 0 : 2;
+            }
+
+            Scenario chosen = Scenario.Named(parsed.GetValue(name)!);
+            LinkShape shape = ShapeOf(parsed, link, delay);
+            return ScenarioRun.Execute(chosen, shape, parsed.GetValue(output) == "json");
+        });
+        return command;
+    }
+
+    private static Command RelayProcess()
+    {
+        Argument<string> host = new("host");
+        Argument<double> delay = new("milliseconds");
+        Command command = new("relay") { host, delay };
+        command.Hidden = true;
+        command.SetAction(parsed =>
+            Relay.Serve(parsed.GetValue(host)!, TimeSpan.FromMilliseconds(parsed.GetValue(delay))));
+        return command;
+    }
+}
