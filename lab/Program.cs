@@ -1,5 +1,1 @@
-using System.Runtime.Versioning;
-
-[assembly: SupportedOSPlatform("linux")]
-
 return Godwit.Lab.LabCommands.Run(args);

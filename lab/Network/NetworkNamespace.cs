@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
 
 namespace Godwit.Lab.Network;
 
@@ -39,12 +40,16 @@ internal static partial class NetworkNamespace
             throw new LabException($"The lab's {host} is not up: godwit-lab up.");
         }
 
-        using FileStream file = File.OpenRead(path);
-        if (SetNamespace(file.SafeFileHandle, CloneNewNet) != 0)
+        // Not File.Open: it wants to seek, and a namespace's file cannot.
+        using SafeFileHandle file = new(Open(path, 0x80000 /* O_RDONLY | O_CLOEXEC */), ownsHandle: true);
+        if (file.IsInvalid || SetNamespace(file, CloneNewNet) != 0)
         {
             throw new LabException($"Entering {path} failed: {Marshal.GetLastPInvokeErrorMessage()}.");
         }
     }
+
+    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int Open(string path, int flags);
 
     [LibraryImport("libc", EntryPoint = "setns", SetLastError = true)]
     private static partial int SetNamespace(SafeHandle file, int kind);

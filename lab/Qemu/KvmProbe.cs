@@ -2,11 +2,22 @@ using System.Runtime.InteropServices;
 
 namespace Godwit.Lab.Qemu;
 
-/// <summary>Whether KVM can make a machine with a vCPU here, found out by making one.</summary>
+/// <summary>Whether KVM can be trusted with a machine here: by making one with a vCPU.</summary>
+/// <remarks>
+/// Making one is not enough: kernels that emulate KVM without the processor's help make vCPUs that then cannot boot a
+/// stock kernel. So the processor has to have virtualization as well.
+/// </remarks>
 internal static partial class KvmProbe
 {
     internal static bool Works()
     {
+        string[] flags = File.ReadLines("/proc/cpuinfo")
+            .FirstOrDefault(line => line.StartsWith("flags", StringComparison.Ordinal))?.Split(' ') ?? [];
+        if (!flags.Contains("vmx") && !flags.Contains("svm"))
+        {
+            return false;
+        }
+
         int device = Open("/dev/kvm", 0x80002 /* O_RDWR | O_CLOEXEC */);
         if (device < 0)
         {

@@ -38,7 +38,7 @@ internal static class StockMove
     {
         foreach (StockQemu side in new[] { source, destination })
         {
-            JsonArray capabilities = [.. new[] { "events", "return-path" }.Concat(mode.Capabilities).Select(name =>
+            JsonArray capabilities = [.. mode.Capabilities.Prepend("events").Prepend("return-path").Select(name =>
                 (JsonNode)new JsonObject { ["capability"] = name, ["state"] = true })];
             side.Qmp.Execute("migrate-set-capabilities", new JsonObject { ["capabilities"] = capabilities });
             JsonObject parameters = (JsonObject)mode.Parameters.DeepClone();

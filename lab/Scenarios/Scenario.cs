@@ -1,0 +1,14 @@
+namespace Godwit.Lab.Scenarios;
+
+/// <summary>Something the lab can play and judge.</summary>
+/// <param name="Play">Plays it in a lab that is up; failures go into the run.</param>
+internal sealed record Scenario(string Name, string Summary, Action<ScenarioRun> Play)
+{
+    internal static IReadOnlyList<Scenario> All { get; } = [.. StockScenario.All];
+
+    /// <exception cref="LabException">There is none of that name.</exception>
+    internal static Scenario Named(string name) =>
+        All.FirstOrDefault(scenario => scenario.Name == name)
+        ?? throw new LabException(
+            $"There is no scenario \"{name}\". There are: {string.Join(", ", All.Select(scenario => scenario.Name))}.");
+}

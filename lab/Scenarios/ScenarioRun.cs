@@ -1,0 +1,151 @@
+using System.Runtime.InteropServices;
+using Godwit.Lab.Guests;
+using Godwit.Lab.Network;
+using Godwit.Lab.Outside;
+
+namespace Godwit.Lab.Scenarios;
+
+/// <summary>One playing of a scenario: the lab it has for itself, and what comes out of it.</summary>
+internal sealed class ScenarioRun : IDisposable
+{
+    private readonly List<IDisposable> _owned = [];
+    private readonly List<MoveResult> _moves = [];
+    private readonly List<string> _failures = [];
+    private readonly CancellationTokenSource _stopped = new();
+    private ClientResult _client = new(0, 0, 0);
+    private CheckResult _memory = new(0, 0);
+    private CheckResult _disk = new(0, 0);
+
+    private ScenarioRun(Scenario scenario, LinkShape shape, GuestImage image)
+    {
+        Scenario = scenario;
+        Shape = shape;
+        Image = image;
+    }
+
+    internal Scenario Scenario { get; }
+
+    internal LinkShape Shape { get; }
+
+    internal GuestImage Image { get; }
+
+    /// <summary>Ends when the user stops the run.</summary>
+    internal CancellationToken Stopped => _stopped.Token;
+
+    /// <summary>Prepares the machine, brings a fresh lab up, plays, judges, takes it down; the exit status.</summary>
+    internal static int Execute(Scenario scenario, LinkShape shape, bool json)
+    {
+        Machine.Prepare(Say);
+        using IDisposable hold = LabSession.Hold();
+        GuestImage image = GuestImage.Obtain(Say);
+        using ScenarioRun run = new(scenario, shape, image);
+        // The first signal stops the run, which then takes the lab down; so does a closed terminal.
+        using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, run.OnSignal);
+        using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, run.OnSignal);
+        using PosixSignalRegistration hangUp = PosixSignalRegistration.Create(PosixSignal.SIGHUP, run.OnSignal);
+        try
+        {
+            LabSession.Up(shape);
+            run.Play();
+        }
+        finally
+        {
+            run.DisposeAll();
+            LabSession.Down();
+        }
+
+        LabResult result = run.Result();
+        Console.WriteLine(json ? result.ToJson() : ResultText.Write(result));
+        return run.Stopped.IsCancellationRequested ? 130 : result.Failures.Count == 0 ? 0 : 1;
+    }
+
+    internal static void Say(string line) => Console.Error.WriteLine(line);
+
+    /// <summary>Hands something over that is to be disposed of when the run ends, last first.</summary>
+    internal T Own<T>(T thing)
+        where T : IDisposable
+    {
+        _owned.Add(thing);
+        return thing;
+    }
+
+    internal void Fail(string why)
+    {
+        Say($"  failed: {why}");
+        _failures.Add(why);
+    }
+
+    internal void Expect(bool condition, string why)
+    {
+        if (!condition)
+        {
+            Fail(why);
+        }
+    }
+
+    internal void Add(MoveResult move) => _moves.Add(move);
+
+    /// <summary>Takes the client's count of a whole run in; a lost or repeated anything is a failure.</summary>
+    internal void Judge(ClientReport report)
+    {
+        _client = new ClientResult(
+            _client.ConnectionsOpened + report.ConnectionsOpened, _client.ConnectionsLost + report.ConnectionsLost,
+            _client.PacketsLost + report.PacketsLost);
+        Expect(report.ConnectionsLost == 0, $"{report.ConnectionsLost} of {report.ConnectionsOpened} connections were lost");
+        Expect(report.RepliesDuplicated == 0, $"{report.RepliesDuplicated} replies came twice: two copies answered");
+    }
+
+    /// <summary>Has the guest verify its memory and disk, and that its work never ran backwards.</summary>
+    internal void Verify(AgentControl agent, long pagesWrittenBefore)
+    {
+        Verdict memory = agent.VerifyMemory();
+        Verdict disk = agent.VerifyDisk();
+        _memory = new CheckResult(_memory.Checked + memory.Checked, _memory.Wrong + memory.Wrong);
+        _disk = new CheckResult(_disk.Checked + disk.Checked, _disk.Wrong + disk.Wrong);
+        Expect(memory.Wrong == 0, $"{memory.Wrong} pages of memory are wrong: {string.Join(' ', memory.Named)}");
+        Expect(disk.Wrong == 0, $"{disk.Wrong} blocks of disk are wrong: {string.Join(' ', disk.Named)}");
+        long after = agent.PagesWritten();
+        Expect(after >= pagesWrittenBefore, $"the guest went back in time: {pagesWrittenBefore} pages written, then {after}");
+    }
+
+    private void OnSignal(PosixSignalContext context)
+    {
+        context.Cancel = true;
+        _stopped.Cancel();
+    }
+
+    private void Play()
+    {
+        try
+        {
+            Scenario.Play(this);
+        }
+        catch (OperationCanceledException) when (_stopped.IsCancellationRequested)
+        {
+            _failures.Add("stopped by a signal");
+        }
+        catch (LabException e)
+        {
+            Fail(e.Message);
+        }
+    }
+
+    public void Dispose() => _stopped.Dispose();
+
+    private void DisposeAll()
+    {
+        for (int i = _owned.Count - 1; i >= 0; i--)
+        {
+            try
+            {
+                _owned[i].Dispose();
+            }
+            catch (Exception e) when (e is LabException or IOException)
+            {
+                Say($"  while cleaning up: {e.Message}");
+            }
+        }
+    }
+
+    private LabResult Result() => new(Scenario.Name, Shape.ToString(), _moves, _client, _memory, _disk, _failures);
+}
