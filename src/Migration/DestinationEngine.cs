@@ -1,0 +1,353 @@
+using Godwit.GuestStreams.Qemu;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Migration;
+
+/// <summary>The destination's side: pages in place, device state loaded, then wait for the commit and run.</summary>
+/// <remarks>
+/// Like <see cref="SourceEngine"/> a synchronous state machine without I/O. Lanes write pages by themselves; the engine
+/// only learns of barriers and bytes. Until the commit arrives every failure ends with a guest that never runs here.
+/// </remarks>
+public sealed class DestinationEngine : IQemuStreamSink
+{
+    private static readonly TimeSpan AcknowledgeEvery = TimeSpan.FromMilliseconds(4);
+    private const long AcknowledgeBytes = 256 << 10;
+    private static readonly TimeSpan LinkSilenceMax = TimeSpan.FromSeconds(15);
+
+    // Device state of a guest with many devices is a few megabytes; a peer may not make us hold more than this.
+    private const long DeviceStateHeldMax = 64 << 20;
+
+    private readonly string _guest;
+    private readonly string _from;
+    private readonly int _lanes;
+    private readonly Queue<Effect> _effects = new();
+    private readonly List<ReadOnlyMemory<byte>> _heldDeviceState = [];
+    private readonly HashSet<int> _barriers = [];
+    private ControlMessage.StreamCommand? _switchoverStart;
+    private TimeSpan _now;
+    private TimeSpan _startedAt;
+    private TimeSpan _lastHeard;
+    private TimeSpan _lastAcknowledgedAt;
+    private TimeSpan _placedAt;
+    private TimeSpan _firstDeviceStateAt;
+    private TimeSpan _committedAt;
+    private TimeSpan _runningAt;
+    private TimeSpan _announcedAt;
+    private long _received;
+    private long _acknowledged;
+    private long _heldBytes;
+    private bool _placed;
+    private bool _loaded;
+    private bool _deviceStateBegun;
+    private string _errorCode = "";
+    private string _error = "";
+
+    public DestinationEngine(string guest, string from, int lanes, TimeSpan now)
+    {
+        _guest = guest;
+        _from = from;
+        _lanes = lanes;
+        _now = _startedAt = _lastHeard = now;
+    }
+
+    public MigrationPhase Phase { get; private set; } = MigrationPhase.Preparing;
+
+    public MigrationOutcome Outcome { get; private set; } = MigrationOutcome.Pending;
+
+    /// <summary>The guest's RAM blocks; null until the prologue has come.</summary>
+    public IReadOnlyList<RamBlock>? Blocks { get; private set; }
+
+    /// <summary>What QEMU's sections of RAM are numbered; 0 until the prologue has come.</summary>
+    public QemuStreamHead? Head { get; private set; }
+
+    public bool TryTakeEffect(out Effect effect) => _effects.TryDequeue(out effect!);
+
+    public void Receive(ControlMessage message, TimeSpan now)
+    {
+        _now = _lastHeard = now;
+        if (Phase == MigrationPhase.Ended)
+        {
+            return;
+        }
+
+        switch (message)
+        {
+            case ControlMessage.Prologue m when Blocks is null:
+                new QemuStreamReader(this).Feed(m.Verbatim.Span);
+                if (Blocks is null)
+                {
+                    throw new StreamFormatException(m.Verbatim.Length, "The prologue ends before the RAM block list does.");
+                }
+
+                Phase = MigrationPhase.Copying;
+                Do(new Effect.WritePrologue(m.Verbatim));
+                break;
+            case ControlMessage.StreamCommand m when Blocks is not null && _switchoverStart is null && !_placed:
+                _switchoverStart = m;
+                break;
+            case ControlMessage.DeviceState m when Blocks is not null && !_loaded:
+                TakeDeviceState(m.Bytes);
+                break;
+            case ControlMessage.Ping m:
+                Do(new Effect.Send(new ControlMessage.Pong(m.Number)));
+                break;
+            case ControlMessage.Pong:
+                break;
+            case ControlMessage.Commit when _loaded:
+                Phase = MigrationPhase.Committed;
+                _committedAt = now;
+                Do(new Effect.ResumeGuest());
+                break;
+            case ControlMessage.Abort m:
+                Fail(m.Code, $"{_from} ended the migration: {m.Text}", tellPeer: false);
+                break;
+            default:
+                throw new StreamFormatException(0, $"The source sent {message.GetType().Name} out of its turn ({Phase}).");
+        }
+    }
+
+    /// <summary>A lane has taken in a page batch and put its pages in place.</summary>
+    public void BatchPlaced(long frameBytes, TimeSpan now)
+    {
+        _now = _lastHeard = now;
+        _received += frameBytes;
+        if (_received - _acknowledged >= AcknowledgeBytes || now - _lastAcknowledgedAt >= AcknowledgeEvery)
+        {
+            Acknowledge();
+        }
+    }
+
+    /// <summary>A lane's barrier: every page it was to bring is in place.</summary>
+    public void LaneBarrier(int lane, TimeSpan now)
+    {
+        _now = _lastHeard = now;
+        if (!_barriers.Add(lane))
+        {
+            throw new StreamFormatException(0, $"Lane {lane} sent its barrier twice.");
+        }
+
+        if (_barriers.Count < _lanes)
+        {
+            return;
+        }
+
+        _placed = true;
+        _placedAt = now;
+        Phase = MigrationPhase.Switchover;
+        Acknowledge();
+        Do(new Effect.Send(new ControlMessage.PagesPlaced()));
+        if (_switchoverStart is { } command)
+        {
+            Do(new Effect.WriteCommand(command.Number, command.Payload));
+        }
+
+        Do(new Effect.WriteEnd());
+        foreach (ReadOnlyMemory<byte> bytes in _heldDeviceState)
+        {
+            WriteDeviceState(bytes);
+        }
+
+        _heldDeviceState.Clear();
+    }
+
+    /// <summary>QEMU's own verdict on its return path: 0 means that it has loaded everything.</summary>
+    public void QemuShut(uint code, TimeSpan now)
+    {
+        _now = now;
+        if (Phase >= MigrationPhase.Committed || _loaded)
+        {
+            return;
+        }
+
+        if (code != 0 || !_placed)
+        {
+            Fail("destination-load", $"QEMU refused the guest's state (return path code {code}).", tellPeer: true);
+            return;
+        }
+
+        _loaded = true;
+        Do(new Effect.Send(new ControlMessage.Loaded(_firstDeviceStateAt - _placedAt, now - _firstDeviceStateAt)));
+    }
+
+    /// <summary>The guest runs here.</summary>
+    /// <param name="runningAt">When it did first.</param>
+    /// <param name="announcedAt">When the first announcement left.</param>
+    /// <param name="cpuTime">Processor time of this daemon on the move.</param>
+    public void GuestRunning(TimeSpan runningAt, TimeSpan announcedAt, TimeSpan cpuTime, TimeSpan now)
+    {
+        _now = now;
+        _runningAt = runningAt;
+        _announcedAt = announcedAt;
+        Do(new Effect.Send(new ControlMessage.Running(
+            runningAt - _committedAt, announcedAt > runningAt ? announcedAt - runningAt : TimeSpan.Zero, cpuTime)));
+        Outcome = MigrationOutcome.Completed;
+        Phase = MigrationPhase.Ended;
+        Do(new Effect.End());
+    }
+
+    /// <summary>QEMU failed or ended, with what it said.</summary>
+    public void QemuFailed(string text, TimeSpan now)
+    {
+        _now = now;
+        if (Phase == MigrationPhase.Committed)
+        {
+            // The commit has been made: the source will not run the guest, and saying "failed" may not make it think so.
+            Outcome = MigrationOutcome.Unsettled;
+            _errorCode = "unsettled";
+            _error = $"{text} {_guest} was handed over to this host and does not run.";
+            Phase = MigrationPhase.Ended;
+            Do(new Effect.End());
+            return;
+        }
+
+        Fail("destination-qemu", text, tellPeer: true);
+    }
+
+    /// <summary>A lane broke. Before the commit the guest will never run here; after it, it runs regardless.</summary>
+    public void LinkLost(string text, TimeSpan now)
+    {
+        _now = now;
+        if (Phase < MigrationPhase.Committed)
+        {
+            Fail("link-lost", text, tellPeer: true);
+        }
+    }
+
+    /// <summary>What the source sent breaks the format.</summary>
+    public void Broken(StreamFormatException error, TimeSpan now)
+    {
+        _now = now;
+        if (Phase < MigrationPhase.Committed)
+        {
+            Fail("stream-format", $"{error.Message} (offset {error.Offset})", tellPeer: true);
+        }
+    }
+
+    /// <summary>This host gives the guest up before the commit.</summary>
+    public bool Abandon(string reason, TimeSpan now)
+    {
+        _now = now;
+        if (Phase >= MigrationPhase.Committed)
+        {
+            return false;
+        }
+
+        Fail("abandoned", reason, tellPeer: true);
+        return true;
+    }
+
+    public void Tick(TimeSpan now)
+    {
+        _now = now;
+        if (Phase == MigrationPhase.Ended)
+        {
+            return;
+        }
+
+        if (_received > _acknowledged)
+        {
+            Acknowledge();
+        }
+
+        if (Phase < MigrationPhase.Committed && now - _lastHeard > LinkSilenceMax)
+        {
+            Fail("link-lost", $"{_from} has been silent for {LinkSilenceMax.TotalSeconds} s.", tellPeer: true);
+        }
+    }
+
+    public MigrationSnapshot Snapshot(TimeSpan now) => new()
+    {
+        Phase = Phase,
+        Outcome = Outcome,
+        ErrorCode = _errorCode,
+        Error = _error,
+        TotalBytes = Blocks?.Sum(b => b.Length) ?? 0,
+        WireBytes = _received,
+        Elapsed = now - _startedAt,
+        Verdict = Phase == MigrationPhase.Ended ? "ended" : "receiving",
+        Fraction = Outcome == MigrationOutcome.Completed ? 1 : 0,
+        Parts = BlackoutParts.None with
+        {
+            Resume = _runningAt > _committedAt ? _runningAt - _committedAt : TimeSpan.Zero,
+            Announcement = _announcedAt > _runningAt ? _announcedAt - _runningAt : TimeSpan.Zero,
+        },
+    };
+
+    private void Acknowledge()
+    {
+        _acknowledged = _received;
+        _lastAcknowledgedAt = _now;
+        Do(new Effect.Send(new ControlMessage.Received(_received)));
+    }
+
+    private void TakeDeviceState(ReadOnlyMemory<byte> bytes)
+    {
+        if (_placed)
+        {
+            WriteDeviceState(bytes);
+            return;
+        }
+
+        // Loading devices reads guest memory, so not a byte of their state may reach QEMU before the last page.
+        _heldBytes += bytes.Length;
+        if (_heldBytes > DeviceStateHeldMax)
+        {
+            throw new StreamFormatException(
+                0, $"More than {DeviceStateHeldMax} bytes of device state before the pages they need.");
+        }
+
+        _heldDeviceState.Add(bytes);
+    }
+
+    private void WriteDeviceState(ReadOnlyMemory<byte> bytes)
+    {
+        if (!_deviceStateBegun)
+        {
+            _deviceStateBegun = true;
+            _firstDeviceStateAt = _now;
+        }
+
+        Do(new Effect.WriteDeviceState(bytes));
+    }
+
+    private void Fail(string code, string text, bool tellPeer)
+    {
+        if (Phase == MigrationPhase.Ended)
+        {
+            return;
+        }
+
+        Outcome = MigrationOutcome.Failed;
+        _errorCode = code;
+        _error = $"{text} {_guest} runs on {_from}, where it was.";
+        if (tellPeer)
+        {
+            Do(new Effect.Send(new ControlMessage.Abort(code, text)));
+        }
+
+        Phase = MigrationPhase.Ended;
+        Do(new Effect.End());
+    }
+
+    private void Do(Effect effect) => _effects.Enqueue(effect);
+
+    void IQemuStreamSink.Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head)
+    {
+        Head = head;
+        Blocks = head.Blocks;
+    }
+
+    void IQemuStreamSink.Command(ushort number, ReadOnlySpan<byte> payload)
+    {
+    }
+
+    void IQemuStreamSink.Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content) => throw NotInPrologue();
+
+    void IQemuStreamSink.SectionEnd(bool final, int pages) => throw NotInPrologue();
+
+    void IQemuStreamSink.Tail(ReadOnlySpan<byte> verbatim) => throw NotInPrologue();
+
+    private static StreamFormatException NotInPrologue() =>
+        new(0, "The prologue goes on behind the RAM block list; pages and device state travel on their own.");
+}

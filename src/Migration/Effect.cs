@@ -1,0 +1,51 @@
+using Godwit.Migration.Wire;
+
+namespace Godwit.Migration;
+
+/// <summary>What the engine wants done; the shell in Host does it, in order.</summary>
+public abstract record Effect
+{
+    /// <summary>Put a message on the control lane.</summary>
+    public sealed record Send(ControlMessage Message) : Effect;
+
+    /// <summary>Answer QEMU's PING on its return path.</summary>
+    public sealed record AnswerPing(uint Value) : Effect;
+
+    /// <summary>Set QEMU's downtime limit, in milliseconds.</summary>
+    public sealed record SetDowntimeLimit(int Milliseconds) : Effect;
+
+    /// <summary>Give QEMU the switchover acknowledgement that it waits for.</summary>
+    public sealed record ReleaseSwitchover : Effect;
+
+    /// <summary>Record durably that the destination may run, then report it with <see cref="SourceEngine.CommitRecorded"/>.</summary>
+    public sealed record RecordCommit : Effect;
+
+    /// <summary>Tell the source's QEMU that the destination has everything: it completes and stays stopped.</summary>
+    public sealed record ConfirmToQemu : Effect;
+
+    /// <summary>End the source's QEMU migration; QEMU resumes the guest if it had paused it.</summary>
+    public sealed record AbandonQemu : Effect;
+
+    /// <summary>A round is over: one log line.</summary>
+    public sealed record RoundEnded(RoundReport Round) : Effect;
+
+    // The destination's.
+
+    /// <summary>Give QEMU the stream's head: prologue and footer.</summary>
+    public sealed record WritePrologue(ReadOnlyMemory<byte> Verbatim) : Effect;
+
+    /// <summary>Give QEMU a command of the stream.</summary>
+    public sealed record WriteCommand(ushort Number, ReadOnlyMemory<byte> Payload) : Effect;
+
+    /// <summary>Give QEMU the empty section that ends RAM.</summary>
+    public sealed record WriteEnd : Effect;
+
+    /// <summary>Give QEMU device state.</summary>
+    public sealed record WriteDeviceState(ReadOnlyMemory<byte> Bytes) : Effect;
+
+    /// <summary>Let the guest run and announce it.</summary>
+    public sealed record ResumeGuest : Effect;
+
+    /// <summary>The migration has ended; the snapshot says how.</summary>
+    public sealed record End : Effect;
+}

@@ -1,0 +1,84 @@
+namespace Godwit.Migration;
+
+/// <summary>What the wire carries, from the destination's acknowledgements, and how much may be on its way at once.</summary>
+/// <remarks>
+/// Bytes accepted by a socket say nothing: buffers of megabytes lie between it and the wire. Only acknowledged bytes
+/// count, and only over spans in which something was on its way, so an idle link is not taken for a slow one.
+/// </remarks>
+internal sealed class LinkEstimate
+{
+    private const double MemorySeconds = 0.5;
+    private const long WindowBytesMin = 512 << 10;
+    private const long WindowBytesStart = 4 << 20;
+    private const long WindowBytesMax = 64 << 20;
+    private static readonly TimeSpan RoundTripForget = TimeSpan.FromSeconds(10);
+
+    private double _bytes;
+    private double _seconds;
+    private TimeSpan _lastAcknowledged;
+    private bool _wasBusy;
+    private TimeSpan _roundTripMin = TimeSpan.MaxValue;
+    private TimeSpan _roundTripMinAt;
+
+    /// <summary>Bytes the lanes have sent, frame headers included.</summary>
+    public long Sent { get; private set; }
+
+    /// <summary>Bytes of them that the destination has taken in.</summary>
+    public long Acknowledged { get; private set; }
+
+    public long InFlight => Sent - Acknowledged;
+
+    /// <summary>Bytes per second; 0 until known.</summary>
+    public double Rate => _seconds > 0.002 ? _bytes / _seconds : 0;
+
+    public TimeSpan RoundTrip => _roundTripMin == TimeSpan.MaxValue ? TimeSpan.Zero : _roundTripMin;
+
+    /// <summary>
+    /// Bytes that may be on their way: twice what the link holds, so that it never runs dry, and no more, so that the
+    /// guest's own packets and the last pages before the switchover do not queue behind megabytes.
+    /// </summary>
+    public long Window => Rate <= 0
+        ? WindowBytesStart
+        : Math.Clamp((long)(2 * Rate * (RoundTrip.TotalSeconds + 0.005)) + WindowBytesMin, WindowBytesMin, WindowBytesMax);
+
+    public void OnSent(long bytes, TimeSpan now)
+    {
+        if (InFlight == 0)
+        {
+            _lastAcknowledged = now;
+            _wasBusy = true;
+        }
+
+        Sent += bytes;
+    }
+
+    public void OnAcknowledged(long totalBytes, TimeSpan now)
+    {
+        long bytes = totalBytes - Acknowledged;
+        if (bytes <= 0)
+        {
+            return;
+        }
+
+        Acknowledged = totalBytes;
+        double seconds = (now - _lastAcknowledged).TotalSeconds;
+        if (_wasBusy && seconds > 0)
+        {
+            double keep = Math.Exp(-seconds / MemorySeconds);
+            _bytes = (_bytes * keep) + bytes;
+            _seconds = (_seconds * keep) + seconds;
+        }
+
+        _lastAcknowledged = now;
+        _wasBusy = InFlight > 0;
+    }
+
+    public void OnRoundTrip(TimeSpan roundTrip, TimeSpan now)
+    {
+        if (roundTrip <= _roundTripMin || now - _roundTripMinAt > RoundTripForget)
+        {
+            _roundTripMin = roundTrip;
+            _roundTripMinAt = now;
+        }
+    }
+}

@@ -1,0 +1,224 @@
+using Godwit.Pages;
+
+namespace Godwit.Migration;
+
+/// <summary>Which pages wait for their turn: this round's set and the next one's.</summary>
+/// <remarks>
+/// QEMU's records come in as <see cref="Report"/>, lanes take pages out with <see cref="Take"/>. A page that is dirtied
+/// again before its turn stays where it is and is sent once. One that was dirtied after it was taken goes to the next
+/// round. A region of 2 MiB belongs to one lane for the whole migration, so two versions of a page can never overtake
+/// each other on different connections. There is no locking here: the engine's owner serialises.
+/// </remarks>
+internal sealed class PageQueue
+{
+    private sealed class Block(RamBlock ram)
+    {
+        public readonly RamBlock Ram = ram;
+        public readonly DirtySet Current = new(ram.PageCount);
+        public readonly DirtySet Next = new(ram.PageCount);
+        // Round 0 only: pages the feed has named. A page not yet named belongs to round 0 whenever it comes.
+        public readonly DirtySet Named = new(ram.PageCount);
+        // Pages whose newest record said zero: they need no look at memory, which would fill holes in it.
+        public readonly DirtySet Zero = new(ram.PageCount);
+    }
+
+    private readonly Block[] _blocks;
+    private readonly int _lanes;
+    private readonly (int Block, long Region)[] _cursors;
+    private bool _firstRound = true;
+    private bool _everythingIsCurrent;
+
+    /// <param name="streaming">Everything reported belongs to the round in progress; the feed's owner keeps it short.</param>
+    public PageQueue(IReadOnlyList<RamBlock> blocks, int lanes, bool streaming)
+    {
+        _everythingIsCurrent = streaming;
+        _blocks = [.. blocks.Select(b => new Block(b))];
+        _lanes = lanes;
+        _cursors = new (int, long)[lanes];
+        TotalPages = blocks.Sum(b => b.PageCount);
+    }
+
+    public long TotalPages { get; }
+
+    /// <summary>Pages of this round still to send.</summary>
+    public long Current { get; private set; }
+
+    /// <summary>Pages dirtied since they were taken.</summary>
+    public long Next { get; private set; }
+
+    /// <summary>Records that changed nothing because their page was waiting already.</summary>
+    public long Superseded { get; private set; }
+
+    /// <summary>Records since the last round began, superseded ones left out.</summary>
+    public long ReportedThisRound { get; private set; }
+
+    /// <summary>True once the feed has named every page at least once.</summary>
+    public bool AllNamed { get; private set; }
+
+    private long _named;
+
+    /// <summary>One record of QEMU's stream.</summary>
+    public void Report(int blockIndex, PageNumber page, bool zero)
+    {
+        Block block = _blocks[blockIndex];
+        if (zero)
+        {
+            block.Zero.Add(page);
+        }
+        else
+        {
+            block.Zero.Remove(page);
+        }
+
+        bool first = _firstRound && block.Named.Add(page);
+        if (first && ++_named == TotalPages)
+        {
+            AllNamed = true;
+        }
+
+        if (block.Current.Contains(page))
+        {
+            Superseded++;
+        }
+        else if (first || _everythingIsCurrent)
+        {
+            block.Current.Add(page);
+            Current++;
+            ReportedThisRound++;
+        }
+        else if (block.Next.Add(page))
+        {
+            Next++;
+            ReportedThisRound++;
+        }
+        else
+        {
+            Superseded++;
+        }
+    }
+
+    /// <summary>This round is over: what was dirtied meanwhile becomes the new round's set.</summary>
+    public void BeginRound()
+    {
+        if (Current != 0)
+        {
+            throw new InvalidOperationException($"A round cannot end with {Current} of its pages unsent.");
+        }
+
+        _firstRound = false;
+        foreach (Block block in _blocks)
+        {
+            block.Current.Swap(block.Next);
+        }
+
+        (Current, Next) = (Next, 0);
+        ReportedThisRound = 0;
+    }
+
+    /// <summary>The guest is about to stop: from now on there is one set, and everything reported joins it.</summary>
+    public void BeginLastRound()
+    {
+        _firstRound = false;
+        _everythingIsCurrent = true;
+        foreach (Block block in _blocks)
+        {
+            block.Current.UnionWith(block.Next);
+            block.Next.Clear();
+        }
+
+        // The two sets may share pages only in theory (a page in Current is never added to Next), so the sum is exact.
+        Current += Next;
+        Next = 0;
+    }
+
+    /// <summary>Takes up to a batch of the lane's pages out of this round's set; false if it has none.</summary>
+    public bool Take(int lane, TakenPages taken)
+    {
+        if (Current == 0)
+        {
+            return false;
+        }
+
+        (int index, long from) = _cursors[lane];
+        // One pass over all blocks from the cursor, and once more over the first to reach what lies before it.
+        for (int i = 0; i <= _blocks.Length; i++)
+        {
+            Block block = _blocks[index];
+            long region = NextRegionOf(lane, index, block.Current, from);
+            if (region >= 0)
+            {
+                bool emptied = TakeRegion(block, region, taken);
+                _cursors[lane] = (index, emptied ? region + 1 : region);
+                return true;
+            }
+
+            index = (index + 1) % _blocks.Length;
+            from = 0;
+        }
+
+        _cursors[lane] = (index, 0);
+        return false;
+    }
+
+    /// <summary>True if the lane has pages of this round left.</summary>
+    public bool HasPagesFor(int lane)
+    {
+        if (Current == 0)
+        {
+            return false;
+        }
+
+        for (int i = 0; i < _blocks.Length; i++)
+        {
+            if (NextRegionOf(lane, i, _blocks[i].Current, 0) >= 0)
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    private long NextRegionOf(int lane, int blockIndex, DirtySet set, long from)
+    {
+        long region = from;
+        while (true)
+        {
+            region = set.NextRegion(region);
+            if (region < 0 || (region + blockIndex) % _lanes == lane)
+            {
+                return region;
+            }
+
+            region++;
+        }
+    }
+
+    private bool TakeRegion(Block block, long region, TakenPages taken)
+    {
+        taken.Begin(block.Ram, region);
+        ReadOnlySpan<ulong> words = block.Current.Region(region);
+        Span<ulong> copy = stackalloc ulong[words.Length];
+        words.CopyTo(copy);
+        long firstPage = region * Page.RegionPages;
+        for (int w = 0; w < copy.Length; w++)
+        {
+            ulong word = copy[w];
+            while (word != 0)
+            {
+                var page = new PageNumber(firstPage + (w * 64) + System.Numerics.BitOperations.TrailingZeroCount(word));
+                word &= word - 1;
+                bool zero = block.Zero.Contains(page);
+                if (!taken.TryAdd(page, zero))
+                {
+                    return false;
+                }
+
+                block.Current.Remove(page);
+                Current--;
+            }
+        }
+
+        return true;
+    }
+}

@@ -1,0 +1,324 @@
+using Godwit.Pages;
+
+namespace Godwit.Migration;
+
+// Rounds and pacing: when the feed is read, when a round ends, when the rest fits the pause budget.
+public sealed partial class SourceEngine
+{
+    private const int CarriedReserve = 512;
+
+    // A QEMU that holds its switchover re-scans its bitmap for every section it writes, so the feed is opened only
+    // now and then while a round drains: often enough that pages dirtied again before their turn are sent once.
+    private static readonly TimeSpan CatchUpEvery = TimeSpan.FromMilliseconds(300);
+
+    // The final rounds are worth their cost only while each one shortens the pause noticeably.
+    private const double ShrinkWanted = 0.7;
+    private const int PolishRoundsMax = 4;
+    private const int StuckRoundsMax = 8;
+    private static readonly TimeSpan QuietEnough = TimeSpan.FromMilliseconds(4);
+
+    // The share of the budget planned for: what QEMU finds dirty after our decision has to fit into the rest.
+    private const double BudgetPlanned = 0.8;
+
+    // Device state, its loading, commit and resume, as measured with stock QEMU; replaced by nothing better before
+    // the pause itself.
+    private static readonly TimeSpan HandOverCost = TimeSpan.FromMilliseconds(25);
+
+    private const int DowntimeLimitNever = 1;
+    private const int DowntimeLimitAlways = 2_000_000;
+
+    // Clark et al. 2005, section 5.3: first round at the minimum, then the dirty rate plus a step, up to the maximum.
+    private const long AdaptiveMin = 100_000_000;
+    private const long AdaptiveStep = 50_000_000;
+    private const long AdaptiveMax = 500_000_000;
+    private const long AdaptiveRemainder = 256 << 10;
+
+    private readonly List<RoundReport> _rounds = [];
+    private TimeSpan _roundStartedAt;
+    private TimeSpan _lastCaughtUp;
+    private bool _caughtUp;
+    private bool _firstPassDone;
+    private bool _firstPassHandled;
+    private bool _firstRoundEnded;
+    private bool _switchoverRequested;
+    private int _qemuPass;
+    private int _roundPass;
+    private long _roundPages;
+    private long _roundBytes;
+    private long _roundSuperseded;
+    private long _pagesSent;
+    private long _zeroPagesSent;
+    private long _contentFrameBytes;
+    private long _previousSet = long.MaxValue;
+    private int _polishRounds;
+    private int _stuckRounds;
+    private double _dirtyBytesPerSecond;
+    private int _downtimeLimit = DowntimeLimitNever;
+
+    private long AdaptiveCeiling => _policy.BandwidthBitsPerSecond > 0 ? _policy.BandwidthBitsPerSecond : AdaptiveMax;
+
+    private long StartRate() => _policy.Pacing == Pacing.Adaptive
+        ? Math.Min(AdaptiveMin, AdaptiveCeiling)
+        : _policy.BandwidthBitsPerSecond;
+
+    private bool CarriedRoom() => _carried.Free >= CarriedReserve;
+
+    private bool FeedWanted()
+    {
+        if (_queue is null || _switchoverRequested || Phase >= MigrationPhase.Switchover)
+        {
+            return true;
+        }
+
+        if (!_options.HoldsSwitchover)
+        {
+            // This QEMU stops the guest when it likes. Whatever waits here then is part of the pause, so no more is
+            // ever taken in than the link drains within a small part of the budget.
+            return WireBytesWaiting() < GatedBacklogMax();
+        }
+
+        return !_firstPassDone || _queue.Current == 0 || _now - _lastCaughtUp >= CatchUpEvery;
+    }
+
+    private double GatedBacklogMax()
+    {
+        double seconds = Math.Min(0.03, _policy.DowntimeMax.TotalSeconds / 4);
+        return _link.Window + (EffectiveRate() * seconds);
+    }
+
+    /// <summary>Bytes per second that pages can be expected to cross with: the wire's, or the cap if that is lower.</summary>
+    private double EffectiveRate()
+    {
+        double cap = _policy.BandwidthBitsPerSecond / 8.0;
+        return cap > 0 && (_link.Rate <= 0 || cap < _link.Rate) ? cap : _link.Rate;
+    }
+
+    private double WireBytesPerPage() =>
+        _pagesSent == 0 ? Page.Size : Math.Max(1, (double)_contentFrameBytes / _pagesSent);
+
+    // Pages of later rounds are mostly not zero: the average over everything sent would flatter the forecast.
+    private double WireBytesPerDirtyPage() => _pagesSent == _zeroPagesSent
+        ? Page.Size
+        : Math.Max(1, (double)_contentFrameBytes / (_pagesSent - _zeroPagesSent));
+
+    private double WireBytesWaiting() => _queue is null
+        ? 0
+        : _link.InFlight + ((_queue.Current + _queue.Next) * (_firstRoundEnded ? WireBytesPerDirtyPage() : WireBytesPerPage()));
+
+    private TimeSpan DrainTime()
+    {
+        double rate = EffectiveRate();
+        double waiting = WireBytesWaiting();
+        return waiting < 1 ? TimeSpan.Zero
+            : rate <= 0 ? TimeSpan.FromHours(1)
+            : TimeSpan.FromSeconds(Math.Min(waiting / rate, 1e6));
+    }
+
+    private TimeSpan ExpectedDowntime() => DrainTime() + HandOverCost + (2 * _link.RoundTrip);
+
+    private void Step()
+    {
+        if (_queue is null || Phase == MigrationPhase.Ended)
+        {
+            return;
+        }
+
+        if (Phase == MigrationPhase.Copying)
+        {
+            StepRound();
+        }
+        else
+        {
+            StepPaused();
+        }
+    }
+
+    private void StepRound()
+    {
+        if (!_firstPassHandled && (_firstPassDone || _queue!.AllNamed))
+        {
+            FirstPassDone();
+        }
+
+        if (_switchoverRequested)
+        {
+            CheckBounds();
+            return;
+        }
+
+        bool drained = _queue!.Current == 0 && _firstPassDone;
+        bool passOver = _options.HoldsSwitchover ? _caughtUp : _qemuPass > _roundPass;
+        if (!drained)
+        {
+            // What was caught up with before the round drained says nothing about its last pages.
+            _caughtUp = false;
+            CheckBounds();
+        }
+        else if (passOver)
+        {
+            EndRound();
+        }
+    }
+
+    private void FirstPassDone()
+    {
+        _firstPassHandled = _firstPassDone = true;
+        if (_options.HoldsSwitchover)
+        {
+            // From here on QEMU shall look at its bitmap for every section, and stop the moment it is allowed to.
+            SetDowntimeLimit(DowntimeLimitAlways);
+        }
+    }
+
+    private void EndRound()
+    {
+        CloseRound();
+        // Without a held switchover pages go out in QEMU's order as they come, so the set is known only afterwards.
+        long set = _options.HoldsSwitchover ? _queue!.Next : _queue!.ReportedThisRound;
+        _queue.BeginRound();
+        bool shrinking = set < _previousSet * ShrinkWanted;
+        _stuckRounds = shrinking ? 0 : _stuckRounds + 1;
+        _previousSet = set;
+        _firstRoundEnded = true;
+        bool paceAllows = FollowDirtyRate(set);
+        if (!_options.HoldsSwitchover)
+        {
+            WidenDowntimeLimit();
+            CheckBounds();
+            return;
+        }
+
+        TimeSpan expected = ExpectedDowntime();
+        bool fits = _link.Rate > 0 && expected <= _policy.DowntimeMax * BudgetPlanned;
+        if (fits && paceAllows)
+        {
+            bool quiet = DrainTime() <= QuietEnough;
+            if (quiet || !shrinking || _polishRounds >= PolishRoundsMax)
+            {
+                RequestSwitchover();
+                return;
+            }
+
+            _polishRounds++;
+        }
+
+        CheckBounds();
+    }
+
+    private void CloseRound()
+    {
+        TimeSpan duration = _now - _roundStartedAt;
+        double seconds = Math.Max(duration.TotalSeconds, 1e-3);
+        long again = _options.HoldsSwitchover ? _queue!.Next : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
+        long dirtied = again + (_queue!.Superseded - _roundSuperseded);
+        _dirtyBytesPerSecond = again * (double)Page.Size / seconds;
+        var round = new RoundReport(
+            _rounds.Count, _roundPages, _roundBytes, duration,
+            dirtied * (double)Page.Size / seconds, _limit.BitsPerSecond);
+        _rounds.Add(round);
+        Do(new Effect.RoundEnded(round));
+        _roundStartedAt = _now;
+        _roundPages = 0;
+        _roundBytes = 0;
+        _roundSuperseded = _queue.Superseded;
+        _roundPass = _qemuPass;
+        _caughtUp = false;
+    }
+
+    /// <summary>Adaptive pacing: sets the next round's rate; false while iterating on is still wanted.</summary>
+    private bool FollowDirtyRate(long set)
+    {
+        if (_policy.Pacing != Pacing.Adaptive)
+        {
+            return true;
+        }
+
+        long wanted = (long)(_dirtyBytesPerSecond * 8) + AdaptiveStep;
+        bool last = wanted > AdaptiveCeiling || set * WireBytesPerDirtyPage() < AdaptiveRemainder;
+        _limit.Set(last ? AdaptiveCeiling : Math.Max(wanted, Math.Min(AdaptiveMin, AdaptiveCeiling)), _now);
+        return last;
+    }
+
+    // Without the acknowledgement QEMU stops once its remainder fits bandwidth x limit by its own account, which is
+    // the rate at which we read. 1 ms is all but never; a guest that keeps writing needs more, and may have as much as
+    // the budget leaves after what waits here and the hand-over.
+    private void WidenDowntimeLimit()
+    {
+        if (_rounds.Count < 3)
+        {
+            return;
+        }
+
+        TimeSpan left = (_policy.DowntimeMax * BudgetPlanned) - HandOverCost - (2 * _link.RoundTrip)
+            - TimeSpan.FromSeconds(GatedBacklogMax() / Math.Max(1, EffectiveRate()));
+        double share = _rounds.Count < 6 ? 0.25 : _rounds.Count < 10 ? 0.5 : 1;
+        int limit = Math.Max(DowntimeLimitNever, (int)(left.TotalMilliseconds * share));
+        if (limit > _downtimeLimit)
+        {
+            SetDowntimeLimit(limit);
+        }
+    }
+
+    private void SetDowntimeLimit(int milliseconds)
+    {
+        _downtimeLimit = milliseconds;
+        Do(new Effect.SetDowntimeLimit(milliseconds));
+    }
+
+    private void RequestSwitchover()
+    {
+        _switchoverRequested = true;
+        _queue!.BeginLastRound();
+        if (_policy.Pacing == Pacing.Adaptive)
+        {
+            _limit.Set(_policy.BandwidthBitsPerSecond, _now);
+        }
+
+        Do(new Effect.ReleaseSwitchover());
+    }
+
+    private void CheckBounds()
+    {
+        if (_switchoverRequested && _budgetWaived)
+        {
+            return;
+        }
+
+        string? bound =
+            _rounds.Count >= _policy.RoundsMax ? $"{_rounds.Count} rounds (the limit is {_policy.RoundsMax})"
+            : _now - _startedAt >= _policy.TimeMax ? $"{_policy.TimeMax.TotalSeconds:0} s (the time limit)"
+            : _stuckRounds >= StuckRoundsMax && _policy.Pacing == Pacing.Full
+                ? $"{StuckRoundsMax} rounds in a row that did not shrink"
+            : null;
+        if (bound is null)
+        {
+            return;
+        }
+
+        if (_policy.OnStall == OnStall.Pause)
+        {
+            _budgetWaived = true;
+            if (!_switchoverRequested && _options.HoldsSwitchover)
+            {
+                // The round may be unfinished: its pages and the next one's all become the last round's.
+                RequestSwitchover();
+            }
+            else if (!_options.HoldsSwitchover)
+            {
+                SetDowntimeLimit(DowntimeLimitAlways);
+                _switchoverRequested = true;
+                _queue!.BeginLastRound();
+            }
+
+            return;
+        }
+
+        double dirty = _dirtyBytesPerSecond / 1e6;
+        double rate = EffectiveRate() / 1e6;
+        Fail(MigrationOutcome.NotConverged, "not-converged",
+            $"The memory of {_options.Guest} did not converge after {bound}: it dirties {dirty:0.0} MB/s, the link carries "
+            + $"{rate:0.0} MB/s, and pausing it now would take {ExpectedDowntime().TotalMilliseconds:0} ms of the "
+            + $"{_policy.DowntimeMax.TotalMilliseconds:0} ms allowed. Allow a longer pause (--max-downtime), accept any "
+            + "(--on-stall pause), or give it more bandwidth.");
+    }
+}

@@ -1,0 +1,213 @@
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Migration;
+
+// From the pause to the end: last pages, device state, commit, confirmation, and every way to fail.
+public sealed partial class SourceEngine
+{
+    // With the guest paused and the link dead or crawling there is nothing to wait for: the guest has to run again.
+    private static readonly TimeSpan PauseGrace = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan ConfirmMax = TimeSpan.FromSeconds(10);
+
+    private TimeSpan _pausedAt;
+    private TimeSpan _committedAt;
+    private TimeSpan _endedAt;
+    private TimeSpan _downtime;
+    private BlackoutParts _parts = BlackoutParts.None;
+    private TimeSpan _destinationCpuTime;
+    private bool _feedEnded;
+    private bool _budgetChecked;
+    private bool _budgetWaived;
+    private bool _loaded;
+    private string _errorCode = "";
+    private string _error = "";
+
+    private void Pause(TimeSpan at)
+    {
+        if (Phase == MigrationPhase.Copying)
+        {
+            Phase = MigrationPhase.Switchover;
+            _pausedAt = at;
+            _limit.Set(_policy.BandwidthBitsPerSecond, _now);
+            if (!_switchoverRequested)
+            {
+                _queue!.BeginLastRound();
+            }
+        }
+        else if (Phase == MigrationPhase.Switchover && at < _pausedAt)
+        {
+            // The event and the stream tell the same on two connections; the earlier one is nearer the truth.
+            _pausedAt = at;
+        }
+    }
+
+    private void StepPaused()
+    {
+        if (Phase == MigrationPhase.Committed)
+        {
+            if (_now - _committedAt > ConfirmMax)
+            {
+                Unsettled($"{_options.To} has not confirmed within {ConfirmMax.TotalSeconds:0} s that the guest runs.");
+            }
+
+            return;
+        }
+
+        if (_loaded || _budgetWaived)
+        {
+            return;
+        }
+
+        TimeSpan paused = _now - _pausedAt;
+        if (_feedEnded && !_budgetChecked)
+        {
+            _budgetChecked = true;
+            TimeSpan expected = paused + ExpectedDowntime();
+            if (expected > _policy.DowntimeMax)
+            {
+                Fail(MigrationOutcome.NotConverged, "pause-budget",
+                    $"With {_options.Guest} paused, {WireBytesWaiting() / 1e6:0.0} MB were left to send: a pause of "
+                    + $"{expected.TotalMilliseconds:0} ms; {_policy.DowntimeMax.TotalMilliseconds:0} ms are allowed. "
+                    + "Allow a longer pause (--max-downtime) or accept any (--on-stall pause).");
+                return;
+            }
+        }
+
+        TimeSpan limit = (2 * _policy.DowntimeMax) + PauseGrace;
+        if (paused > limit)
+        {
+            Fail(MigrationOutcome.NotConverged, "pause-budget",
+                $"{_options.Guest} has been paused for {paused.TotalMilliseconds:0} ms and {_options.To} has not loaded it "
+                + $"yet; {_policy.DowntimeMax.TotalMilliseconds:0} ms are allowed.");
+        }
+    }
+
+    private void Confirmed(ControlMessage.Running message)
+    {
+        _downtime = _now - _pausedAt;
+        _parts = _parts with { Resume = message.Resume, Announcement = message.Announcement };
+        _destinationCpuTime = message.CpuTime;
+        CloseLastRound();
+        Outcome = MigrationOutcome.Completed;
+        Do(new Effect.ConfirmToQemu());
+        Ended();
+    }
+
+    private void CloseLastRound()
+    {
+        if (_roundPages > 0 && _queue is not null)
+        {
+            CloseRound();
+        }
+    }
+
+    private void Fail(MigrationOutcome outcome, string code, string text)
+    {
+        if (Phase == MigrationPhase.Ended)
+        {
+            return;
+        }
+
+        if (Phase == MigrationPhase.Committed)
+        {
+            Unsettled(text);
+            return;
+        }
+
+        Outcome = outcome;
+        _errorCode = code;
+        _error = $"{text} {_options.Guest} runs on {_options.From}, where it was.";
+        Do(new Effect.Send(new ControlMessage.Abort(code, text)));
+        Do(new Effect.AbandonQemu());
+        Ended();
+    }
+
+    private void Unsettled(string text)
+    {
+        Outcome = MigrationOutcome.Unsettled;
+        _errorCode = "unsettled";
+        _error = $"{text} {_options.Guest} was handed over to {_options.To} and stays paused on {_options.From}: look on "
+            + $"{_options.To} whether it runs there before anything else is done with it.";
+        Ended();
+    }
+
+    private void Ended()
+    {
+        _endedAt = _now;
+        Phase = MigrationPhase.Ended;
+        Do(new Effect.End());
+    }
+
+    private double _fraction;
+
+    /// <summary>Everything known now. Fraction never falls from one call to the next.</summary>
+    public MigrationSnapshot Snapshot(TimeSpan now)
+    {
+        bool ended = Phase == MigrationPhase.Ended;
+        TimeSpan elapsed = (ended ? _endedAt : now) - _startedAt;
+        long waiting = _queue is null ? 0 : (_queue.Current + _queue.Next) * Page.Size;
+        double rate = EffectiveRate();
+        double dirtyWire = _dirtyBytesPerSecond / Page.Size * WireBytesPerDirtyPage();
+        bool stalled = _firstRoundEnded && rate > 0 && dirtyWire >= rate * 0.95 && Phase == MigrationPhase.Copying;
+        TimeSpan? left = ended ? TimeSpan.Zero : TimeLeft(rate, dirtyWire, stalled);
+        double fraction = ended && Outcome == MigrationOutcome.Completed ? 1
+            : left is { } l && elapsed > TimeSpan.Zero ? Math.Min(0.99, elapsed / (elapsed + l))
+            : _fraction;
+        _fraction = Math.Max(_fraction, fraction);
+        return new MigrationSnapshot
+        {
+            Phase = Phase,
+            Outcome = Outcome,
+            ErrorCode = _errorCode,
+            Error = _error,
+            Fraction = _fraction,
+            TotalBytes = (_queue?.TotalPages ?? 0) * Page.Size,
+            RemainingBytes = ended ? 0 : RemainingBytes(waiting),
+            WireBytes = _link.Sent,
+            WireBytesPerSecond = _link.Rate,
+            DirtyBytesPerSecond = _dirtyBytesPerSecond,
+            ExpectedDowntime = ended ? TimeSpan.Zero : ExpectedDowntime(),
+            TimeLeft = left,
+            Verdict = ended ? "ended" : Phase >= MigrationPhase.Switchover || _switchoverRequested ? "switching over"
+                : stalled ? "stalled" : Phase == MigrationPhase.Preparing ? "preparing" : "converging",
+            Rounds = [.. _rounds],
+            SavedBytes = SavedBytes(),
+            Elapsed = elapsed,
+            Downtime = _downtime,
+            Parts = _parts,
+            Mapped = _mapped.Length > 0 && _mapped.Any(m => m),
+            DaemonCpuTime = _destinationCpuTime,
+        };
+    }
+
+    private long RemainingBytes(long waiting) => _firstRoundEnded || _queue is null || _queue.AllNamed
+        ? waiting
+        : Math.Max(waiting, (_queue.TotalPages - _pagesSent) * Page.Size);
+
+    private TimeSpan? TimeLeft(double rate, double dirtyWire, bool stalled)
+    {
+        if (rate <= 0 || stalled || _queue is null)
+        {
+            return null;
+        }
+
+        double unsent = _firstRoundEnded
+            ? WireBytesWaiting()
+            : _link.InFlight + (Math.Max(0, _queue.TotalPages - _pagesSent) * WireBytesPerPage());
+        // Each round leaves what was dirtied while it ran: a geometric series.
+        double share = Math.Min(0.95, dirtyWire / rate);
+        return TimeSpan.FromSeconds((unsent / rate / (1 - share)) + 0.1);
+    }
+
+    private Dictionary<string, long> SavedBytes()
+    {
+        long contentRaw = (_pagesSent - _zeroPagesSent) * Page.Size;
+        return new Dictionary<string, long>
+        {
+            ["zero"] = _zeroPagesSent * Page.Size,
+            ["superseded"] = (_queue?.Superseded ?? 0) * Page.Size,
+            ["compressed"] = Math.Max(0, contentRaw - _contentFrameBytes),
+        };
+    }
+}

@@ -1,0 +1,411 @@
+using Godwit.GuestStreams.Qemu;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Migration;
+
+/// <summary>What a source engine is told before it starts.</summary>
+public sealed record SourceEngineOptions
+{
+    public required string Guest { get; init; }
+    public required string From { get; init; }
+    public required string To { get; init; }
+    public required MigrationPolicy Policy { get; init; }
+    /// <summary>Page lanes.</summary>
+    public required int Lanes { get; init; }
+    /// <summary>QEMU waits for our acknowledgement before it stops the guest (8.1 and later).</summary>
+    public required bool HoldsSwitchover { get; init; }
+    /// <summary>True for a RAM block whose memory the shell can read at any time.</summary>
+    public required Func<RamBlock, bool> IsMapped { get; init; }
+    /// <summary>Page contents kept for blocks that are not mapped, while they wait for their turn.</summary>
+    public int CarriedPagesMax { get; init; } = 16384;
+}
+
+/// <summary>What a lane shall do next.</summary>
+public enum LaneWork
+{
+    /// <summary>Nothing now; ask again after a change or the stated wait.</summary>
+    Wait,
+    /// <summary>Send the pages taken.</summary>
+    Batch,
+    /// <summary>Send a barrier: every page of this lane is on its way.</summary>
+    Barrier,
+    /// <summary>The migration has ended.</summary>
+    End,
+}
+
+/// <summary>The source's side of a migration: rounds, pacing, switchover, commit.</summary>
+/// <remarks>
+/// A synchronous state machine. Inputs are QEMU's stream, messages, QMP events and ticks, each with the time; results
+/// are effects to be performed in order and pages handed to lanes. It has no clock, socket, file or thread, and no
+/// locking: the shell serialises every call.
+/// </remarks>
+public sealed partial class SourceEngine : IQemuStreamSink
+{
+    private const int ShortSectionPages = 64;
+    private const int PingEveryMilliseconds = 200;
+    private static readonly TimeSpan LinkSilenceMax = TimeSpan.FromSeconds(15);
+
+    private readonly SourceEngineOptions _options;
+    private readonly MigrationPolicy _policy;
+    private readonly QemuStreamReader _reader;
+    private readonly Queue<Effect> _effects = new();
+    private readonly LinkEstimate _link = new();
+    private readonly RateLimit _limit = new();
+    private readonly CarriedPages _carried;
+    private readonly bool[] _barrierSent;
+
+    private PageQueue? _queue;
+    private bool[] _mapped = [];
+    private TimeSpan _now;
+    private TimeSpan _startedAt;
+    private TimeSpan _lastHeard;
+    private TimeSpan _lastPing;
+    private long _pingNumber;
+    private readonly Dictionary<long, TimeSpan> _pings = [];
+    private bool _cancelRequested;
+
+    public SourceEngine(SourceEngineOptions options, TimeSpan now)
+    {
+        _options = options;
+        _policy = options.Policy;
+        _reader = new QemuStreamReader(this);
+        _carried = new CarriedPages(options.CarriedPagesMax);
+        _barrierSent = new bool[options.Lanes];
+        _now = _startedAt = _lastHeard = _roundStartedAt = _lastCaughtUp = now;
+        _limit.Set(StartRate(), now);
+    }
+
+    public MigrationPhase Phase { get; private set; } = MigrationPhase.Preparing;
+
+    public MigrationOutcome Outcome { get; private set; } = MigrationOutcome.Pending;
+
+    /// <summary>Gives the next effect to perform; false when there is none.</summary>
+    public bool TryTakeEffect(out Effect effect) => _effects.TryDequeue(out effect!);
+
+    /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
+    public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();
+
+    /// <summary>Bytes from QEMU's stream, cut anywhere.</summary>
+    /// <exception cref="StreamFormatException">The stream is not one we can carry; the migration has to end.</exception>
+    public void Feed(ReadOnlySpan<byte> bytes, TimeSpan now)
+    {
+        _now = now;
+        _reader.Feed(bytes);
+        Step();
+    }
+
+    /// <summary>
+    /// The feed has been read at least as far as it reached when it was opened, to the end of a section: what QEMU
+    /// knew at that moment, we know now.
+    /// </summary>
+    public void FeedCaughtUp(TimeSpan now)
+    {
+        _now = now;
+        _lastCaughtUp = now;
+        _caughtUp = true;
+        Step();
+    }
+
+    /// <summary>A message of the destination.</summary>
+    public void Receive(ControlMessage message, TimeSpan now)
+    {
+        _now = _lastHeard = now;
+        switch (message)
+        {
+            case ControlMessage.Received m:
+                if (m.FrameBytes > _link.Sent)
+                {
+                    throw new StreamFormatException(
+                        0, $"The destination acknowledges {m.FrameBytes} bytes; {_link.Sent} have been sent.");
+                }
+
+                _link.OnAcknowledged(m.FrameBytes, now);
+                break;
+            case ControlMessage.Pong m when _pings.Remove(m.Number, out TimeSpan sent):
+                _link.OnRoundTrip(now - sent, now);
+                break;
+            case ControlMessage.Ping m:
+                Do(new Effect.Send(new ControlMessage.Pong(m.Number)));
+                break;
+            case ControlMessage.PagesPlaced when Phase == MigrationPhase.Switchover:
+                _parts = _parts with { LastRound = now - _pausedAt };
+                break;
+            case ControlMessage.Loaded m when Phase == MigrationPhase.Switchover && !_loaded:
+                _loaded = true;
+                _parts = _parts with { DeviceState = m.DeviceState, Load = m.Load };
+                Do(new Effect.RecordCommit());
+                break;
+            case ControlMessage.Running m when Phase == MigrationPhase.Committed:
+                Confirmed(m);
+                break;
+            case ControlMessage.Abort m:
+                Fail(MigrationOutcome.Failed, m.Code, $"{_options.To} gave up: {m.Text}");
+                break;
+            default:
+                throw new StreamFormatException(0, $"The destination sent {message.GetType().Name} while {Phase}.");
+        }
+
+        Step();
+    }
+
+    /// <summary>The commit stands on disk; nothing may run the guest here any more.</summary>
+    /// <returns>False if the migration ended before: the record is void and the caller undoes it.</returns>
+    public bool CommitRecorded(TimeSpan now)
+    {
+        _now = now;
+        if (Phase != MigrationPhase.Switchover)
+        {
+            return false;
+        }
+
+        if (_cancelRequested)
+        {
+            Fail(MigrationOutcome.Cancelled, "cancelled", "The migration was cancelled.");
+            return false;
+        }
+
+        Phase = MigrationPhase.Committed;
+        _committedAt = now;
+        Do(new Effect.Send(new ControlMessage.Commit()));
+        return true;
+    }
+
+    /// <summary>QEMU has stopped the guest's processors.</summary>
+    public void GuestStopped(TimeSpan at, TimeSpan now)
+    {
+        _now = now;
+        Pause(at);
+        Step();
+    }
+
+    /// <summary>QEMU has begun its pass number <paramref name="pass"/> over its dirty bitmap.</summary>
+    public void QemuPass(int pass, TimeSpan now)
+    {
+        _now = now;
+        _qemuPass = pass;
+        Step();
+    }
+
+    /// <summary>QEMU's migration failed or ended unasked, or QEMU itself did.</summary>
+    public void QemuFailed(string text, TimeSpan now)
+    {
+        _now = now;
+        Fail(MigrationOutcome.Failed, "qemu-migration", text);
+    }
+
+    /// <summary>A lane broke.</summary>
+    public void LinkLost(string text, TimeSpan now)
+    {
+        _now = now;
+        Fail(MigrationOutcome.Failed, "link-lost", text);
+    }
+
+    /// <summary>What the destination sent, or QEMU did, cannot be trusted.</summary>
+    public void Broken(StreamFormatException error, TimeSpan now)
+    {
+        _now = now;
+        Fail(MigrationOutcome.Failed, "stream-format", $"{error.Message} (offset {error.Offset})");
+    }
+
+    /// <summary>Ends the migration unless it is committed.</summary>
+    /// <returns>False if it is too late.</returns>
+    public bool Cancel(TimeSpan now)
+    {
+        _now = now;
+        if (Phase >= MigrationPhase.Committed)
+        {
+            return false;
+        }
+
+        _cancelRequested = true;
+        // Between Loaded and CommitRecorded the durable record is being written: CommitRecorded settles it then.
+        if (!_loaded)
+        {
+            Fail(MigrationOutcome.Cancelled, "cancelled", "The migration was cancelled.");
+        }
+
+        return true;
+    }
+
+    /// <summary>Time passes; the shell calls this every few milliseconds to tens of milliseconds.</summary>
+    public void Tick(TimeSpan now)
+    {
+        _now = now;
+        if (Phase == MigrationPhase.Ended)
+        {
+            return;
+        }
+
+        if (now - _lastPing >= TimeSpan.FromMilliseconds(PingEveryMilliseconds))
+        {
+            _lastPing = now;
+            _pings[++_pingNumber] = now;
+            _pings.Remove(_pingNumber - 100);
+            Do(new Effect.Send(new ControlMessage.Ping(_pingNumber)));
+        }
+
+        if (now - _lastHeard > LinkSilenceMax)
+        {
+            Fail(MigrationOutcome.Failed, "link-lost", $"{_options.To} has been silent for {LinkSilenceMax.TotalSeconds} s.");
+        }
+
+        Step();
+    }
+
+    /// <summary>Hands out a lane's next pages.</summary>
+    /// <param name="wait">With <see cref="LaneWork.Wait"/>: ask again after this at the latest.</param>
+    public LaneWork Take(int lane, TakenPages taken, TimeSpan now, out TimeSpan wait)
+    {
+        wait = TimeSpan.FromMilliseconds(50);
+        if (Phase == MigrationPhase.Ended)
+        {
+            return LaneWork.End;
+        }
+
+        if (_queue is null || _link.InFlight >= _link.Window)
+        {
+            return LaneWork.Wait;
+        }
+
+        TimeSpan limited = _limit.Wait(now);
+        if (limited > TimeSpan.Zero)
+        {
+            wait = limited;
+            return LaneWork.Wait;
+        }
+
+        if (_queue.Take(lane, taken))
+        {
+            return LaneWork.Batch;
+        }
+
+        if (_feedEnded && !_barrierSent[lane] && !_queue.HasPagesFor(lane))
+        {
+            _barrierSent[lane] = true;
+            return LaneWork.Barrier;
+        }
+
+        return LaneWork.Wait;
+    }
+
+    /// <summary>True if the block's pages are read from mapped memory; otherwise <see cref="TakeCarried"/> has them.</summary>
+    public bool IsMapped(RamBlock block) => _mapped[block.Index];
+
+    /// <summary>
+    /// Copies the contents of pages taken from a block that is not mapped into the batch. Has to happen under the same
+    /// serialisation as <see cref="Take"/>: a newer record would otherwise replace the content in between.
+    /// </summary>
+    public void TakeCarried(TakenPages taken, PageBatchBuilder batch)
+    {
+        for (int i = 0; i < taken.Count; i++)
+        {
+            if (taken.IsZero(i))
+            {
+                batch.AddZero(taken[i]);
+            }
+            else if (!_carried.TryTake(taken.Block.Index, taken[i], batch.AddContent(taken[i])))
+            {
+                throw new InvalidOperationException(
+                    $"Page {taken[i]} of block {taken.Block.Name} was taken but its content is not there.");
+            }
+        }
+    }
+
+    /// <summary>A lane has handed a frame to its connection.</summary>
+    /// <param name="pages">Pages in it.</param>
+    /// <param name="zeroPages">Those of them that are zero.</param>
+    /// <param name="frameBytes">Header and body.</param>
+    public void Sent(int pages, int zeroPages, long frameBytes, TimeSpan now)
+    {
+        _now = now;
+        _link.OnSent(frameBytes, now);
+        _limit.Pay(frameBytes);
+        _roundPages += pages;
+        _roundBytes += frameBytes;
+        _pagesSent += pages;
+        _zeroPagesSent += zeroPages;
+        _contentFrameBytes += frameBytes;
+        if (_queue!.Current == 0)
+        {
+            Step();
+        }
+    }
+
+    private void Do(Effect effect) => _effects.Enqueue(effect);
+
+    void IQemuStreamSink.Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head)
+    {
+        if (verbatim.Length > FrameHeader.ControlBodyMax)
+        {
+            throw new StreamFormatException(
+                0, $"The stream's head takes {verbatim.Length} bytes; the limit is {FrameHeader.ControlBodyMax}.");
+        }
+
+        _queue = new PageQueue(head.Blocks, _options.Lanes, streaming: !_options.HoldsSwitchover);
+        _mapped = [.. head.Blocks.Select(_options.IsMapped)];
+        Phase = MigrationPhase.Copying;
+        _roundStartedAt = _now;
+        Do(new Effect.Send(new ControlMessage.Prologue(verbatim.ToArray())));
+    }
+
+    void IQemuStreamSink.Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content)
+    {
+        if (!_mapped[blockIndex])
+        {
+            if (content.IsEmpty)
+            {
+                _carried.Drop(blockIndex, page);
+            }
+            else if (!_carried.TryPut(blockIndex, page, content))
+            {
+                // CarriedRoom closes the feed well before; only one chunk larger than the reserve comes here.
+                _carried.Grow(_carried.SlotsMax + CarriedReserve);
+                _carried.TryPut(blockIndex, page, content);
+            }
+        }
+
+        _queue!.Report(blockIndex, page, content.IsEmpty);
+    }
+
+    void IQemuStreamSink.SectionEnd(bool final, int pages)
+    {
+        if (final)
+        {
+            _feedEnded = true;
+            Pause(_now);
+        }
+        else if (pages < ShortSectionPages)
+        {
+            _firstPassDone = true;
+        }
+    }
+
+    void IQemuStreamSink.Command(ushort number, ReadOnlySpan<byte> payload)
+    {
+        switch (number)
+        {
+            case QemuCommand.Ping:
+                Do(new Effect.AnswerPing(System.Buffers.Binary.BinaryPrimitives.ReadUInt32BigEndian(payload)));
+                break;
+            case QemuCommand.SwitchoverStart:
+                Pause(_now);
+                Do(new Effect.Send(new ControlMessage.StreamCommand(number, payload.ToArray())));
+                break;
+            case QemuCommand.OpenReturnPath:
+                break;
+            default:
+                throw new StreamFormatException(0, $"QEMU sent command {number}, which no precopy needs.");
+        }
+    }
+
+    void IQemuStreamSink.Tail(ReadOnlySpan<byte> verbatim)
+    {
+        while (!verbatim.IsEmpty)
+        {
+            int length = Math.Min(verbatim.Length, 256 << 10);
+            Do(new Effect.Send(new ControlMessage.DeviceState(verbatim[..length].ToArray())));
+            verbatim = verbatim[length..];
+        }
+    }
+}
