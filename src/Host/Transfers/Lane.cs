@@ -1,0 +1,247 @@
+using System.Buffers;
+using System.Net;
+using System.Net.Security;
+using System.Net.Sockets;
+using System.Security.Authentication;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Host.Transfers;
+
+/// <summary>One TLS connection of a transfer: lane 0 carries control messages, the others pages.</summary>
+/// <remarks>
+/// One thread reads and one writes; each direction has one owner. Reads and writes block: a page lane is a loop of
+/// large writes, and a thread of its own costs less than an asynchronous state machine per frame.
+/// </remarks>
+internal sealed class Lane : IDisposable
+{
+    // Frames of a page lane are up to 256 KiB; TLS cuts them into records of 16 KiB by itself.
+    private const int HandshakeMilliseconds = 10_000;
+    private readonly Socket _socket;
+    private readonly CountingStream _counter;
+    private readonly SslStream _tls;
+    private readonly byte[] _header = new byte[FrameHeader.Size];
+    private int _closed;
+
+    private Lane(Socket socket, CountingStream counter, SslStream tls, int number)
+    {
+        _socket = socket;
+        _counter = counter;
+        _tls = tls;
+        Number = number;
+    }
+
+    /// <summary>0 for the control lane.</summary>
+    public int Number { get; }
+
+    /// <summary>Name in the peer's certificate, as its subject stands there.</summary>
+    public string PeerName => _tls.RemoteCertificate?.Subject ?? "";
+
+    /// <summary>Bytes written to the network, TLS records and handshake included.</summary>
+    public long NetworkBytesWritten => _counter.Written;
+
+    /// <summary>Connects, shakes hands and presents the ticket.</summary>
+    /// <exception cref="IOException">The lane was not accepted; the message says why.</exception>
+    public static async Task<Lane> ConnectAsync(
+        IPEndPoint endpoint, SslClientAuthenticationOptions options, int version, int number, byte[] ticket,
+        CancellationToken cancellationToken)
+    {
+        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        deadline.CancelAfter(HandshakeMilliseconds);
+        var socket = new Socket(endpoint.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+        try
+        {
+            Prepare(socket, number);
+            await socket.ConnectAsync(endpoint, deadline.Token);
+            var counter = new CountingStream(new NetworkStream(socket, ownsSocket: true));
+            var tls = new SslStream(counter);
+            await tls.AuthenticateAsClientAsync(options, deadline.Token);
+            var lane = new Lane(socket, counter, tls, number);
+            byte[] preamble = new byte[LanePreamble.Size];
+            LanePreamble.Write(preamble, version, number, ticket);
+            await tls.WriteAsync(preamble, deadline.Token);
+            await lane.ExpectAcceptanceAsync(endpoint, deadline.Token);
+            return lane;
+        }
+        catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+        {
+            socket.Dispose();
+            throw new IOException($"Lane {number} to {endpoint} was not accepted within {HandshakeMilliseconds / 1000} s.");
+        }
+        catch (Exception e) when (e is SocketException or AuthenticationException)
+        {
+            socket.Dispose();
+            throw new IOException($"Lane {number} to {endpoint} cannot be opened: {e.Message}", e);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Takes an accepted connection through the handshake to its preamble.</summary>
+    public static async Task<(Lane Lane, int Version, byte[] Ticket)> AcceptAsync(
+        Socket socket, SslServerAuthenticationOptions options, CancellationToken cancellationToken)
+    {
+        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        deadline.CancelAfter(HandshakeMilliseconds);
+        try
+        {
+            var counter = new CountingStream(new NetworkStream(socket, ownsSocket: true));
+            var tls = new SslStream(counter);
+            await tls.AuthenticateAsServerAsync(options, deadline.Token);
+            byte[] preamble = new byte[LanePreamble.Size];
+            await tls.ReadExactlyAsync(preamble, deadline.Token);
+            (int version, int number, byte[] ticket) = LanePreamble.Read(preamble);
+            Prepare(socket, number);
+            return (new Lane(socket, counter, tls, number), version, ticket);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Answers the preamble; a refusal says why.</summary>
+    public void Answer(string? refusal)
+    {
+        byte[] body = System.Text.Encoding.UTF8.GetBytes(refusal ?? "");
+        byte[] frame = new byte[FrameHeader.Size + body.Length];
+        new FrameHeader(refusal is null ? FrameType.LaneAccepted : FrameType.LaneRefused, body.Length).Write(frame);
+        body.CopyTo(frame, FrameHeader.Size);
+        _tls.Write(frame);
+    }
+
+    /// <summary>Writes a frame whose header space lies before the body in the same buffer.</summary>
+    public void Write(ReadOnlySpan<byte> frame) => _tls.Write(frame);
+
+    /// <summary>Reads one frame's body into the buffer.</summary>
+    /// <returns>Type and body length; null at an orderly end between frames.</returns>
+    /// <exception cref="StreamFormatException">The frame is longer than the buffer: the peer's claim is not believed.</exception>
+    public FrameHeader? Read(byte[] buffer)
+    {
+        int got = _tls.ReadAtLeast(_header, FrameHeader.Size, throwOnEndOfStream: false);
+        if (got == 0)
+        {
+            return null;
+        }
+
+        if (got < FrameHeader.Size)
+        {
+            throw new EndOfStreamException($"Lane {Number} ended inside a frame's header.");
+        }
+
+        FrameHeader header = FrameHeader.Read(_header, buffer.Length);
+        _tls.ReadExactly(buffer.AsSpan(0, header.BodyLength));
+        return header;
+    }
+
+    /// <summary>Ends the connection; a thread blocked in it wakes with an error. Idempotent.</summary>
+    public void Close()
+    {
+        if (Interlocked.Exchange(ref _closed, 1) != 0)
+        {
+            return;
+        }
+
+        try
+        {
+            _socket.Shutdown(SocketShutdown.Both);
+        }
+        catch (SocketException)
+        {
+            // Already gone, which is what is wanted.
+        }
+        catch (ObjectDisposedException)
+        {
+        }
+    }
+
+    public void Dispose()
+    {
+        Close();
+        _tls.Dispose();
+    }
+
+    private static void Prepare(Socket socket, int number)
+    {
+        socket.NoDelay = true;
+        if (number == 0)
+        {
+            return;
+        }
+
+        // Lower effort (RFC 3662, CS1): a router or queueing discipline that knows classes lets the guest's own
+        // traffic pass first. Refused by some containers, and then nothing is lost.
+        try
+        {
+            socket.SetSocketOption(SocketOptionLevel.IP, SocketOptionName.TypeOfService, 0x20);
+        }
+        catch (SocketException)
+        {
+        }
+    }
+
+    private async Task ExpectAcceptanceAsync(IPEndPoint endpoint, CancellationToken cancellationToken)
+    {
+        byte[] header = new byte[FrameHeader.Size];
+        await _tls.ReadExactlyAsync(header, cancellationToken);
+        FrameHeader answer = FrameHeader.Read(header, 4096);
+        byte[] body = new byte[answer.BodyLength];
+        await _tls.ReadExactlyAsync(body, cancellationToken);
+        if (answer.Type != FrameType.LaneAccepted)
+        {
+            throw new IOException($"{endpoint} refused lane {Number}: {System.Text.Encoding.UTF8.GetString(body)}");
+        }
+    }
+}
+
+/// <summary>Counts what goes through to the network below TLS.</summary>
+internal sealed class CountingStream(Stream inner) : Stream
+{
+    private long _written;
+
+    public long Written => Interlocked.Read(ref _written);
+
+    public override bool CanRead => true;
+    public override bool CanSeek => false;
+    public override bool CanWrite => true;
+    public override long Length => throw new NotSupportedException();
+    public override long Position { get => throw new NotSupportedException(); set => throw new NotSupportedException(); }
+
+    public override int Read(byte[] buffer, int offset, int count) => inner.Read(buffer, offset, count);
+    public override int Read(Span<byte> buffer) => inner.Read(buffer);
+    public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default) =>
+        inner.ReadAsync(buffer, cancellationToken);
+
+    public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));
+
+    public override void Write(ReadOnlySpan<byte> buffer)
+    {
+        Interlocked.Add(ref _written, buffer.Length);
+        inner.Write(buffer);
+    }
+
+    public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default)
+    {
+        Interlocked.Add(ref _written, buffer.Length);
+        return inner.WriteAsync(buffer, cancellationToken);
+    }
+
+    public override void Flush() => inner.Flush();
+    public override Task FlushAsync(CancellationToken cancellationToken) => inner.FlushAsync(cancellationToken);
+    public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
+    public override void SetLength(long value) => throw new NotSupportedException();
+
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            inner.Dispose();
+        }
+
+        base.Dispose(disposing);
+    }
+}

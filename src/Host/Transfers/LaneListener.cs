@@ -1,0 +1,130 @@
+using System.Collections.Concurrent;
+using System.Net;
+using System.Net.Security;
+using System.Net.Sockets;
+using System.Security.Cryptography;
+using Microsoft.Extensions.Logging;
+
+namespace Godwit.Host.Transfers;
+
+/// <summary>Accepts lanes over mutual TLS and hands each to the transfer whose ticket it presents.</summary>
+/// <remarks>A lane without a ticket of a waiting transfer is refused and logged; nothing is allocated for it.</remarks>
+public sealed partial class LaneListener(
+    IPEndPoint endpoint, Func<SslServerAuthenticationOptions> tls, ILogger logger) : IAsyncDisposable
+{
+    private const int HandshakesMax = 64;
+    private readonly ConcurrentDictionary<string, DestinationTransfer> _expected = new();
+    private readonly CancellationTokenSource _stop = new();
+    private readonly SemaphoreSlim _handshakes = new(HandshakesMax);
+    private Socket? _listener;
+    private Task _loop = Task.CompletedTask;
+
+    /// <summary>Port actually bound.</summary>
+    public int Port => ((IPEndPoint)(_listener ?? throw new InvalidOperationException("Not started.")).LocalEndPoint!).Port;
+
+    /// <exception cref="SocketException">The address is in use or not of this host.</exception>
+    public void Start()
+    {
+        var listener = new Socket(endpoint.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+        try
+        {
+            listener.Bind(endpoint);
+            listener.Listen(64);
+        }
+        catch
+        {
+            listener.Dispose();
+            throw;
+        }
+
+        _listener = listener;
+        _loop = Task.Run(AcceptLoopAsync);
+    }
+
+    /// <summary>Lanes that present the transfer's ticket go to it until it ends.</summary>
+    public void Expect(DestinationTransfer transfer)
+    {
+        string key = Convert.ToHexString(SHA256.HashData(transfer.Terms.Ticket));
+        _expected[key] = transfer;
+        transfer.Ended.ContinueWith(
+            _ => _expected.TryRemove(key, out DestinationTransfer? _), CancellationToken.None,
+            TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await _stop.CancelAsync();
+        _listener?.Dispose();
+        await _loop;
+        _stop.Dispose();
+        _handshakes.Dispose();
+    }
+
+    private async Task AcceptLoopAsync()
+    {
+        while (!_stop.IsCancellationRequested)
+        {
+            Socket socket;
+            try
+            {
+                await _handshakes.WaitAsync(_stop.Token);
+                socket = await _listener!.AcceptAsync(_stop.Token);
+            }
+            catch (Exception e) when (e is OperationCanceledException or ObjectDisposedException)
+            {
+                return;
+            }
+            catch (SocketException e)
+            {
+                _handshakes.Release();
+                LogAcceptFailed(e);
+                continue;
+            }
+
+            _ = Task.Run(async () =>
+            {
+                try
+                {
+                    await ReceiveAsync(socket);
+                }
+                finally
+                {
+                    _handshakes.Release();
+                }
+            });
+        }
+    }
+
+    private async Task ReceiveAsync(Socket socket)
+    {
+        EndPoint? peer = socket.RemoteEndPoint;
+        try
+        {
+            (Lane lane, int version, byte[] ticket) = await Lane.AcceptAsync(socket, tls(), _stop.Token);
+            // The ticket is looked up by its hash, so the time a lookup takes says nothing about the ticket itself.
+            string key = Convert.ToHexString(SHA256.HashData(ticket));
+            string? refusal = _expected.TryGetValue(key, out DestinationTransfer? transfer)
+                ? transfer.TryAttach(lane, version)
+                : "no transfer waits for this ticket; it may have been used, have lapsed, or have been abandoned";
+            if (refusal is not null)
+            {
+                LogRefused(peer, lane.Number, refusal);
+                lane.Answer(refusal);
+                lane.Dispose();
+            }
+        }
+        catch (Exception e)
+        {
+            LogHandshakeFailed(peer, e.Message);
+        }
+    }
+
+    [LoggerMessage(3001, LogLevel.Warning, "Lane {Lane} from {Peer} refused: {Reason}")]
+    private partial void LogRefused(EndPoint? peer, int lane, string reason);
+
+    [LoggerMessage(3002, LogLevel.Warning, "Connection from {Peer} ended before it was a lane: {Reason}")]
+    private partial void LogHandshakeFailed(EndPoint? peer, string reason);
+
+    [LoggerMessage(3003, LogLevel.Error, "Accepting a lane failed")]
+    private partial void LogAcceptFailed(Exception error);
+}
