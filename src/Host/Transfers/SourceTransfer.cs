@@ -1,7 +1,15 @@
+using System.Buffers;
+using System.Diagnostics;
 using System.Net;
 using System.Net.Security;
+using System.Net.Sockets;
+using System.Text.Json.Nodes;
+using System.Threading.Channels;
+using Godwit.GuestStreams.Qemu;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
 using Microsoft.Extensions.Logging;
 
 namespace Godwit.Host.Transfers;
@@ -9,52 +17,259 @@ namespace Godwit.Host.Transfers;
 /// <summary>Runs one outgoing migration: QEMU's stream in, pages and control messages out.</summary>
 /// <remarks>
 /// Returns with the guest either running at the destination (<see cref="MigrationOutcome.Completed"/>; the source's
-/// QEMU is then in postmigrate and the caller ends it) or running here, or unsettled.
+/// QEMU is then in postmigrate and the caller ends it) or running here, or unsettled. Threads: one reads QEMU's
+/// stream, one serves each page lane, one reads the control lane; an asynchronous loop performs effects and ticks. All
+/// of them enter the engine under one lock and never do I/O while they hold it.
 /// </remarks>
-public sealed class SourceTransfer(
+public sealed partial class SourceTransfer(
     QemuMachine machine, TransferTerms terms, IPEndPoint destination, SslClientAuthenticationOptions tls,
-    string runtimeDirectory, ILogger logger)
+    string runtimeDirectory, Func<Task> recordCommit, ILogger logger)
 {
+    private const int TickMilliseconds = 10;
+    private const int ReportMilliseconds = 250;
+    private const int FeedBufferBytes = 256 << 10;
+    private static readonly Version HoldsSwitchoverSince = new(8, 1);
+    private static readonly Version SwitchoverBandwidthSince = new(8, 2);
+
+    private readonly object _gate = new();
+    private readonly long _started = Stopwatch.GetTimestamp();
+    private readonly Channel<Effect> _effects = Channel.CreateUnbounded<Effect>(new() { SingleReader = true });
+    private readonly List<Lane> _lanes = [];
+    private readonly List<Thread> _threads = [];
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private IReadOnlyList<MappedBlock> _mapped = [];
+    private SourceEngine _engine = null!;
+    private Socket? _qemu;
+    private MigrationPhase _reportedPhase;
+    private TimeSpan _cpuAtStart;
+    private TimeSpan _qemuDowntime;
+
     /// <summary>The newest state; safe from any thread.</summary>
     public MigrationSnapshot Snapshot { get; private set; } = new();
 
     /// <summary>Raised on a change of phase or round and about four times a second; handlers must not block.</summary>
     public event Action<MigrationSnapshot>? Changed;
 
-    /// <summary>Runs to the end; failures are outcomes, not exceptions.</summary>
-    public Task<MigrationSnapshot> RunAsync(CancellationToken shutdown) =>
-        throw new NotImplementedException($"{machine} {terms} {destination} {tls} {runtimeDirectory} {logger} {Changed}");
+    private TimeSpan Now => Stopwatch.GetElapsedTime(_started);
 
     /// <summary>Asks for an end before the commit; false if the commit has been made already.</summary>
-    public bool Cancel() => throw new NotImplementedException();
-}
+    public bool Cancel()
+    {
+        lock (_gate)
+        {
+            bool cancelled = _engine is not null && _engine.Cancel(Now);
+            Pump();
+            return cancelled;
+        }
+    }
 
-/// <summary>Runs one incoming migration into a QEMU that waits with <c>-incoming defer -S</c>.</summary>
-public sealed class DestinationTransfer(
-    QemuMachine machine, TransferTerms terms, string runtimeDirectory,
-    IReadOnlyList<AnnouncedInterface> interfaces, ILogger logger)
-{
-    /// <summary>
-    /// Completed: the guest runs here. Otherwise it never will and the caller ends the QEMU. Lanes reach this transfer
-    /// through <see cref="LaneListener.Expect"/>.
-    /// </summary>
-    public Task<MigrationSnapshot> RunAsync(CancellationToken shutdown) =>
-        throw new NotImplementedException($"{machine} {terms} {runtimeDirectory} {interfaces} {logger}");
+    /// <summary>Runs to the end; failures are outcomes, not exceptions.</summary>
+    public async Task<MigrationSnapshot> RunAsync(CancellationToken shutdown)
+    {
+        _cpuAtStart = Environment.CpuUsage.TotalTime;
+        _mapped = machine.MapMemory();
+        _engine = new SourceEngine(
+            new SourceEngineOptions
+            {
+                Guest = terms.Guest,
+                From = terms.From,
+                To = terms.To,
+                Policy = terms.Policy,
+                Lanes = terms.Lanes,
+                HoldsSwitchover = machine.Version >= HoldsSwitchoverSince,
+                IsMapped = block => _mapped.Any(m => m.Name == block.Name && m.Length == block.Length),
+            },
+            Now);
+        using CancellationTokenRegistration stop = shutdown.Register(() => Cancel());
+        machine.EventReceived += OnQemuEvent;
+        _ = machine.Exited.ContinueWith(
+            _ => Enter(now => _engine.QemuFailed("The source's QEMU has ended.", now)), TaskScheduler.Default);
+        Task effects = PerformEffectsAsync();
+        using var ticker = new Timer(_ => Tick(), null, TickMilliseconds, TickMilliseconds);
+        try
+        {
+            await StartAsync(shutdown);
+            await _ended.Task;
+        }
+        catch (Exception e) when (e is QmpException or IOException or SocketException or OperationCanceledException)
+        {
+            Enter(now => _engine.QemuFailed(e.Message, now));
+            await _ended.Task;
+        }
+        finally
+        {
+            machine.EventReceived -= OnQemuEvent;
+            _effects.Writer.TryComplete();
+            await effects;
+            await Task.Run(TearDown);
+        }
 
-    /// <summary>Ends a transfer that was never committed; idempotent.</summary>
-    public void Abandon(string reason) => throw new NotImplementedException();
-}
+        Report(force: true);
+        return Snapshot;
+    }
 
-/// <summary>An interface to announce at the instant of resume.</summary>
-public sealed record AnnouncedInterface(string Bridge, string Tap, string Mac, IReadOnlyList<string> Addresses);
+    private async Task StartAsync(CancellationToken cancellationToken)
+    {
+        for (int number = 0; number <= terms.Lanes; number++)
+        {
+            _lanes.Add(await Lane.ConnectAsync(
+                destination, tls, terms.WireVersion, number, terms.Ticket, cancellationToken));
+        }
 
-/// <summary>Accepts lanes over mutual TLS and hands each to the transfer whose ticket it presents.</summary>
-public sealed class LaneListener(IPEndPoint endpoint, Func<SslServerAuthenticationOptions> tls, ILogger logger) : IAsyncDisposable
-{
-    /// <summary>Port actually bound.</summary>
-    public int Port => throw new NotImplementedException($"{endpoint} {tls} {logger}");
-    public void Start() => throw new NotImplementedException();
-    /// <summary>Lanes that present the transfer's ticket go to it from now on.</summary>
-    public void Expect(DestinationTransfer transfer) => throw new NotImplementedException();
-    public ValueTask DisposeAsync() => default;
+        StartThread("control", ReadControl);
+        for (int number = 1; number <= terms.Lanes; number++)
+        {
+            Lane lane = _lanes[number];
+            StartThread($"lane {number}", () => ServeLane(lane));
+        }
+
+        string path = Path.Combine(runtimeDirectory, $"out-{terms.MigrationId}.sock");
+        File.Delete(path);
+        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        listener.Bind(new UnixDomainSocketEndPoint(path));
+        listener.Listen(1);
+        try
+        {
+            await ConfigureQemuAsync(cancellationToken);
+            await machine.ExecuteAsync("migrate", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
+            _qemu = await listener.AcceptAsync(cancellationToken).AsTask().WaitAsync(TimeSpan.FromSeconds(10), cancellationToken);
+        }
+        finally
+        {
+            File.Delete(path);
+        }
+
+        StartThread("feed", ReadFeed);
+    }
+
+    private async Task ConfigureQemuAsync(CancellationToken cancellationToken)
+    {
+        bool holds = machine.Version >= HoldsSwitchoverSince;
+        var capabilities = new JsonArray();
+        void Set(string name, bool state) =>
+            capabilities.Add(new JsonObject { ["capability"] = name, ["state"] = state });
+        Set("events", true);
+        // Without the return path a destination that dies late leaves a source that believes it has completed.
+        Set("return-path", true);
+        foreach (string off in (string[])["xbzrle", "multifd", "postcopy-ram", "auto-converge"])
+        {
+            Set(off, false);
+        }
+
+        if (holds)
+        {
+            Set("switchover-ack", true);
+        }
+
+        await machine.ExecuteAsync(
+            "migrate-set-capabilities", new JsonObject { ["capabilities"] = capabilities }, cancellationToken);
+        // QEMU sees only our socket: its own pacing is switched off and ours takes its place.
+        var parameters = new JsonObject { ["max-bandwidth"] = 0, ["downtime-limit"] = 1 };
+        if (machine.Version >= SwitchoverBandwidthSince)
+        {
+            // A fixed figure makes QEMU's threshold a function of the downtime limit alone, whatever we just read.
+            parameters["avail-switchover-bandwidth"] = 1_000_000_000;
+        }
+
+        await machine.ExecuteAsync("migrate-set-parameters", parameters, cancellationToken);
+    }
+
+    private void OnQemuEvent(QmpEvent e)
+    {
+        switch (e.Name)
+        {
+            case "STOP":
+                Enter(now => _engine.GuestStopped(Stopwatch.GetElapsedTime(_started, e.ReceivedTimestamp), now));
+                break;
+            case "MIGRATION_PASS":
+                Enter(now => _engine.QemuPass(e.Data?["pass"]?.GetValue<int>() ?? 0, now));
+                break;
+            case "MIGRATION" when e.Data?["status"]?.GetValue<string>() is "failed" or "cancelled":
+                Enter(now => _engine.QemuFailed("The source's QEMU ended the migration by itself.", now));
+                break;
+        }
+    }
+
+    private void Enter(Action<TimeSpan> input)
+    {
+        lock (_gate)
+        {
+            input(Now);
+            Pump();
+        }
+    }
+
+    // Moves effects out of the engine and wakes whoever waits for a change; called with the lock held.
+    private void Pump()
+    {
+        while (_engine.TryTakeEffect(out Effect effect))
+        {
+            _effects.Writer.TryWrite(effect);
+        }
+
+        Monitor.PulseAll(_gate);
+    }
+
+    private void Tick()
+    {
+        Enter(now => _engine.Tick(now));
+        Report(force: false);
+    }
+
+    private TimeSpan _lastReport;
+
+    private void Report(bool force)
+    {
+        MigrationSnapshot snapshot;
+        lock (_gate)
+        {
+            TimeSpan now = Now;
+            bool due = force || _engine.Phase != _reportedPhase || now - _lastReport >= TimeSpan.FromMilliseconds(ReportMilliseconds);
+            if (!due)
+            {
+                return;
+            }
+
+            snapshot = _engine.Snapshot(now) with
+            {
+                WireBytes = _lanes.Sum(l => l.NetworkBytesWritten),
+                QemuDowntime = _qemuDowntime,
+            };
+            snapshot = snapshot with
+            {
+                DaemonCpuTime = snapshot.DaemonCpuTime + (Environment.CpuUsage.TotalTime - _cpuAtStart),
+            };
+            _lastReport = now;
+            _reportedPhase = snapshot.Phase;
+            Snapshot = snapshot;
+        }
+
+        Changed?.Invoke(snapshot);
+    }
+
+    private void StartThread(string name, Action body)
+    {
+        var thread = new Thread(() => body()) { Name = $"{terms.MigrationId} {name}", IsBackground = true };
+        _threads.Add(thread);
+        thread.Start();
+    }
+
+    private void TearDown()
+    {
+        _lanes.ForEach(l => l.Close());
+        _qemu?.Dispose();
+        _threads.ForEach(t => t.Join());
+        _lanes.ForEach(l => l.Dispose());
+        foreach (MappedBlock block in _mapped)
+        {
+            block.Dispose();
+        }
+    }
+
+    [LoggerMessage(3101, LogLevel.Information,
+        "{Guest}: round {Round}: {Pages} pages, {Bytes} bytes in {Seconds:0.000} s; dirtying {Dirty:0} B/s")]
+    private partial void LogRound(string guest, int round, long pages, long bytes, double seconds, double dirty);
+
+    [LoggerMessage(3102, LogLevel.Warning, "{Guest}: effect {Effect} failed: {Reason}")]
+    private partial void LogEffectFailed(string guest, string effect, string reason);
 }
