@@ -1,0 +1,325 @@
+using System.Buffers;
+using System.Net.Sockets;
+using System.Text.Json.Nodes;
+using Godwit.GuestStreams.Qemu;
+using Godwit.Host.Qemu;
+using Godwit.Migration;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Host.Transfers;
+
+// The loops: QEMU's stream, page lanes, control lane, effects.
+public sealed partial class SourceTransfer
+{
+    private void ReadFeed()
+    {
+        byte[] buffer = new byte[FeedBufferBytes];
+        long read = 0;
+        long caughtUpAt = 0;
+        bool wasOpen = false;
+        try
+        {
+            while (true)
+            {
+                bool open;
+                lock (_gate)
+                {
+                    open = _engine.FeedOpen;
+                    if (_engine.Phase == MigrationPhase.Ended)
+                    {
+                        return;
+                    }
+
+                    if (!open)
+                    {
+                        Monitor.Wait(_gate, TickMilliseconds);
+                        wasOpen = false;
+                        continue;
+                    }
+                }
+
+                if (!wasOpen)
+                {
+                    // Whatever lies in the socket now was written before; one byte more has been written since.
+                    caughtUpAt = read + _qemu!.Available + 1;
+                    wasOpen = true;
+                }
+
+                int count = _qemu!.Receive(buffer);
+                if (count == 0)
+                {
+                    return;
+                }
+
+                read += count;
+                lock (_gate)
+                {
+                    _engine.Feed(buffer.AsSpan(0, count), Now);
+                    if (read >= caughtUpAt)
+                    {
+                        _engine.FeedCaughtUp(Now);
+                        caughtUpAt = read + 1;
+                    }
+
+                    Pump();
+                }
+            }
+        }
+        catch (StreamFormatException e)
+        {
+            Enter(now => _engine.Broken(e, now));
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            Enter(now => _engine.QemuFailed($"QEMU's migration stream broke: {e.Message}", now));
+        }
+    }
+
+    private void ServeLane(Lane lane)
+    {
+        var taken = new TakenPages();
+        var batch = new PageBatchBuilder();
+        var coding = new CodingChoice(terms.Policy.Compression);
+        byte[] frame = new byte[FrameHeader.Size + FrameHeader.PageBodyMax];
+        try
+        {
+            while (true)
+            {
+                LaneWork work = NextWork(lane.Number - 1, taken, batch, coding);
+                switch (work)
+                {
+                    case LaneWork.End:
+                        return;
+                    case LaneWork.Barrier:
+                        new FrameHeader(FrameType.Barrier, 0).Write(frame);
+                        lane.Write(frame.AsSpan(0, FrameHeader.Size));
+                        break;
+                    case LaneWork.Batch:
+                        SendBatch(lane, taken, batch, coding, frame);
+                        break;
+                }
+            }
+        }
+        catch (Exception e) when (e is IOException or SocketException or ObjectDisposedException)
+        {
+            Enter(now => _engine.LinkLost($"Lane {lane.Number} to {terms.To} broke: {e.Message}", now));
+        }
+    }
+
+    private LaneWork NextWork(int lane, TakenPages taken, PageBatchBuilder batch, CodingChoice coding)
+    {
+        lock (_gate)
+        {
+            while (true)
+            {
+                LaneWork work = _engine.Take(lane, taken, Now, out TimeSpan wait);
+                if (work != LaneWork.Wait)
+                {
+                    if (work == LaneWork.Batch && !_engine.IsMapped(taken.Block))
+                    {
+                        batch.Begin(taken.Block.Index, taken.Region);
+                        _engine.TakeCarried(taken, batch);
+                    }
+
+                    return work;
+                }
+
+                coding.LinkWasBusy();
+                Monitor.Wait(_gate, Math.Clamp((int)wait.TotalMilliseconds, 1, 50));
+            }
+        }
+    }
+
+    private void SendBatch(Lane lane, TakenPages taken, PageBatchBuilder batch, CodingChoice coding, byte[] frame)
+    {
+        int zeroPages = taken.Count - taken.Contents;
+        if (_engine.IsMapped(taken.Block))
+        {
+            BlockMemory memory = _mapped.First(m => m.Name == taken.Block.Name);
+            batch.Begin(taken.Block.Index, taken.Region);
+            for (int i = 0; i < taken.Count; i++)
+            {
+                if (taken.IsZero(i))
+                {
+                    batch.AddZero(taken[i]);
+                }
+                else
+                {
+                    memory.Read(taken[i]).CopyTo(batch.AddContent(taken[i]));
+                }
+            }
+        }
+
+        long begun = System.Diagnostics.Stopwatch.GetTimestamp();
+        bool code = coding.Codes(batch.ContentPages);
+        ReadOnlySpan<byte> body = batch.Encode(code);
+        TimeSpan spent = System.Diagnostics.Stopwatch.GetElapsedTime(begun);
+        new FrameHeader(FrameType.PageBatch, body.Length).Write(frame);
+        body.CopyTo(frame.AsSpan(FrameHeader.Size));
+        int length = FrameHeader.Size + body.Length;
+        lock (_gate)
+        {
+            // Before the write: the destination may acknowledge the bytes before this thread runs again.
+            _engine.Sent(taken.Count, zeroPages, length, Now);
+            Pump();
+        }
+
+        begun = System.Diagnostics.Stopwatch.GetTimestamp();
+        lane.Write(frame.AsSpan(0, length));
+        coding.Measured(
+            code, batch.ContentPages * Page.Size, body.Length, spent, System.Diagnostics.Stopwatch.GetElapsedTime(begun));
+    }
+
+    private void ReadControl()
+    {
+        byte[] buffer = new byte[FrameHeader.ControlBodyMax];
+        try
+        {
+            while (_lanes[0].Read(buffer) is { } header)
+            {
+                ControlMessage message = ControlMessage.Decode(header.Type, buffer.AsSpan(0, header.BodyLength));
+                Enter(now => _engine.Receive(message, now));
+            }
+
+            Enter(now => _engine.LinkLost($"{terms.To} closed the control lane.", now));
+        }
+        catch (StreamFormatException e)
+        {
+            Enter(now => _engine.Broken(e, now));
+        }
+        catch (Exception e) when (e is IOException or SocketException or ObjectDisposedException)
+        {
+            Enter(now => _engine.LinkLost($"The control lane to {terms.To} broke: {e.Message}", now));
+        }
+    }
+
+    private async Task PerformEffectsAsync()
+    {
+        var writer = new ArrayBufferWriter<byte>();
+        await foreach (Effect effect in _effects.Reader.ReadAllAsync())
+        {
+            try
+            {
+                await PerformAsync(effect, writer);
+            }
+            catch (Exception e) when (e is QmpException or IOException or SocketException or ObjectDisposedException
+                or TimeoutException or InvalidOperationException)
+            {
+                LogEffectFailed(terms.Guest, effect.GetType().Name, e.Message);
+                if (effect is Effect.Send)
+                {
+                    Enter(now => _engine.LinkLost($"The control lane to {terms.To} broke: {e.Message}", now));
+                }
+                else if (effect is not Effect.AbandonQemu)
+                {
+                    Enter(now => _engine.QemuFailed($"{effect.GetType().Name} failed: {e.Message}", now));
+                }
+            }
+
+            if (effect is Effect.End)
+            {
+                _ended.TrySetResult();
+            }
+        }
+    }
+
+    private async Task PerformAsync(Effect effect, ArrayBufferWriter<byte> writer)
+    {
+        switch (effect)
+        {
+            case Effect.Send send when _lanes.Count > 0:
+                writer.ResetWrittenCount();
+                send.Message.Encode(writer);
+                _lanes[0].Write(writer.WrittenSpan);
+                break;
+            case Effect.AnswerPing ping:
+                WriteReturnPath(w => ReturnPathWriter.Pong(w, ping.Value));
+                break;
+            case Effect.ReleaseSwitchover:
+                WriteReturnPath(ReturnPathWriter.SwitchoverAck);
+                break;
+            case Effect.SetDowntimeLimit limit:
+                await machine.ExecuteAsync(
+                    "migrate-set-parameters", new JsonObject { ["downtime-limit"] = limit.Milliseconds }, default);
+                break;
+            case Effect.RecordCommit:
+                await RecordCommitAsync();
+                break;
+            case Effect.ConfirmToQemu:
+                WriteReturnPath(w => ReturnPathWriter.Shut(w, 0));
+                await AwaitQemuCompletedAsync();
+                break;
+            case Effect.AbandonQemu:
+                await AbandonQemuAsync();
+                break;
+            case Effect.RoundEnded ended:
+                RoundReport r = ended.Round;
+                LogRound(terms.Guest, r.Number, r.Pages, r.WireBytes, r.Duration.TotalSeconds, r.DirtyBytesPerSecond);
+                Report(force: true);
+                break;
+        }
+    }
+
+    private async Task RecordCommitAsync()
+    {
+        await recordCommit();
+        Enter(now => _engine.CommitRecorded(now));
+    }
+
+    private void WriteReturnPath(Action<IBufferWriter<byte>> write)
+    {
+        var writer = new ArrayBufferWriter<byte>(16);
+        write(writer);
+        _qemu!.Send(writer.WrittenSpan);
+    }
+
+    private async Task AwaitQemuCompletedAsync()
+    {
+        // QEMU has been told that the destination has everything; until it says completed it might still resume.
+        for (int i = 0; i < 200; i++)
+        {
+            JsonNode? info = await machine.ExecuteAsync("query-migrate", null, default);
+            if (info?["status"]?.GetValue<string>() == "completed")
+            {
+                _qemuDowntime = TimeSpan.FromMilliseconds(info["downtime"]?.GetValue<long>() ?? 0);
+                return;
+            }
+
+            await Task.Delay(10);
+        }
+    }
+
+    // Ends QEMU's migration whatever it is doing. Closing the socket wakes a QEMU that is blocked in its write or waits
+    // for the destination's verdict; it resumes the guest by itself if it had paused it.
+    private async Task AbandonQemuAsync()
+    {
+        _qemu?.Dispose();
+        try
+        {
+            await machine.ExecuteAsync("migrate_cancel", null, default);
+        }
+        catch (QmpException)
+        {
+            // It has ended by itself meanwhile.
+        }
+
+        for (int i = 0; i < 500; i++)
+        {
+            JsonNode? migration = await machine.ExecuteAsync("query-migrate", null, default);
+            string status = migration?["status"]?.GetValue<string>() ?? "none";
+            if (status is "failed" or "cancelled" or "none")
+            {
+                break;
+            }
+
+            await Task.Delay(10);
+        }
+
+        JsonNode? run = await machine.ExecuteAsync("query-status", null, default);
+        if (run?["running"]?.GetValue<bool>() == false)
+        {
+            await machine.ExecuteAsync("cont", null, default);
+        }
+    }
+}
