@@ -1,0 +1,493 @@
+using System.Buffers;
+using System.Diagnostics;
+using System.Net.Sockets;
+using System.Text.Json.Nodes;
+using System.Threading.Channels;
+using Godwit.GuestStreams.Qemu;
+using Godwit.Host.Qemu;
+using Godwit.Migration;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+using Microsoft.Extensions.Logging;
+
+namespace Godwit.Host.Transfers;
+
+/// <summary>Runs one incoming migration into a QEMU that waits with <c>-incoming defer -S</c>.</summary>
+/// <remarks>
+/// Each page lane has a thread that writes pages straight into the guest's mapped memory, or as records into QEMU's
+/// stream for blocks that are not mapped. Until the source's commit the guest stands still, whatever happens.
+/// </remarks>
+public sealed partial class DestinationTransfer(
+    QemuMachine machine, TransferTerms terms, string runtimeDirectory,
+    Func<CancellationToken, Task<TimeSpan>> resumeAndAnnounce, ILogger logger)
+{
+    private const int TickMilliseconds = 4;
+
+    private readonly object _gate = new();
+    private readonly object _streamGate = new();
+    private readonly long _started = Stopwatch.GetTimestamp();
+    private readonly Channel<Effect> _effects = Channel.CreateUnbounded<Effect>(new() { SingleReader = true });
+    private readonly Lane?[] _lanes = new Lane?[terms.Lanes + 1];
+    private readonly List<Thread> _threads = [];
+    private readonly TaskCompletionSource _attached = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly DestinationEngine _engine = new(terms.Guest, terms.From, terms.Lanes, TimeSpan.Zero);
+    private readonly ArrayBufferWriter<byte> _streamBuffer = new();
+    private IReadOnlyList<MappedBlock> _mapped = [];
+    private BlockMemory?[] _memories = [];
+    private QemuStreamWriter? _stream;
+    private Socket? _qemu;
+    private TimeSpan _cpuAtStart;
+    private bool _begun;
+
+    public TransferTerms Terms => terms;
+
+    /// <summary>Ends with the transfer, however it does.</summary>
+    public Task Ended => _ended.Task;
+
+    /// <summary>The newest state; safe from any thread.</summary>
+    public MigrationSnapshot Snapshot
+    {
+        get
+        {
+            lock (_gate)
+            {
+                return _engine.Snapshot(Now);
+            }
+        }
+    }
+
+    private TimeSpan Now => Stopwatch.GetElapsedTime(_started);
+
+    /// <summary>
+    /// Completed: the guest runs here. Otherwise it never will and the caller ends the QEMU. Lanes reach this transfer
+    /// through <see cref="LaneListener.Expect"/>.
+    /// </summary>
+    public async Task<MigrationSnapshot> RunAsync(CancellationToken shutdown)
+    {
+        _cpuAtStart = Environment.CpuUsage.TotalTime;
+        using CancellationTokenRegistration stop = shutdown.Register(() => Abandon($"{terms.To} is shutting down."));
+        machine.EventReceived += OnQemuEvent;
+        _ = machine.Exited.ContinueWith(
+            _ => Enter(now => _engine.QemuFailed("The destination's QEMU has ended.", now)), TaskScheduler.Default);
+        Task effects = PerformEffectsAsync();
+        using var ticker = new Timer(_ => Enter(now => _engine.Tick(now)), null, TickMilliseconds, TickMilliseconds);
+        try
+        {
+            await StartQemuAsync(shutdown);
+            await _attached.Task.WaitAsync(shutdown);
+            await _ended.Task;
+        }
+        catch (Exception e) when (e is QmpException or IOException or SocketException or OperationCanceledException)
+        {
+            Enter(now => _engine.QemuFailed(e.Message, now));
+            await _ended.Task;
+        }
+        finally
+        {
+            machine.EventReceived -= OnQemuEvent;
+            _effects.Writer.TryComplete();
+            await effects;
+            await Task.Run(TearDown);
+        }
+
+        return Snapshot;
+    }
+
+    /// <summary>Ends a transfer that was never committed; idempotent.</summary>
+    /// <returns>False if the guest has been committed to this host.</returns>
+    public bool Abandon(string reason)
+    {
+        lock (_gate)
+        {
+            bool abandoned = _engine.Abandon(reason, Now);
+            Pump();
+            _attached.TrySetResult();
+            return abandoned;
+        }
+    }
+
+    /// <summary>Takes a lane that presented this transfer's ticket.</summary>
+    /// <returns>Null, or why it is refused.</returns>
+    internal string? TryAttach(Lane lane, int version)
+    {
+        lock (_gate)
+        {
+            if (version != terms.WireVersion)
+            {
+                return $"version {terms.WireVersion} was agreed, not {version}";
+            }
+
+            if (lane.Number > terms.Lanes || _lanes[lane.Number] is not null)
+            {
+                return $"lane {lane.Number} is not free: {terms.Lanes} page lanes were agreed, each once";
+            }
+
+            if (_engine.Phase == MigrationPhase.Ended)
+            {
+                return "the transfer has ended";
+            }
+
+            _lanes[lane.Number] = lane;
+        }
+
+        lane.Answer(null);
+        lock (_gate)
+        {
+            if (!_begun && _lanes.All(l => l is not null))
+            {
+                _begun = true;
+                _attached.TrySetResult();
+                StartThread("control", ReadControl);
+                for (int number = 1; number <= terms.Lanes; number++)
+                {
+                    Lane pages = _lanes[number]!;
+                    StartThread($"lane {number}", () => ReadPages(pages));
+                }
+            }
+        }
+
+        return null;
+    }
+
+    private async Task StartQemuAsync(CancellationToken cancellationToken)
+    {
+        _mapped = machine.MapMemory();
+        var capabilities = new JsonArray(
+            new JsonObject { ["capability"] = "events", ["state"] = true },
+            // The disks are taken at the resume, after the commit, not when the device state has been loaded.
+            new JsonObject { ["capability"] = "late-block-activate", ["state"] = true });
+        await machine.ExecuteAsync(
+            "migrate-set-capabilities", new JsonObject { ["capabilities"] = capabilities }, cancellationToken);
+        string path = Path.Combine(runtimeDirectory, $"in-{terms.MigrationId}.sock");
+        File.Delete(path);
+        await machine.ExecuteAsync("migrate-incoming", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
+        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken);
+        _qemu = socket;
+        File.Delete(path);
+        StartThread("return path", ReadReturnPath);
+    }
+
+    private void OnQemuEvent(QmpEvent e)
+    {
+        if (e.Name == "MIGRATION" && e.Data?["status"]?.GetValue<string>() == "failed")
+        {
+            Enter(now => _engine.QemuFailed("The destination's QEMU could not load the guest.", now));
+        }
+    }
+
+    private void Enter(Action<TimeSpan> input)
+    {
+        lock (_gate)
+        {
+            input(Now);
+            Pump();
+        }
+    }
+
+    private void Pump()
+    {
+        while (_engine.TryTakeEffect(out Effect effect))
+        {
+            _effects.Writer.TryWrite(effect);
+        }
+
+        Monitor.PulseAll(_gate);
+    }
+
+    private void StartThread(string name, Action body)
+    {
+        var thread = new Thread(() => body()) { Name = $"{terms.MigrationId} {name}", IsBackground = true };
+        lock (_threads)
+        {
+            _threads.Add(thread);
+        }
+
+        thread.Start();
+    }
+
+    private void ReadControl()
+    {
+        byte[] buffer = new byte[FrameHeader.ControlBodyMax];
+        Guarded("control lane", () =>
+        {
+            while (_lanes[0]!.Read(buffer) is { } header)
+            {
+                ControlMessage message = ControlMessage.Decode(header.Type, buffer.AsSpan(0, header.BodyLength));
+                Enter(now => _engine.Receive(message, now));
+            }
+
+            Enter(now => _engine.LinkLost($"{terms.From} closed the control lane.", now));
+        });
+    }
+
+    private void ReadPages(Lane lane)
+    {
+        byte[] body = new byte[FrameHeader.PageBodyMax];
+        byte[] scratch = new byte[PageBatch.ContentPagesMax * Page.Size];
+        Guarded($"lane {lane.Number}", () =>
+        {
+            if (!WaitForBlocks())
+            {
+                return;
+            }
+
+            while (lane.Read(body) is { } header)
+            {
+                switch (header.Type)
+                {
+                    case FrameType.PageBatch:
+                        Place(body.AsSpan(0, header.BodyLength), scratch);
+                        Enter(now => _engine.BatchPlaced(FrameHeader.Size + header.BodyLength, now));
+                        break;
+                    case FrameType.Barrier:
+                        Enter(now => _engine.LaneBarrier(lane.Number, now));
+                        break;
+                    default:
+                        throw new StreamFormatException(4, $"Frame type {(byte)header.Type} does not belong on a page lane.");
+                }
+            }
+        });
+    }
+
+    // Pages may overtake the prologue, which travels on another connection: they wait until their blocks are known and
+    // QEMU's own stream has been opened.
+    private bool WaitForBlocks()
+    {
+        lock (_gate)
+        {
+            while (_stream is null && _engine.Phase != MigrationPhase.Ended)
+            {
+                Monitor.Wait(_gate, 100);
+            }
+
+            return _stream is not null;
+        }
+    }
+
+    private void Place(ReadOnlySpan<byte> body, byte[] scratch)
+    {
+        PageBatchReader batch = PageBatchReader.Parse(body, _engine.Blocks!, scratch);
+        BlockMemory? memory = _memories[batch.Block.Index];
+        if (memory is not null)
+        {
+            foreach (BatchPage page in batch)
+            {
+                memory.Write(page.Number, page.Content);
+            }
+
+            return;
+        }
+
+        lock (_streamGate)
+        {
+            _stream!.BeginPart();
+            foreach (BatchPage page in batch)
+            {
+                if (page.IsZero)
+                {
+                    _stream.ZeroPage(batch.Block, page.Number);
+                }
+                else
+                {
+                    _stream.Page(batch.Block, page.Number, page.Content);
+                }
+            }
+
+            _stream.EndSection();
+            FlushStream();
+        }
+    }
+
+    private void ReadReturnPath()
+    {
+        var reader = new ReturnPathReader();
+        byte[] buffer = new byte[4096];
+        Guarded("QEMU's return path", () =>
+        {
+            while (true)
+            {
+                int count = _qemu!.Receive(buffer);
+                if (count == 0)
+                {
+                    return;
+                }
+
+                reader.Feed(buffer.AsSpan(0, count));
+                while (reader.TryTake(out ReturnPathMessage message))
+                {
+                    if (message.Type == ReturnPathType.Shut)
+                    {
+                        Enter(now => _engine.QemuShut(message.Value, now));
+                    }
+                }
+            }
+        });
+    }
+
+    private void Guarded(string what, Action loop)
+    {
+        try
+        {
+            loop();
+        }
+        catch (StreamFormatException e)
+        {
+            Enter(now => _engine.Broken(e, now));
+        }
+        catch (Exception e) when (e is IOException or SocketException or ObjectDisposedException)
+        {
+            Enter(now => _engine.LinkLost($"The {what} of {terms.Guest} broke: {e.Message}", now));
+        }
+    }
+
+    private async Task PerformEffectsAsync()
+    {
+        var writer = new ArrayBufferWriter<byte>();
+        await foreach (Effect effect in _effects.Reader.ReadAllAsync())
+        {
+            try
+            {
+                await PerformAsync(effect, writer);
+            }
+            catch (Exception e) when (e is QmpException or IOException or SocketException or ObjectDisposedException
+                or TimeoutException or InvalidOperationException)
+            {
+                LogEffectFailed(terms.Guest, effect.GetType().Name, e.Message);
+                Enter(now =>
+                {
+                    if (effect is Effect.Send)
+                    {
+                        _engine.LinkLost($"The control lane to {terms.From} broke: {e.Message}", now);
+                    }
+                    else
+                    {
+                        _engine.QemuFailed($"{effect.GetType().Name} failed: {e.Message}", now);
+                    }
+                });
+            }
+
+            if (effect is Effect.End)
+            {
+                _ended.TrySetResult();
+            }
+        }
+    }
+
+    private async Task PerformAsync(Effect effect, ArrayBufferWriter<byte> writer)
+    {
+        switch (effect)
+        {
+            case Effect.Send send when _lanes[0] is { } control:
+                writer.ResetWrittenCount();
+                send.Message.Encode(writer);
+                control.Write(writer.WrittenSpan);
+                break;
+            case Effect.WritePrologue prologue:
+                WritePrologue(prologue);
+                break;
+            case Effect.WriteCommand command:
+                Write(stream => stream.Command(command.Number, command.Payload.Span));
+                break;
+            case Effect.WriteEnd:
+                Write(stream =>
+                {
+                    stream.BeginEnd();
+                    stream.EndSection();
+                });
+                break;
+            case Effect.WriteDeviceState state:
+                SendAll(state.Bytes.Span);
+                break;
+            case Effect.ResumeGuest:
+                await ResumeAsync();
+                break;
+        }
+    }
+
+    private void WritePrologue(Effect.WritePrologue prologue)
+    {
+        var stream = new QemuStreamWriter(_streamBuffer, _engine.Head!);
+        stream.Prologue(prologue.Verbatim.Span);
+        stream.Footer();
+        lock (_streamGate)
+        {
+            FlushStream();
+        }
+
+        lock (_gate)
+        {
+            _memories = [.. _engine.Blocks!.Select(b => (BlockMemory?)_mapped.FirstOrDefault(m => m.Name == b.Name && m.Length == b.Length))];
+            _stream = stream;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    private void Write(Action<QemuStreamWriter> write)
+    {
+        lock (_streamGate)
+        {
+            write(_stream!);
+            FlushStream();
+        }
+    }
+
+    private void FlushStream()
+    {
+        SendAll(_streamBuffer.WrittenSpan);
+        _streamBuffer.ResetWrittenCount();
+    }
+
+    private void SendAll(ReadOnlySpan<byte> bytes)
+    {
+        while (!bytes.IsEmpty)
+        {
+            bytes = bytes[_qemu!.Send(bytes)..];
+        }
+    }
+
+    private async Task ResumeAsync()
+    {
+        // From here on nothing may stop the resume: the source has given the guest up. No token is passed on.
+        long begun = Stopwatch.GetTimestamp();
+        await machine.ExecuteAsync("cont", null, CancellationToken.None);
+        TimeSpan running = Stopwatch.GetElapsedTime(_started);
+        TimeSpan announcement = await resumeAndAnnounce(CancellationToken.None);
+        Enter(now => _engine.GuestRunning(
+            running, running + announcement, Environment.CpuUsage.TotalTime - _cpuAtStart, now));
+        LogRunning(terms.Guest, Stopwatch.GetElapsedTime(begun).TotalMilliseconds);
+    }
+
+    private void TearDown()
+    {
+        foreach (Lane? lane in _lanes)
+        {
+            lane?.Close();
+        }
+
+        _qemu?.Dispose();
+        List<Thread> threads;
+        lock (_threads)
+        {
+            threads = [.. _threads];
+        }
+
+        threads.ForEach(t => t.Join());
+        foreach (Lane? lane in _lanes)
+        {
+            lane?.Dispose();
+        }
+
+        foreach (MappedBlock block in _mapped)
+        {
+            block.Dispose();
+        }
+    }
+
+    [LoggerMessage(3201, LogLevel.Information, "{Guest} runs here; resume took {Milliseconds:0.0} ms")]
+    private partial void LogRunning(string guest, double milliseconds);
+
+    [LoggerMessage(3202, LogLevel.Warning, "{Guest}: effect {Effect} failed: {Reason}")]
+    private partial void LogEffectFailed(string guest, string effect, string reason);
+}
