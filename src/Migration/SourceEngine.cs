@@ -133,7 +133,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
                 break;
             case ControlMessage.Loaded m when Phase == MigrationPhase.Switchover && !_loaded:
                 _loaded = true;
-                _parts = _parts with { DeviceState = m.DeviceState, Load = m.Load };
+                _parts = _parts with { DeviceState = m.Handed, Load = m.Load };
                 Do(new Effect.RecordCommit());
                 break;
             case ControlMessage.Running m when Phase == MigrationPhase.Committed:

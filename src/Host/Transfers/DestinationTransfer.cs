@@ -34,6 +34,7 @@ public sealed partial class DestinationTransfer(
     private readonly DestinationEngine _engine = new(terms.Guest, terms.From, terms.Lanes, TimeSpan.Zero);
     private readonly ArrayBufferWriter<byte> _streamBuffer = new();
     private IReadOnlyList<MappedBlock> _mapped = [];
+    private RamBlock[] _blocks = [];
     private BlockMemory?[] _memories = [];
     private QemuStreamWriter? _stream;
     private Socket? _qemu;
@@ -88,7 +89,7 @@ public sealed partial class DestinationTransfer(
             machine.EventReceived -= OnQemuEvent;
             _effects.Writer.TryComplete();
             await effects;
-            await Task.Run(TearDown);
+            await Task.Run(TearDown, CancellationToken.None);
         }
 
         return Snapshot;
@@ -171,7 +172,7 @@ public sealed partial class DestinationTransfer(
 
     private void OnQemuEvent(QmpEvent e)
     {
-        if (e.Name == "MIGRATION" && e.Data?["status"]?.GetValue<string>() == "failed")
+        if (e.Name == "MIGRATION" && (string?)e.Data?["status"] == "failed")
         {
             Enter(now => _engine.QemuFailed("The destination's QEMU could not load the guest.", now));
         }
@@ -268,8 +269,9 @@ public sealed partial class DestinationTransfer(
 
     private void Place(ReadOnlySpan<byte> body, byte[] scratch)
     {
-        PageBatchReader batch = PageBatchReader.Parse(body, _engine.Blocks!, scratch);
-        BlockMemory? memory = _memories[batch.Block.Index];
+        PageBatchReader batch = PageBatchReader.Parse(body, _blocks, scratch);
+        RamBlock block = _blocks[batch.BlockIndex];
+        BlockMemory? memory = _memories[batch.BlockIndex];
         if (memory is not null)
         {
             foreach (BatchPage page in batch)
@@ -287,11 +289,11 @@ public sealed partial class DestinationTransfer(
             {
                 if (page.IsZero)
                 {
-                    _stream.ZeroPage(batch.Block, page.Number);
+                    _stream.ZeroPage(block, page.Number);
                 }
                 else
                 {
-                    _stream.Page(batch.Block, page.Number, page.Content);
+                    _stream.Page(block, page.Number, page.Content);
                 }
             }
 
@@ -418,7 +420,9 @@ public sealed partial class DestinationTransfer(
 
         lock (_gate)
         {
-            _memories = [.. _engine.Blocks!.Select(b => (BlockMemory?)_mapped.FirstOrDefault(m => m.Name == b.Name && m.Length == b.Length))];
+            _blocks = [.. _engine.Blocks!];
+            _memories = [.. _blocks.Select(
+                b => (BlockMemory?)_mapped.FirstOrDefault(m => m.Name == b.Name && m.Length == b.Length))];
             _stream = stream;
             Monitor.PulseAll(_gate);
         }

@@ -153,7 +153,7 @@ public sealed partial class SourceTransfer
 
         long begun = System.Diagnostics.Stopwatch.GetTimestamp();
         bool code = coding.Codes(batch.ContentPages);
-        ReadOnlySpan<byte> body = batch.Encode(code);
+        ReadOnlySpan<byte> body = batch.Encode(code).Span;
         TimeSpan spent = System.Diagnostics.Stopwatch.GetElapsedTime(begun);
         new FrameHeader(FrameType.PageBatch, body.Length).Write(frame);
         body.CopyTo(frame.AsSpan(FrameHeader.Size));

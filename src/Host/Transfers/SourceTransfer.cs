@@ -101,7 +101,7 @@ public sealed partial class SourceTransfer(
             machine.EventReceived -= OnQemuEvent;
             _effects.Writer.TryComplete();
             await effects;
-            await Task.Run(TearDown);
+            await Task.Run(TearDown, CancellationToken.None);
         }
 
         Report(force: true);
@@ -182,10 +182,16 @@ public sealed partial class SourceTransfer(
                 Enter(now => _engine.GuestStopped(Stopwatch.GetElapsedTime(_started, e.ReceivedTimestamp), now));
                 break;
             case "MIGRATION_PASS":
-                Enter(now => _engine.QemuPass(e.Data?["pass"]?.GetValue<int>() ?? 0, now));
+                int pass = (int?)e.Data?["pass"] ?? 0;
+                Enter(now => _engine.QemuPass(pass, now));
                 break;
-            case "MIGRATION" when e.Data?["status"]?.GetValue<string>() is "failed" or "cancelled":
-                Enter(now => _engine.QemuFailed("The source's QEMU ended the migration by itself.", now));
+            case "MIGRATION":
+                string? status = (string?)e.Data?["status"];
+                if (status is "failed" or "cancelled")
+                {
+                    Enter(now => _engine.QemuFailed("The source's QEMU ended the migration by itself.", now));
+                }
+
                 break;
         }
     }

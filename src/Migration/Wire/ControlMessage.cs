@@ -31,9 +31,9 @@ public abstract record ControlMessage
     public sealed record PagesPlaced : ControlMessage;
 
     /// <summary>The destination's QEMU has loaded the guest and stands still with it.</summary>
-    /// <param name="DeviceState">From the last page in place to the first byte of device state in QEMU's hands.</param>
+    /// <param name="Handed">From the last page in place to the first byte of device state in QEMU's hands.</param>
     /// <param name="Load">From there to QEMU's own word that it has loaded.</param>
-    public sealed record Loaded(TimeSpan DeviceState, TimeSpan Load) : ControlMessage;
+    public sealed record Loaded(TimeSpan Handed, TimeSpan Load) : ControlMessage;
 
     /// <summary>The point of no return: the source will not run the guest again.</summary>
     public sealed record Commit : ControlMessage;
@@ -67,7 +67,7 @@ public abstract record ControlMessage
             case Ping m: WriteNumbers(writer, FrameType.Ping, m.Number); break;
             case Pong m: WriteNumbers(writer, FrameType.Pong, m.Number); break;
             case PagesPlaced: WriteNumbers(writer, FrameType.PagesPlaced); break;
-            case Loaded m: WriteNumbers(writer, FrameType.Loaded, m.DeviceState.Ticks, m.Load.Ticks); break;
+            case Loaded m: WriteNumbers(writer, FrameType.Loaded, m.Handed.Ticks, m.Load.Ticks); break;
             case Commit: WriteNumbers(writer, FrameType.Commit); break;
             case Running m:
                 WriteNumbers(writer, FrameType.Running, m.Resume.Ticks, m.Announcement.Ticks, m.CpuTime.Ticks);

@@ -1,0 +1,39 @@
+using Godwit.Pages;
+
+namespace Godwit.GuestStreams.Qemu;
+
+/// <summary>What the head of a stream says about the guest.</summary>
+/// <param name="Machine">QEMU's machine type, for example <c>pc-q35-10.0</c>.</param>
+/// <param name="RamSectionId">Number of the RAM section; learned, never assumed.</param>
+/// <param name="Blocks">In the order of the stream.</param>
+public sealed record QemuStreamHead(string Machine, uint RamSectionId, IReadOnlyList<RamBlock> Blocks);
+
+/// <summary>Commands of the stream (element 08) that a precopy may contain.</summary>
+public static class QemuCommand
+{
+    public const ushort OpenReturnPath = 1;
+    public const ushort Ping = 2;
+    public const ushort PostcopyAdvise = 3;
+    /// <summary>From machine type 10.0 on: the guest has stopped, what follows is the rest.</summary>
+    public const ushort SwitchoverStart = 11;
+}
+
+/// <summary>What a <see cref="QemuStreamReader"/> finds, in the stream's order. Spans are valid during the call.</summary>
+public interface IQemuStreamSink
+{
+    /// <summary>Once: every byte from the header to the end of RAM's block list, without the section's footer.</summary>
+    /// <remarks>QEMU keeps the 5 bytes of a footer back until its next write, so nobody waits for one.</remarks>
+    void Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head);
+
+    /// <summary>A page's content: 4096 bytes, or none for a page of zeros.</summary>
+    void Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content);
+
+    /// <summary>The end of a RAM section with so many page records; <paramref name="final"/>: of the last one.</summary>
+    void SectionEnd(bool final, int pages);
+
+    /// <summary>A command between sections; those before RAM's setup are part of the prologue as well.</summary>
+    void Command(ushort number, ReadOnlySpan<byte> payload);
+
+    /// <summary>Bytes of device state and what follows, as they come.</summary>
+    void Tail(ReadOnlySpan<byte> verbatim);
+}
