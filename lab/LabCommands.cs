@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Diagnostics;
 using System.Globalization;
+using Godwit.Lab.Daemons;
 using Godwit.Lab.Guests;
 using Godwit.Lab.Network;
 using Godwit.Lab.Scenarios;
@@ -53,14 +54,21 @@ internal static class LabCommands
     {
         Option<string> link = LinkOption();
         Option<string> delay = DelayOption();
-        Command command = new("up", "Bring the lab up, clean, whatever an earlier run left.") { link, delay };
+        Option<bool> bare = new("--bare") { Description = "Hosts without daemons." };
+        Command command = new("up", "Bring the lab up, clean, whatever an earlier run left.") { link, delay, bare };
         command.SetAction(parsed =>
         {
             LinkShape shape = ShapeOf(parsed, link, delay);
             Machine.Prepare(Say);
             using IDisposable hold = LabSession.Hold();
+            GuestImage image = GuestImage.Obtain(Say);
             LabSession.Up(shape);
-            Say($"The lab \"{LabDirectory.Name}\" is up: hosts a and b, client, link {shape}.");
+            if (!parsed.GetValue(bare))
+            {
+                using LabDaemons daemons = LabDaemons.Start();
+            }
+
+            Say($"The lab \"{LabDirectory.Name}\" is up: hosts a and b, client, link {shape}. Guest image: {image.Folder}");
         });
         return command;
     }
@@ -128,7 +136,8 @@ internal static class LabCommands
 
             ProcessStartInfo start = new("ip", ["netns", "exec", space, .. parsed.GetValue(words)!]);
             start.Environment["PATH"] = string.Join(':', Tool.SearchPath);
-            start.Environment["GODWIT_LAB_HOST"] = parsed.GetValue(host)!;
+            // So that "godwit-lab exec a -- godwit vm list" speaks to the daemon of host a.
+            start.Environment["GODWIT_SOCKET"] = LabDaemons.SocketOf(parsed.GetValue(host)!);
             using Process process = Process.Start(start)!;
             process.WaitForExit();
             return process.ExitCode;

@@ -10,7 +10,20 @@ internal sealed record RoundResult(long Pages, long Bytes, double Seconds, doubl
 internal sealed record MoveResult(
     string Guest, string From, string To, string Method, string Outcome, double TotalSeconds, long WireBytes,
     double DowntimeMs, double BlackoutMs, IReadOnlyDictionary<string, double> BlackoutParts,
-    IReadOnlyDictionary<string, long> SavedBytes, IReadOnlyList<RoundResult> Rounds);
+    IReadOnlyDictionary<string, long> SavedBytes, IReadOnlyList<RoundResult> Rounds)
+{
+    /// <summary>Pages the guest's writer managed, in the second before, during the move and in the second after.</summary>
+    public PaceResult? GuestPagesPerSecond { get; init; }
+
+    /// <summary>CPU seconds of both daemons during the move.</summary>
+    public double? DaemonCpuSeconds { get; init; }
+
+    /// <summary>Why the move did not complete, with its code.</summary>
+    public string? Error { get; init; }
+}
+
+/// <summary>The guest's own throughput around a move.</summary>
+internal sealed record PaceResult(double Before, double During, double After);
 
 /// <summary>What the client outside counted over the whole run.</summary>
 internal sealed record ClientResult(int ConnectionsOpened, int ConnectionsLost, int PacketsLost);
@@ -27,6 +40,7 @@ internal sealed record LabResult(
     internal string ToJson() => JsonSerializer.Serialize(this, LabResultContext.Default.LabResult);
 }
 
-[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, WriteIndented = true)]
+[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, WriteIndented = true,
+    DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
 [JsonSerializable(typeof(LabResult))]
 internal sealed partial class LabResultContext : JsonSerializerContext;

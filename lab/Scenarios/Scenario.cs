@@ -2,9 +2,11 @@ namespace Godwit.Lab.Scenarios;
 
 /// <summary>Something the lab can play and judge.</summary>
 /// <param name="Play">Plays it in a lab that is up; failures go into the run.</param>
-internal sealed record Scenario(string Name, string Summary, Action<ScenarioRun> Play)
+/// <param name="NeedsRelay">It interferes with the link, which takes the relay even when no delay is asked for.</param>
+internal sealed record Scenario(string Name, string Summary, Action<ScenarioRun> Play, bool NeedsRelay = false)
 {
-    internal static IReadOnlyList<Scenario> All { get; } = [.. StockScenario.All];
+    internal static IReadOnlyList<Scenario> All { get; } =
+        [.. MoveScenarios.All, .. InterferenceScenarios.All, RedisScenario.Scenario, .. StockScenario.All];
 
     /// <exception cref="LabException">There is none of that name.</exception>
     internal static Scenario Named(string name) =>

@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using Godwit.Lab.Guests;
 using Godwit.Lab.Network;
 using Godwit.Lab.Outside;
+using Grpc.Core;
 
 namespace Godwit.Lab.Scenarios;
 
@@ -16,8 +17,9 @@ internal sealed class ScenarioRun : IDisposable
     private CheckResult _memory = new(0, 0);
     private CheckResult _disk = new(0, 0);
 
-    private ScenarioRun(Scenario scenario, LinkShape shape, GuestImage image)
+    private ScenarioRun(Scenario scenario, LinkShape shape, GuestImage image, Display display)
     {
+        Display = display;
         Scenario = scenario;
         Shape = shape;
         Image = image;
@@ -29,16 +31,24 @@ internal sealed class ScenarioRun : IDisposable
 
     internal GuestImage Image { get; }
 
+    internal Display Display { get; }
+
     /// <summary>Ends when the user stops the run.</summary>
     internal CancellationToken Stopped => _stopped.Token;
 
     /// <summary>Prepares the machine, brings a fresh lab up, plays, judges, takes it down; the exit status.</summary>
     internal static int Execute(Scenario scenario, LinkShape shape, bool json)
     {
-        Machine.Prepare(Say);
+        Display display = new(json);
+        Machine.Prepare(display.Line);
         using IDisposable hold = LabSession.Hold();
-        GuestImage image = GuestImage.Obtain(Say);
-        using ScenarioRun run = new(scenario, shape, image);
+        GuestImage image = GuestImage.Obtain(display.Line);
+        if (scenario.NeedsRelay && shape.Delay == TimeSpan.Zero)
+        {
+            shape = shape with { Delay = TimeSpan.FromMilliseconds(0.2) };
+        }
+
+        using ScenarioRun run = new(scenario, shape, image, display);
         // The first signal stops the run, which then takes the lab down; so does a closed terminal.
         using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, run.OnSignal);
         using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, run.OnSignal);
@@ -59,8 +69,6 @@ internal sealed class ScenarioRun : IDisposable
         return run.Stopped.IsCancellationRequested ? 130 : result.Failures.Count == 0 ? 0 : 1;
     }
 
-    internal static void Say(string line) => Console.Error.WriteLine(line);
-
     /// <summary>Hands something over that is to be disposed of when the run ends, last first.</summary>
     internal T Own<T>(T thing)
         where T : IDisposable
@@ -69,9 +77,17 @@ internal sealed class ScenarioRun : IDisposable
         return thing;
     }
 
+    /// <summary>Lets time pass.</summary>
+    /// <exception cref="OperationCanceledException">The user stopped the run.</exception>
+    internal void Pause(TimeSpan span)
+    {
+        Stopped.WaitHandle.WaitOne(span);
+        Stopped.ThrowIfCancellationRequested();
+    }
+
     internal void Fail(string why)
     {
-        Say($"  failed: {why}");
+        Display.Line($"  failed: {why}");
         _failures.Add(why);
     }
 
@@ -128,6 +144,32 @@ internal sealed class ScenarioRun : IDisposable
         {
             Fail(e.Message);
         }
+        catch (RpcException e)
+        {
+            Fail($"a daemon did not answer as it should ({e.StatusCode}: {e.Status.Detail})");
+        }
+
+        if (_failures.Count > 0)
+        {
+            KeepEvidence();
+        }
+    }
+
+    /// <summary>Copies logs and consoles to where the lab's end does not remove them.</summary>
+    private void KeepEvidence()
+    {
+        string folder = $"{LabDirectory.Disks}-failed/{DateTime.UtcNow:yyyyMMdd-HHmmss}-{Scenario.Name}";
+        Directory.CreateDirectory(folder);
+        File.WriteAllText(Path.Combine(folder, "result.json"), Result().ToJson());
+        foreach (string path in Directory.EnumerateFiles(LabDirectory.Run, "*", SearchOption.AllDirectories))
+        {
+            if (path.EndsWith(".log", StringComparison.Ordinal) || path.EndsWith(".console", StringComparison.Ordinal))
+            {
+                File.Copy(path, Path.Combine(folder, Path.GetFileName(path)), overwrite: true);
+            }
+        }
+
+        Display.Line($"  logs are kept in {folder}");
     }
 
     public void Dispose() => _stopped.Dispose();
@@ -142,7 +184,7 @@ internal sealed class ScenarioRun : IDisposable
             }
             catch (Exception e) when (e is LabException or IOException)
             {
-                Say($"  while cleaning up: {e.Message}");
+                Display.Line($"  while cleaning up: {e.Message}");
             }
         }
     }

@@ -18,22 +18,22 @@ internal static class StockScenario
         GuestShape shape = new(1, 256, 1);
         string disk = Path.Combine(LabDirectory.Disks, "stock.raw");
         File.Copy(run.Image.Disk, disk, overwrite: true);
-        ScenarioRun.Say($"Booting on a ({StockQemu.Accelerator})");
+        run.Display.Line($"Booting on a ({StockQemu.Accelerator})");
         long began = Stopwatch.GetTimestamp();
         StockQemu source = run.Own(StockQemu.Start("a", "stock-a", shape, run.Image, disk, incoming: false));
         AgentControl agent = run.Own(AgentControl.Connect(shape.Address, TimeSpan.FromSeconds(60), run.Stopped));
-        ScenarioRun.Say($"  booted and answering after {Stopwatch.GetElapsedTime(began).TotalSeconds:0.0} s");
+        run.Display.Line($"  booted and answering after {Stopwatch.GetElapsedTime(began).TotalSeconds:0.0} s");
         agent.Ask("files");
         agent.Ask("set pattern=text rate=8M size=32M");
         OutsideClient client = run.Own(OutsideClient.Start(shape.Address));
         StockQemu destination = run.Own(StockQemu.Start("b", "stock-b", shape, run.Image, disk, incoming: true));
-        Thread.Sleep(1000);
+        run.Pause(TimeSpan.FromSeconds(1));
         long written = agent.PagesWritten();
         DateTime start = DateTime.UtcNow;
-        ScenarioRun.Say($"Moving to b, mode {mode.Name}");
+        run.Display.Line($"Moving to b, mode {mode.Name}");
         StockFigures figures = StockMove.Run(
             source, destination, mode, run.Shape.BitsPerSecond == 0 ? 0 : null, TimeSpan.FromSeconds(120));
-        Thread.Sleep(1000);
+        run.Pause(TimeSpan.FromSeconds(1));
         ClientReport during = client.Report(start, DateTime.UtcNow);
         client.Finish();
         run.Add(new MoveResult(

@@ -1,0 +1,208 @@
+using System.Globalization;
+using Godwit.Api.V1;
+using Godwit.Lab.Guests;
+using Godwit.Lab.Outside;
+using Godwit.Lab.Qemu;
+using Godwit.Lab.Scenarios;
+using Grpc.Core;
+
+namespace Godwit.Lab.Daemons;
+
+/// <summary>A guest that Godwit runs in the lab, watched by the client outside and by its own agent.</summary>
+internal sealed class LabGuest
+{
+    private readonly ScenarioRun _run;
+    private readonly LabDaemons _daemons;
+
+    private LabGuest(ScenarioRun run, LabDaemons daemons, string name, AgentControl agent, GuestShape shape)
+    {
+        _run = run;
+        _daemons = daemons;
+        Name = name;
+        Agent = agent;
+        Shape = shape;
+    }
+
+    internal string Name { get; }
+
+    internal AgentControl Agent { get; }
+
+    internal GuestShape Shape { get; }
+
+    /// <summary>The host it runs on, as the last move left it.</summary>
+    internal string Host { get; private set; } = "a";
+
+    /// <summary>Creates the guest on host a, boots it, and waits for its agent.</summary>
+    internal static LabGuest Boot(ScenarioRun run, LabDaemons daemons, GuestShape shape, MemoryBacking backing)
+    {
+        string name = $"guest{shape.Number}";
+        string disk = Path.Combine(LabDirectory.Disks, name + ".raw");
+        File.Copy(run.Image.Disk, disk, overwrite: true);
+        GuestSpec spec = new()
+        {
+            Name = name,
+            MemoryBytes = (ulong)shape.MemoryMegabytes << 20,
+            Cpus = (uint)shape.Cpus,
+            KernelPath = run.Image.Kernel,
+            InitramfsPath = run.Image.Initramfs,
+            KernelCommandLine = shape.KernelCommandLine,
+            MemoryBacking = backing,
+            Disks = { new Disk { Path = disk, Format = "raw" } },
+            Interfaces =
+            {
+                new NetworkInterface
+                {
+                    Bridge = "br0",
+                    Mac = shape.Mac,
+                    Addresses = { shape.Address, Network.LabNetwork.GuestAddress6(shape.Number) },
+                },
+            },
+        };
+        long began = System.Diagnostics.Stopwatch.GetTimestamp();
+        Guest made = Call(() => daemons["a"].CreateGuest(new CreateGuestRequest { Spec = spec, Start = true }));
+        run.Display.Line($"Booting {name} on host a ({made.Spec.Accelerator}, {shape.MemoryMegabytes} MiB)");
+        AgentControl agent = run.Own(AgentControl.Connect(shape.Address, TimeSpan.FromSeconds(60), run.Stopped));
+        run.Display.Line(string.Create(
+            CultureInfo.InvariantCulture,
+            $"  up after {System.Diagnostics.Stopwatch.GetElapsedTime(began).TotalSeconds:0.0} s, at {shape.Address}"));
+        return new LabGuest(run, daemons, name, agent, shape);
+    }
+
+    /// <summary>Moves the guest and waits for the end, whatever it is; shows it as it happens.</summary>
+    /// <param name="meanwhile">Called at each message of the daemon, to interfere.</param>
+    internal MoveResult Move(
+        string to, OutsideClient client, MigrationPolicy policy, Action<Api.V1.Migration>? meanwhile = null)
+    {
+        string from = Host;
+        Control.ControlClient source = _daemons[from];
+        Pace before = Pace.Take(Agent);
+        _run.Pause(TimeSpan.FromSeconds(1));
+        Pace start = Pace.Take(Agent);
+        DateTime began = DateTime.UtcNow;
+        Api.V1.Migration state = Call(() => source.StartMigration(
+            new StartMigrationRequest { Guest = Name, To = to, Policy = policy }));
+        _run.Display.Line($"Moving {Name} from {from} to {to}");
+        state = Watch(source, state, meanwhile).GetAwaiter().GetResult();
+        Pace end = Pace.Take(Agent);
+        _run.Pause(TimeSpan.FromSeconds(1));
+        Pace after = Pace.Take(Agent);
+        if (state.Outcome == MigrationOutcome.Completed)
+        {
+            Host = to;
+        }
+
+        ClientReport seen = client.Report(began, DateTime.UtcNow);
+        MoveResult result = new(
+            Name, from, to, state.Method, OutcomeText(state.Outcome), state.TotalSeconds, (long)state.WireBytes,
+            state.DowntimeMs, Math.Round(new TimeSpan(seen.Blackout.Ticks).TotalMilliseconds, 1),
+            state.BlackoutParts.OrderBy(part => part.Key, StringComparer.Ordinal).ToDictionary(p => p.Key, p => p.Value),
+            state.SavedBytes.OrderBy(part => part.Key, StringComparer.Ordinal).ToDictionary(p => p.Key, p => (long)p.Value),
+            [.. state.Rounds.Select(r => new RoundResult((long)r.Pages, (long)r.Bytes, r.Seconds, r.DirtyBytesPerSecond))])
+        {
+            GuestPagesPerSecond = new PaceResult(start.Since(before), end.Since(start), after.Since(end)),
+            DaemonCpuSeconds = state.DaemonCpuSeconds,
+            Error = state.Error.Length > 0 ? $"{state.ErrorCode}: {state.Error}" : null,
+        };
+        _run.Add(result);
+        _run.Display.Line(string.Create(
+            CultureInfo.InvariantCulture,
+            $"  {result.Outcome} after {result.TotalSeconds:0.00} s, {ResultText.Bytes(result.WireBytes)} on the wire, "
+            + $"{result.Rounds.Count} rounds, paused {result.DowntimeMs:0} ms, blackout outside {result.BlackoutMs:0} ms"));
+        return result;
+    }
+
+    /// <summary>The state the daemon of a host has of this guest, or null when it knows none.</summary>
+    internal Guest? On(string host)
+    {
+        try
+        {
+            return _daemons[host].GetGuest(new GuestRequest { Name = Name });
+        }
+        catch (RpcException e) when (e.StatusCode == StatusCode.NotFound)
+        {
+            return null;
+        }
+    }
+
+    /// <summary>Checks that the guest runs on exactly the host it should.</summary>
+    internal void ExpectRunningOnlyOn(string host)
+    {
+        foreach (string each in Network.LabNetwork.Hosts)
+        {
+            bool runs = On(each) is { State: GuestState.Running };
+            _run.Expect(runs == (each == host), $"{Name} {(runs ? "runs" : "does not run")} on host {each}");
+        }
+    }
+
+    private static T Call<T>(Func<T> call)
+    {
+        try
+        {
+            return call();
+        }
+        catch (RpcException e)
+        {
+            throw new LabException($"The daemon refused: {e.Status.Detail}", e);
+        }
+    }
+
+    private async Task<Api.V1.Migration> Watch(
+        Control.ControlClient source, Api.V1.Migration state, Action<Api.V1.Migration>? meanwhile)
+    {
+        int round = -1;
+        MigrationPhase phase = MigrationPhase.Preparing;
+        try
+        {
+            using AsyncServerStreamingCall<Api.V1.Migration> call =
+                source.WatchMigration(new MigrationRequest { Id = state.Id }, cancellationToken: _run.Stopped);
+            while (await call.ResponseStream.MoveNext(_run.Stopped))
+            {
+                state = call.ResponseStream.Current;
+                bool news = state.Rounds.Count != round || state.Phase != phase;
+                round = state.Rounds.Count;
+                phase = state.Phase;
+                _run.Display.Progress(Describe(state), news);
+                meanwhile?.Invoke(state);
+            }
+        }
+        catch (RpcException e) when (e.StatusCode == StatusCode.Cancelled && _run.Stopped.IsCancellationRequested)
+        {
+            throw new OperationCanceledException(_run.Stopped);
+        }
+
+        return Call(() => source.GetMigration(new MigrationRequest { Id = state.Id }));
+    }
+
+    private static string Describe(Api.V1.Migration state)
+    {
+        Progress p = state.Progress ?? new Progress();
+        string left = p.SecondsLeft >= 0
+            ? string.Create(CultureInfo.InvariantCulture, $", {p.SecondsLeft:0.0} s left") : "";
+        ulong saved = state.SavedBytes.Values.Aggregate(0UL, (sum, each) => sum + each);
+        string verdict = p.Verdict.Length > 0 ? $"  ({p.Verdict})" : "";
+        return string.Create(
+            CultureInfo.InvariantCulture,
+            $"  {state.Phase.ToString().ToLowerInvariant(),-10} {p.Fraction * 100,3:0}%  round {state.Rounds.Count}  "
+            + $"sent {ResultText.Bytes((long)p.SentBytes)}, saved {ResultText.Bytes((long)saved)}, "
+            + $"dirty {ResultText.Bytes((long)p.DirtyBytesPerSecond)}/s, pause now {p.ExpectedDowntimeMs} ms"
+            + $"{left}{verdict}");
+    }
+
+    private static string OutcomeText(MigrationOutcome outcome) => outcome switch
+    {
+        MigrationOutcome.Completed => "completed",
+        MigrationOutcome.Failed => "failed",
+        MigrationOutcome.Cancelled => "cancelled",
+        MigrationOutcome.NotConverged => "not converged",
+        MigrationOutcome.Unsettled => "unsettled",
+        _ => "pending",
+    };
+
+    /// <summary>How far the guest's writer had come at an instant.</summary>
+    private readonly record struct Pace(long Pages, DateTime At)
+    {
+        internal static Pace Take(AgentControl agent) => new(agent.PagesWritten(), DateTime.UtcNow);
+
+        internal double Since(Pace earlier) => Math.Round((Pages - earlier.Pages) / (At - earlier.At).TotalSeconds);
+    }
+}

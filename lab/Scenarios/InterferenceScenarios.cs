@@ -1,0 +1,106 @@
+using Godwit.Api.V1;
+using Godwit.Lab.Daemons;
+using Godwit.Lab.Network;
+using Godwit.Lab.Outside;
+using Godwit.Lab.Qemu;
+
+namespace Godwit.Lab.Scenarios;
+
+/// <summary>Moves that must not succeed: the guest has to go on at its source as if nothing had been.</summary>
+internal static class InterferenceScenarios
+{
+    internal static IEnumerable<Scenario> All { get; } =
+    [
+        new("cancel", "The move is cancelled half way; the guest runs on at full speed, and can still move later", Cancel),
+        new("stall", "The guest writes faster than the link carries: the move gives up in good order", Stall),
+        new("cut", "The link breaks in the middle of the move; the guest runs on at its source", Cut, NeedsRelay: true),
+    ];
+
+    private static void Cancel(ScenarioRun run)
+    {
+        (LabDaemons daemons, LabGuest guest, OutsideClient client) = Begin(run, "set pattern=text rate=8M size=32M");
+        DateTime start = DateTime.UtcNow;
+        long written = guest.Agent.PagesWritten();
+        // Slow enough that half way lasts.
+        MigrationPolicy slow = new() { BandwidthBitsPerSecond = 100_000_000 };
+        bool asked = false;
+        MoveResult stopped = guest.Move("b", client, slow, state =>
+        {
+            if (!asked && state.Phase == MigrationPhase.Copying && state.Progress?.SentBytes > 4 << 20)
+            {
+                asked = true;
+                daemons["a"].CancelMigration(new MigrationRequest { Id = state.Id });
+            }
+        });
+        run.Expect(stopped.Outcome == "cancelled", $"the cancelled move ended as \"{stopped.Outcome}\": {stopped.Error}");
+        ExpectUntouched(run, guest, stopped);
+        MoveResult move = guest.Move("b", client, new MigrationPolicy());
+        run.Expect(move.Outcome == "completed", $"the move after the cancelled one: \"{move.Outcome}\": {move.Error}");
+        End(run, guest, client, start, written);
+    }
+
+    private static void Stall(ScenarioRun run)
+    {
+        (_, LabGuest guest, OutsideClient client) = Begin(run, "set pattern=incompressible rate=0 size=128M");
+        DateTime start = DateTime.UtcNow;
+        long written = guest.Agent.PagesWritten();
+        // A twentieth of the default link: an emulated CPU cannot outrun a gigabit with certainty.
+        MigrationPolicy policy = new()
+        {
+            BandwidthBitsPerSecond = 100_000_000, OnStall = OnStall.Abort, TimeoutSeconds = 60, MaxRounds = 8,
+        };
+        MoveResult move = guest.Move("b", client, policy);
+        run.Expect(move.Outcome == "not converged", $"the hopeless move ended as \"{move.Outcome}\": {move.Error}");
+        guest.Agent.Ask("set rate=8M");
+        ExpectUntouched(run, guest, move with { GuestPagesPerSecond = null });
+        End(run, guest, client, start, written);
+    }
+
+    private static void Cut(ScenarioRun run)
+    {
+        (_, LabGuest guest, OutsideClient client) = Begin(run, "set pattern=text rate=8M size=32M");
+        DateTime start = DateTime.UtcNow;
+        long written = guest.Agent.PagesWritten();
+        bool cut = false;
+        // The cable of b, so that the client still reaches the guest on a.
+        MoveResult move = guest.Move("b", client, new MigrationPolicy { BandwidthBitsPerSecond = 100_000_000 }, state =>
+        {
+            if (!cut && state.Phase == MigrationPhase.Copying && state.Progress?.SentBytes > 4 << 20)
+            {
+                cut = true;
+                Relay.Order("b", "cut");
+            }
+        });
+        Relay.Order("b", "mend");
+        run.Expect(move.Outcome == "failed", $"the move over a cut link ended as \"{move.Outcome}\"");
+        run.Expect(move.Error is not null, "the failed move does not say why");
+        ExpectUntouched(run, guest, move);
+        End(run, guest, client, start, written);
+    }
+
+    private static (LabDaemons Daemons, LabGuest Guest, OutsideClient Client) Begin(ScenarioRun run, string load)
+    {
+        LabDaemons daemons = run.Own(LabDaemons.Start());
+        LabGuest guest = LabGuest.Boot(run, daemons, new GuestShape(1, 256, 1), MemoryBacking.Shared);
+        guest.Agent.Ask(load);
+        return (daemons, guest, run.Own(OutsideClient.Start(guest.Shape.Address)));
+    }
+
+    private static void ExpectUntouched(ScenarioRun run, LabGuest guest, MoveResult move)
+    {
+        guest.ExpectRunningOnlyOn("a");
+        if (move.GuestPagesPerSecond is { } pace)
+        {
+            run.Expect(
+                pace.After >= 0.7 * pace.Before,
+                $"the guest is slower than before: {pace.Before:0} pages/s, now {pace.After:0}");
+        }
+    }
+
+    private static void End(ScenarioRun run, LabGuest guest, OutsideClient client, DateTime start, long written)
+    {
+        client.Finish();
+        run.Judge(client.Report(start, DateTime.UtcNow));
+        run.Verify(guest.Agent, written);
+    }
+}
