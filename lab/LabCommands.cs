@@ -172,7 +172,7 @@ internal static class LabCommands
             {
                 foreach (Scenario scenario in Scenario.All)
                 {
-                    Console.WriteLine($"{scenario.Name,-16}{scenario.Summary}");
+                    Console.WriteLine($"{scenario.Name,-20}{scenario.Summary}");
                 }
 
                 return parsed.GetValue(list) ? 0 : 2;

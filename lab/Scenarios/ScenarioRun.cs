@@ -36,10 +36,18 @@ internal sealed class ScenarioRun : IDisposable
     /// <summary>Ends when the user stops the run.</summary>
     internal CancellationToken Stopped => _stopped.Token;
 
-    /// <summary>Prepares the machine, brings a fresh lab up, plays, judges, takes it down; the exit status.</summary>
+    /// <summary>Plays a scenario and prints its result; the exit status.</summary>
     internal static int Execute(Scenario scenario, LinkShape shape, bool json)
     {
-        Display display = new(json);
+        LabResult result = Perform(scenario, shape, new Display(json), out bool interrupted);
+        Console.WriteLine(json ? result.ToJson() : ResultText.Write(result));
+        return interrupted ? 130 : result.Failures.Count == 0 ? 0 : 1;
+    }
+
+    /// <summary>Prepares the machine, brings a fresh lab up, plays, judges, takes the lab down.</summary>
+    /// <exception cref="LabException">The lab itself could not be had.</exception>
+    internal static LabResult Perform(Scenario scenario, LinkShape shape, Display display, out bool interrupted)
+    {
         Machine.Prepare(display.Line);
         using IDisposable hold = LabSession.Hold();
         GuestImage image = GuestImage.Obtain(display.Line);
@@ -64,9 +72,8 @@ internal sealed class ScenarioRun : IDisposable
             LabSession.Down();
         }
 
-        LabResult result = run.Result();
-        Console.WriteLine(json ? result.ToJson() : ResultText.Write(result));
-        return run.Stopped.IsCancellationRequested ? 130 : result.Failures.Count == 0 ? 0 : 1;
+        interrupted = run.Stopped.IsCancellationRequested;
+        return run.Result();
     }
 
     /// <summary>Hands something over that is to be disposed of when the run ends, last first.</summary>
@@ -167,6 +174,11 @@ internal sealed class ScenarioRun : IDisposable
             {
                 File.Copy(path, Path.Combine(folder, Path.GetFileName(path)), overwrite: true);
             }
+        }
+
+        foreach (string old in Directory.EnumerateDirectories(Path.GetDirectoryName(folder)!).OrderDescending().Skip(10))
+        {
+            Directory.Delete(old, recursive: true);
         }
 
         Display.Line($"  logs are kept in {folder}");

@@ -201,21 +201,23 @@ static void verify_region(struct verdict *v, const struct region *r, const char 
     const struct page *(*read)(uint64_t))
 {
     uint64_t previous = 0;
+    int linked = 0; /* the page before is right, so this one's link can be judged by it and no second page is blamed */
     for (uint64_t i = 0; i < r->count; i++) {
         const struct page *p = read(i);
         uint64_t lap = i < r->cursor ? r->lap : r->lap - 1;
         const char *why = judge(p, i, lap);
         /* The oldest page's predecessor has been overwritten since, and page 0's is checked after the loop. */
-        if (!why && i > 0 && i != r->cursor && p->chain != mix(previous ^ mix(i ^ mix(lap ^ p->pattern)))) {
+        if (!why && linked && i != r->cursor && p->chain != mix(previous ^ mix(i ^ mix(lap ^ p->pattern)))) {
             why = "broken chain";
         }
         if (!why && i == (r->cursor ? r->cursor : r->count) - 1 && p->chain != r->chain) { why = "broken chain"; }
         if (why) { blame(v, where, p, i, lap, why); }
         previous = p->chain;
+        linked = !why;
         v->checked++;
     }
     const struct page *first = read(0);
-    if (r->cursor != 0 && v->wrong == 0 && r->lap > 1) {
+    if (r->cursor != 0 && v->wrong == 0) {
         uint64_t link = mix(previous ^ mix(0 ^ mix(r->lap ^ first->pattern)));
         if (first->chain != link) { blame(v, where, first, 0, r->lap, "broken chain"); }
     }
