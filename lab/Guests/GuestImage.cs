@@ -1,6 +1,5 @@
 using System.Security.Cryptography;
 using System.Text;
-using System.Text.RegularExpressions;
 
 namespace Godwit.Lab.Guests;
 
@@ -45,6 +44,7 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
             {
                 Build(work);
                 Directory.Move(work, folder);
+                Forget(folder);
             }
             catch (IOException) when (Directory.Exists(folder))
             {
@@ -63,52 +63,28 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
             Path.Combine(folder, "vmlinuz"), Path.Combine(folder, "initramfs"), Path.Combine(folder, "disk.raw"), folder);
     }
 
+    /// <summary>Removes what older recipes left, but for a few that another checkout may be using.</summary>
+    private static void Forget(string newest)
+    {
+        foreach (string old in Directory.EnumerateDirectories(LabDirectory.Cache)
+            .Where(path => path != newest && !Path.GetFileName(path).StartsWith('.'))
+            .OrderByDescending(Directory.GetCreationTimeUtc).Skip(3))
+        {
+            Directory.Delete(old, recursive: true);
+        }
+    }
+
     private static void Build(string work)
     {
-        string kernel = Fetch(work, "kernel", [KernelDependency()]);
-        string disk = Fetch(work, "disk", _diskPackages);
+        string kernel = Path.Combine(work, "kernel");
+        string disk = Path.Combine(work, "disk");
+        AptPackages.Unpack(kernel, AptPackages.DependencyOf(KernelPackage, @"linux-image-\S+"));
+        AptPackages.Unpack(disk, _diskPackages);
         File.Move(Directory.EnumerateFiles(Path.Combine(kernel, "boot"), "vmlinuz-*").Single(), Path.Combine(work, "vmlinuz"));
         BuildInitramfs(work, kernel);
         BuildDisk(work, disk);
         Directory.Delete(kernel, recursive: true);
         Directory.Delete(disk, recursive: true);
-    }
-
-    private static string KernelDependency()
-    {
-        string depends = Tool.Run("apt-cache", "depends", KernelPackage);
-        Match match = Regex.Match(depends, @"Depends: (linux-image-\S+)");
-        return match.Success
-            ? match.Groups[1].Value
-            : throw new LabException($"apt knows no {KernelPackage}; run apt-get update and see that the release's main is in its sources.");
-    }
-
-    /// <summary>Downloads packages and unpacks them side by side, without installing anything on this machine.</summary>
-    private static string Fetch(string work, string name, string[] packages)
-    {
-        string downloads = Path.Combine(work, name + ".debs");
-        string root = Path.Combine(work, name);
-        Directory.CreateDirectory(downloads);
-        Directory.CreateDirectory(root);
-        string[] arguments = ["-o", "APT::Sandbox::User=root", "-q", "download", .. packages];
-        try
-        {
-            Tool.Run("apt-get", arguments, downloads, TimeSpan.FromMinutes(5), null);
-        }
-        catch (LabException)
-        {
-            // Lists older than the mirror name packages that it no longer has.
-            Tool.Run("apt-get", ["update", "-q"], null, TimeSpan.FromMinutes(5), null);
-            Tool.Run("apt-get", arguments, downloads, TimeSpan.FromMinutes(5), null);
-        }
-
-        foreach (string package in Directory.EnumerateFiles(downloads, "*.deb"))
-        {
-            Tool.Run("dpkg-deb", "-x", package, root);
-        }
-
-        Directory.Delete(downloads, recursive: true);
-        return root;
     }
 
     private static void BuildInitramfs(string work, string kernel)

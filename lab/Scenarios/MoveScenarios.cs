@@ -23,13 +23,18 @@ internal static class MoveScenarios
             Play(run, TextWriter, ["b"], backing: MemoryBacking.Private)),
         new("adaptive", "The adaptive rate limit of Clark et al. instead of full speed", run =>
             Play(run, TextWriter, ["b"], new MigrationPolicy { Pacing = Pacing.Adaptive })),
+        new("qemu72", "The same with QEMU 7.2, which knows no switchover-ack", run =>
+            Play(run, TextWriter, ["b"], daemonSettings: new Dictionary<string, string>
+            {
+                ["qemu"] = OlderQemu.Obtain(run.Display.Line),
+            })),
     ];
 
     private static void Play(
         ScenarioRun run, string load, string[] hosts, MigrationPolicy? policy = null,
-        MemoryBacking backing = MemoryBacking.Shared)
+        MemoryBacking backing = MemoryBacking.Shared, IReadOnlyDictionary<string, string>? daemonSettings = null)
     {
-        LabDaemons daemons = run.Own(LabDaemons.Start());
+        LabDaemons daemons = run.Own(LabDaemons.Start(daemonSettings));
         LabGuest guest = LabGuest.Boot(run, daemons, new GuestShape(1, 256, 1), backing);
         guest.Agent.Ask("files");
         guest.Agent.Ask(load);

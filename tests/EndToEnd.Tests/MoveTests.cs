@@ -29,6 +29,7 @@ public class MoveTests
     [InlineData("incompressible")]
     [InlineData("carried")]
     [InlineData("adaptive")]
+    [InlineData("qemu72")]
     [InlineData("redis")]
     [InlineData("cancel")]
     [InlineData("stall")]
