@@ -18,7 +18,7 @@ internal static class LabCommands
         RootCommand root = new(
             "Two hosts, a switch and an outside client in network namespaces of this machine, with real guests.")
         {
-            Up(), Down(), Status(), Exec(), Link(), RunScenario(), RelayProcess(),
+            Prepare(), Up(), Down(), Status(), Exec(), Link(), RunScenario(), RelayProcess(),
         };
         try
         {
@@ -49,6 +49,13 @@ internal static class LabCommands
 
     private static LinkShape ShapeOf(ParseResult parsed, Option<string> link, Option<string> delay) =>
         new(LinkShape.ParseRate(parsed.GetValue(link)!), LinkShape.ParseDelay(parsed.GetValue(delay)!));
+
+    private static Command Prepare()
+    {
+        Command command = new("prepare", "Install from apt what the lab needs and this machine lacks; nothing else.");
+        command.SetAction(_ => Machine.Prepare(Say));
+        return command;
+    }
 
     private static Command Up()
     {

@@ -43,6 +43,7 @@ public enum LaneWork
 public sealed partial class SourceEngine : IQemuStreamSink
 {
     private const int ShortSectionPages = 64;
+    private const int ListedSectionPages = 1024;
     private const int PingEveryMilliseconds = 200;
     private static readonly TimeSpan LinkSilenceMax = TimeSpan.FromSeconds(15);
 
@@ -64,6 +65,8 @@ public sealed partial class SourceEngine : IQemuStreamSink
     private long _pingNumber;
     private readonly Dictionary<long, TimeSpan> _pings = [];
     private bool _cancelRequested;
+    private int _lastSectionPages;
+    private long _pagesSinceCaughtUp;
 
     public SourceEngine(SourceEngineOptions options, TimeSpan now)
     {
@@ -96,12 +99,20 @@ public sealed partial class SourceEngine : IQemuStreamSink
     }
 
     /// <summary>
-    /// The feed has been read at least as far as it reached when it was opened, to the end of a section: what QEMU
-    /// knew at that moment, we know now.
+    /// The feed has been read at least as far as it reached when it was opened: what QEMU knew at that moment, we know
+    /// now, unless it is still in the middle of a long list.
     /// </summary>
     public void FeedCaughtUp(TimeSpan now)
     {
         _now = now;
+        // QEMU ends a section after 50 ms whatever is left. Only a short one says that nothing is; a guest that dirties
+        // pages faster than QEMU lists them never gives one, and then twice its memory has to be enough.
+        if (_lastSectionPages > ListedSectionPages && _pagesSinceCaughtUp < 2 * (_queue?.TotalPages ?? 0))
+        {
+            return;
+        }
+
+        _pagesSinceCaughtUp = 0;
         _lastCaughtUp = now;
         _caughtUp = true;
         Step();
@@ -370,6 +381,8 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
     void IQemuStreamSink.SectionEnd(bool final, int pages)
     {
+        _lastSectionPages = pages;
+        _pagesSinceCaughtUp += pages;
         if (final)
         {
             _feedEnded = true;

@@ -1,0 +1,147 @@
+using Godwit.Migration.Wire;
+
+namespace Godwit.Migration.Tests;
+
+public class SourceEngineTests
+{
+    private static readonly TimeSpan Long = TimeSpan.FromMinutes(5);
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void An_idle_guest_moves_and_each_page_crosses_once(bool mapped)
+    {
+        var rig = new SourceRig(mapped: mapped);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.True(rig.Confirmed);
+        Assert.Equal(4096, end.Rounds.Sum(r => r.Pages));
+        Assert.Equal(1, end.Fraction);
+    }
+
+    [Fact]
+    public void A_writing_guest_arrives_with_its_newest_pages()
+    {
+        var rig = new SourceRig(dirtyPagesPerSecond: 3000, dirtyRange: 900);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.Equal(rig.Pages, rig.Destination.AsSpan(0, rig.Pages.Length).ToArray());
+        Assert.True(end.Rounds.Count >= 2, "more than one round");
+        Assert.True(end.Rounds.All(r => r.Duration >= TimeSpan.Zero && r.WireBytes >= 0));
+    }
+
+    [Fact]
+    public void The_pause_stays_within_the_budget()
+    {
+        var policy = new MigrationPolicy { DowntimeMax = TimeSpan.FromMilliseconds(100) };
+        var rig = new SourceRig(policy, dirtyPagesPerSecond: 12_000, dirtyRange: 2000);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.InRange(rig.PausedFor.TotalMilliseconds, 0, 100);
+    }
+
+    [Fact]
+    public void A_guest_that_outruns_the_link_is_not_paused_but_given_up()
+    {
+        var rig = new SourceRig(dirtyPagesPerSecond: 60_000, dirtyRange: 4096, linkBytesPerSecond: 20e6);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal(MigrationOutcome.NotConverged, end.Outcome);
+        Assert.Equal("not-converged", end.ErrorCode);
+        Assert.Contains("web1 runs on a", end.Error, StringComparison.Ordinal);
+        Assert.Equal(TimeSpan.Zero, rig.PausedFor);
+        Assert.True(rig.Abandoned);
+    }
+
+    [Fact]
+    public void A_user_who_accepts_any_pause_gets_one()
+    {
+        var policy = new MigrationPolicy { OnStall = OnStall.Pause };
+        var rig = new SourceRig(policy, dirtyPagesPerSecond: 60_000, dirtyRange: 4096, linkBytesPerSecond: 20e6);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.True(rig.PausedFor > policy.DowntimeMax, $"paused for {rig.PausedFor}");
+        Assert.Equal(rig.Pages, rig.Destination.AsSpan(0, rig.Pages.Length).ToArray());
+    }
+
+    [Theory]
+    [InlineData(5)]
+    [InlineData(50)]
+    [InlineData(150)]
+    public void A_cancel_before_the_commit_leaves_the_guest_where_it_was(int milliseconds)
+    {
+        var rig = new SourceRig();
+        rig.Run(TimeSpan.FromMilliseconds(milliseconds));
+        Assert.True(rig.Engine.Cancel(rig.Now));
+        MigrationSnapshot end = rig.Run(TimeSpan.FromSeconds(1));
+        Assert.Equal(MigrationOutcome.Cancelled, end.Outcome);
+        Assert.True(rig.GuestRuns);
+        Assert.True(rig.Abandoned);
+        Assert.False(rig.Confirmed);
+    }
+
+    [Fact]
+    public void A_cancel_after_the_commit_is_too_late()
+    {
+        var rig = new SourceRig();
+        rig.Run(Long);
+        Assert.False(rig.Engine.Cancel(rig.Now));
+    }
+
+    [Fact]
+    public void A_link_that_dies_in_the_pause_gives_the_guest_back_to_the_source()
+    {
+        var rig = new SourceRig(dirtyPagesPerSecond: 2000);
+        MigrationSnapshot end = rig.Run(Long, r => r.LinkDead |= !r.GuestRuns);
+        Assert.NotEqual(MigrationOutcome.Completed, end.Outcome);
+        Assert.NotEqual(MigrationOutcome.Unsettled, end.Outcome);
+        Assert.True(rig.Abandoned);
+        Assert.InRange(rig.PausedFor.TotalSeconds, 0, 2);
+    }
+
+    [Fact]
+    public void A_bandwidth_cap_holds()
+    {
+        var policy = new MigrationPolicy { BandwidthBitsPerSecond = 80_000_000 };
+        var rig = new SourceRig(policy);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        double seconds = end.Elapsed.TotalSeconds;
+        Assert.InRange(end.WireBytes * 8 / seconds, 70e6, 82e6);
+    }
+
+    [Fact]
+    public void Adaptive_pacing_begins_slow_and_follows_the_dirty_rate()
+    {
+        var policy = new MigrationPolicy { Pacing = Pacing.Adaptive };
+        var rig = new SourceRig(policy, dirtyPagesPerSecond: 2000, dirtyRange: 1500);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.Equal(100_000_000, end.Rounds[0].RateBitsPerSecond);
+        double fullSpeed = new SourceRig(dirtyPagesPerSecond: 2000, dirtyRange: 1500).Run(Long).Elapsed.TotalSeconds;
+        Assert.True(end.Elapsed.TotalSeconds > fullSpeed, "the minimum rate of the first round costs time");
+    }
+
+    [Fact]
+    public void Progress_never_runs_backwards()
+    {
+        var rig = new SourceRig(dirtyPagesPerSecond: 15_000, dirtyRange: 3000, linkBytesPerSecond: 80e6);
+        double last = 0;
+        MigrationPhase phase = MigrationPhase.Preparing;
+        rig.Run(Long, r =>
+        {
+            MigrationSnapshot s = r.Engine.Snapshot(r.Now);
+            Assert.True(s.Fraction >= last, $"{s.Fraction} after {last}");
+            Assert.True(s.Phase >= phase);
+            (last, phase) = (s.Fraction, s.Phase);
+        });
+    }
+
+    [Fact]
+    public void A_destination_that_acknowledges_too_much_is_not_believed()
+    {
+        var rig = new SourceRig();
+        rig.Run(TimeSpan.FromMilliseconds(20));
+        Assert.Throws<Godwit.Pages.StreamFormatException>(
+            () => rig.Engine.Receive(new ControlMessage.Received(long.MaxValue), rig.Now));
+    }
+}

@@ -1,0 +1,296 @@
+using System.Buffers;
+using System.Buffers.Binary;
+using System.Text;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Migration.Tests;
+
+/// <summary>
+/// A source engine in virtual time, with a model QEMU that holds a dirty bitmap and a destination at the end of a link
+/// of a fixed rate. One call of <see cref="Run"/> steps them all in slices of a millisecond.
+/// </summary>
+internal sealed class SourceRig
+{
+    private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(1);
+    private readonly Queue<(TimeSpan At, long Bytes)> _onTheWire = new();
+    private readonly TakenPages _taken = new();
+    private readonly bool[] _lanesDone;
+    private readonly int _pages;
+    private readonly SortedSet<long> _qemuDirty = [];
+    private readonly double _linkBytesPerSecond;
+    private double _linkFreeAt;
+    private long _received;
+    private bool _released;
+    private bool _ended;
+    private bool _placedSent;
+    private double _writes;
+    private long _writeCursor;
+
+    public SourceRig(
+        MigrationPolicy? policy = null, int pages = 4096, double linkBytesPerSecond = 100e6, double dirtyPagesPerSecond = 0,
+        int dirtyRange = 4096, bool holds = true, bool mapped = true)
+    {
+        Pages = new byte[pages];
+        _pages = pages;
+        _linkBytesPerSecond = linkBytesPerSecond;
+        DirtyPagesPerSecond = dirtyPagesPerSecond;
+        DirtyRange = Math.Min(dirtyRange, pages);
+        Lanes = 2;
+        _lanesDone = new bool[Lanes];
+        Engine = new SourceEngine(
+            new SourceEngineOptions
+            {
+                Guest = "web1",
+                From = "a",
+                To = "b",
+                Policy = policy ?? new MigrationPolicy(),
+                Lanes = Lanes,
+                HoldsSwitchover = holds,
+                IsMapped = _ => mapped,
+            },
+            TimeSpan.Zero);
+        for (int i = 0; i < pages; i++)
+        {
+            _qemuDirty.Add(i);
+        }
+    }
+
+    public SourceEngine Engine { get; }
+    public int Lanes { get; }
+    public TimeSpan Now { get; private set; }
+    public double DirtyPagesPerSecond { get; set; }
+    public int DirtyRange { get; }
+    public bool LinkDead { get; set; }
+
+    /// <summary>Version of each page: grows with every write of the guest.</summary>
+    public byte[] Pages { get; }
+
+    /// <summary>Version of each page that the destination has.</summary>
+    public byte[] Destination { get; } = new byte[1 << 16];
+
+    public List<Effect> Effects { get; } = [];
+    public bool GuestRuns { get; private set; } = true;
+    public bool Confirmed { get; private set; }
+    public bool Abandoned { get; private set; }
+    public long MostPagesTakenAtOnce { get; private set; }
+    public TimeSpan PausedFor { get; private set; }
+
+    /// <summary>Steps until the engine ends or the virtual time is up.</summary>
+    public MigrationSnapshot Run(TimeSpan atMost, Action<SourceRig>? each = null)
+    {
+        if (Now == TimeSpan.Zero)
+        {
+            Feed(Prologue());
+        }
+
+        TimeSpan end = Now + atMost;
+        while (Now < end && Engine.Phase != MigrationPhase.Ended)
+        {
+            Now += Slice;
+            GuestWrites();
+            Qemu();
+            ServeLanes();
+            Deliver();
+            Engine.Tick(Now);
+            Perform();
+            each?.Invoke(this);
+            PausedFor += GuestRuns ? TimeSpan.Zero : Slice;
+        }
+
+        Perform();
+        return Engine.Snapshot(Now);
+    }
+
+    private void GuestWrites()
+    {
+        if (!GuestRuns)
+        {
+            return;
+        }
+
+        for (_writes += DirtyPagesPerSecond * Slice.TotalSeconds; _writes >= 1; _writes--)
+        {
+            long page = _writeCursor++ % DirtyRange;
+            Pages[page]++;
+            _qemuDirty.Add(page);
+        }
+    }
+
+    // QEMU writes everything dirty as one section whenever the engine reads; a real one stops at 50 ms of it.
+    private void Qemu()
+    {
+        if (_ended || !Engine.FeedOpen)
+        {
+            return;
+        }
+
+        if (_released && GuestRuns)
+        {
+            GuestRuns = false;
+            Engine.GuestStopped(Now, Now);
+        }
+
+        long[] pages = [.. _qemuDirty];
+        foreach (long page in pages)
+        {
+            _qemuDirty.Remove(page);
+        }
+
+        bool final = !GuestRuns;
+        Feed(Section(pages, final));
+        if (final)
+        {
+            _ended = true;
+            Feed([0x04, 1, 2, 3]);
+        }
+        else
+        {
+            Engine.FeedCaughtUp(Now);
+        }
+    }
+
+    private void ServeLanes()
+    {
+        for (int lane = 0; lane < Lanes; lane++)
+        {
+            for (int i = 0; i < 64; i++)
+            {
+                LaneWork work = Engine.Take(lane, _taken, Now, out _);
+                if (work == LaneWork.Barrier)
+                {
+                    _lanesDone[lane] = true;
+                }
+
+                if (work != LaneWork.Batch)
+                {
+                    break;
+                }
+
+                for (int p = 0; p < _taken.Count; p++)
+                {
+                    Destination[_taken[p].Value] = Pages[_taken[p].Value];
+                }
+
+                MostPagesTakenAtOnce = Math.Max(MostPagesTakenAtOnce, _taken.Count);
+                long bytes = 8 + 19 + ((long)_taken.Contents * Page.Size);
+                Engine.Sent(_taken.Count, _taken.Count - _taken.Contents, bytes, Now);
+                _linkFreeAt = Math.Max(_linkFreeAt, Now.TotalSeconds) + (bytes / _linkBytesPerSecond);
+                _onTheWire.Enqueue((TimeSpan.FromSeconds(_linkFreeAt), bytes));
+            }
+        }
+    }
+
+    private void Deliver()
+    {
+        if (LinkDead)
+        {
+            return;
+        }
+
+        long before = _received;
+        while (_onTheWire.TryPeek(out (TimeSpan At, long Bytes) frame) && frame.At <= Now)
+        {
+            _onTheWire.Dequeue();
+            _received += frame.Bytes;
+        }
+
+        if (_received != before)
+        {
+            Engine.Receive(new ControlMessage.Received(_received), Now);
+        }
+
+        if (_lanesDone.All(d => d) && _onTheWire.Count == 0 && !_placedSent && Engine.Phase == MigrationPhase.Switchover)
+        {
+            _placedSent = true;
+            Engine.Receive(new ControlMessage.PagesPlaced(), Now);
+            Engine.Receive(new ControlMessage.Loaded(TimeSpan.FromMilliseconds(1), TimeSpan.FromMilliseconds(2)), Now);
+        }
+    }
+
+    private void Perform()
+    {
+        while (Engine.TryTakeEffect(out Effect effect))
+        {
+            Effects.Add(effect);
+            switch (effect)
+            {
+                case Effect.ReleaseSwitchover:
+                    _released = true;
+                    break;
+                case Effect.Send { Message: ControlMessage.Ping ping } when !LinkDead:
+                    Engine.Receive(new ControlMessage.Pong(ping.Number), Now);
+                    break;
+                case Effect.RecordCommit:
+                    Engine.CommitRecorded(Now);
+                    break;
+                case Effect.Send { Message: ControlMessage.Commit } when !LinkDead:
+                    Engine.Receive(new ControlMessage.Running(default, default, default), Now);
+                    break;
+                case Effect.ConfirmToQemu:
+                    Confirmed = true;
+                    break;
+                case Effect.AbandonQemu:
+                    Abandoned = true;
+                    GuestRuns = true;
+                    break;
+            }
+        }
+    }
+
+    private void Feed(byte[] bytes) => Engine.Feed(bytes, Now);
+
+    private byte[] Prologue()
+    {
+        var b = new ArrayBufferWriter<byte>();
+        Put32(b, 0x5145564D);
+        Put32(b, 3);
+        b.Write("\a"u8);
+        Put32(b, 11);
+        b.Write("pc-q35-10.0"u8);
+        b.Write((ReadOnlySpan<byte>)[1]);
+        Put32(b, 1);
+        b.Write("\u0003ram"u8);
+        Put32(b, 0);
+        Put32(b, 4);
+        Put64(b, ((ulong)_pages * Page.Size) | 4);
+        b.Write("\u0006pc.ram"u8);
+        Put64(b, (ulong)_pages * Page.Size);
+        Put64(b, 0x10);
+        b.Write((ReadOnlySpan<byte>)[0x7E]);
+        Put32(b, 1);
+        return b.WrittenSpan.ToArray();
+    }
+
+    private static byte[] Section(long[] pages, bool final)
+    {
+        var b = new ArrayBufferWriter<byte>();
+        b.Write((ReadOnlySpan<byte>)[(byte)(final ? 3 : 2)]);
+        Put32(b, 1);
+        byte[] content = new byte[Page.Size];
+        content[7] = 1;
+        foreach (long page in pages)
+        {
+            Put64(b, ((ulong)page * Page.Size) | 8);
+            b.Write("\u0006pc.ram"u8);
+            b.Write(content);
+        }
+
+        Put64(b, 0x10);
+        b.Write((ReadOnlySpan<byte>)[0x7E]);
+        Put32(b, 1);
+        return b.WrittenSpan.ToArray();
+    }
+
+    private static void Put32(ArrayBufferWriter<byte> b, uint value)
+    {
+        BinaryPrimitives.WriteUInt32BigEndian(b.GetSpan(4), value);
+        b.Advance(4);
+    }
+
+    private static void Put64(ArrayBufferWriter<byte> b, ulong value)
+    {
+        BinaryPrimitives.WriteUInt64BigEndian(b.GetSpan(8), value);
+        b.Advance(8);
+    }
+}
