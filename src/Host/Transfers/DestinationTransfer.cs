@@ -79,7 +79,8 @@ public sealed partial class DestinationTransfer(
             await _attached.Task.WaitAsync(shutdown);
             await _ended.Task;
         }
-        catch (Exception e) when (e is QmpException or IOException or SocketException or OperationCanceledException)
+        catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException
+            or OperationCanceledException)
         {
             Enter(now => _engine.QemuFailed(e.Message, now));
             await _ended.Task;
@@ -353,7 +354,7 @@ public sealed partial class DestinationTransfer(
             {
                 await PerformAsync(effect, writer);
             }
-            catch (Exception e) when (e is QmpException or IOException or SocketException or ObjectDisposedException
+            catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException or ObjectDisposedException
                 or TimeoutException or InvalidOperationException)
             {
                 LogEffectFailed(terms.Guest, effect.GetType().Name, e.Message);

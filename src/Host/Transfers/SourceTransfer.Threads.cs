@@ -203,7 +203,7 @@ public sealed partial class SourceTransfer
             {
                 await PerformAsync(effect, writer);
             }
-            catch (Exception e) when (e is QmpException or IOException or SocketException or ObjectDisposedException
+            catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException or ObjectDisposedException
                 or TimeoutException or InvalidOperationException)
             {
                 LogEffectFailed(terms.Guest, effect.GetType().Name, e.Message);
@@ -299,7 +299,7 @@ public sealed partial class SourceTransfer
         {
             await machine.ExecuteAsync("migrate_cancel", null, default);
         }
-        catch (QmpException)
+        catch (Exception e) when (e is QmpException or GodwitException)
         {
             // It has ended by itself meanwhile.
         }

@@ -91,7 +91,8 @@ public sealed partial class SourceTransfer(
             await StartAsync(shutdown);
             await _ended.Task;
         }
-        catch (Exception e) when (e is QmpException or IOException or SocketException or OperationCanceledException)
+        catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException
+            or OperationCanceledException)
         {
             Enter(now => _engine.QemuFailed(e.Message, now));
             await _ended.Task;

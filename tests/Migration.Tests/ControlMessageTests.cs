@@ -1,0 +1,95 @@
+using System.Buffers;
+using CsCheck;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Migration.Tests;
+
+public class ControlMessageTests
+{
+    public static TheoryData<ControlMessage> Messages =>
+    [
+        new ControlMessage.Prologue(new byte[] { 1, 2, 3 }),
+        new ControlMessage.StreamCommand(11, ReadOnlyMemory<byte>.Empty),
+        new ControlMessage.DeviceState(new byte[] { 9 }),
+        new ControlMessage.Received(1L << 40),
+        new ControlMessage.Ping(7),
+        new ControlMessage.Pong(-1),
+        new ControlMessage.PagesPlaced(),
+        new ControlMessage.Loaded(TimeSpan.FromMilliseconds(3), TimeSpan.FromMilliseconds(4)),
+        new ControlMessage.Commit(),
+        new ControlMessage.Running(TimeSpan.FromTicks(1), TimeSpan.FromTicks(2), TimeSpan.FromTicks(3)),
+        new ControlMessage.Abort("link-lost", "b does not answer"),
+    ];
+
+    [Theory]
+    [MemberData(nameof(Messages))]
+    public void Comes_back_as_it_was(ControlMessage message)
+    {
+        (FrameHeader header, byte[] body) = Encode(message);
+        ControlMessage read = ControlMessage.Decode(header.Type, body);
+        Assert.Equal(message.GetType(), read.GetType());
+        Assert.Equal(Encode(message).Body, Encode(read).Body);
+    }
+
+    [Fact]
+    public void Device_state_of_any_length_and_content_comes_back() =>
+        Gen.Byte.Array[0, 5000].Sample(bytes =>
+        {
+            (FrameHeader header, byte[] body) = Encode(new ControlMessage.DeviceState(bytes));
+            var read = (ControlMessage.DeviceState)ControlMessage.Decode(header.Type, body);
+            return read.Bytes.Span.SequenceEqual(bytes);
+        });
+
+    [Fact]
+    public void Hostile_bodies_are_refused_or_read_but_never_hurt() =>
+        Gen.Select(Gen.Byte, Gen.Byte.Array[0, 300]).Sample((type, body) =>
+        {
+            try
+            {
+                ControlMessage.Decode((FrameType)type, body);
+            }
+            catch (StreamFormatException)
+            {
+            }
+        });
+
+    [Fact]
+    public void Device_state_that_claims_to_be_huge_costs_no_memory()
+    {
+        byte[] body = [0xFF, 0xFF, 0xFF, 0x7F, 1, 2, 3];
+        Assert.Throws<StreamFormatException>(() => ControlMessage.Decode(FrameType.DeviceState, body));
+    }
+
+    [Theory]
+    [InlineData(FrameHeader.ControlBodyMax + 1, 0)]
+    [InlineData(-1, 0)]
+    [InlineData(10, 1)]
+    public void A_header_that_states_too_much_is_refused(int length, byte reserved)
+    {
+        byte[] header = new byte[FrameHeader.Size];
+        new FrameHeader(FrameType.Ping, length).Write(header);
+        header[6] = reserved;
+        Assert.Throws<StreamFormatException>(() => FrameHeader.Read(header, FrameHeader.ControlBodyMax));
+    }
+
+    [Fact]
+    public void A_lane_begins_with_version_number_and_ticket()
+    {
+        byte[] ticket = [.. Enumerable.Range(0, LanePreamble.TicketBytes).Select(i => (byte)i)];
+        byte[] preamble = new byte[LanePreamble.Size];
+        LanePreamble.Write(preamble, 1, 2, ticket);
+        (int version, int lane, byte[] read) = LanePreamble.Read(preamble);
+        Assert.Equal((1, 2), (version, lane));
+        Assert.Equal(ticket, read);
+        preamble[0] = (byte)'H';
+        Assert.Throws<StreamFormatException>(() => LanePreamble.Read(preamble));
+    }
+
+    private static (FrameHeader Header, byte[] Body) Encode(ControlMessage message)
+    {
+        var writer = new ArrayBufferWriter<byte>();
+        message.Encode(writer);
+        return (FrameHeader.Read(writer.WrittenSpan, FrameHeader.ControlBodyMax), writer.WrittenSpan[FrameHeader.Size..].ToArray());
+    }
+}

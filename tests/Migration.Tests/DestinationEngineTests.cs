@@ -1,0 +1,113 @@
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Migration.Tests;
+
+public class DestinationEngineTests
+{
+    private static readonly TimeSpan T = TimeSpan.FromSeconds(1);
+
+    [Fact]
+    public void Device_state_waits_for_every_lanes_barrier_and_the_guest_for_the_commit()
+    {
+        DestinationEngine engine = Begun();
+        engine.Receive(new ControlMessage.DeviceState(new byte[] { 4, 1 }), T);
+        engine.LaneBarrier(1, T);
+        Assert.DoesNotContain(Take(engine), e => e is Effect.WriteDeviceState or Effect.WriteEnd);
+
+        engine.LaneBarrier(2, T);
+        List<Effect> effects = Take(engine);
+        int end = effects.FindIndex(e => e is Effect.WriteEnd);
+        int state = effects.FindIndex(e => e is Effect.WriteDeviceState);
+        Assert.True(end >= 0 && state > end, "RAM's last section comes before device state");
+
+        engine.QemuShut(0, T);
+        effects = Take(engine);
+        Assert.Contains(effects, e => e is Effect.Send { Message: ControlMessage.Loaded });
+        Assert.DoesNotContain(effects, e => e is Effect.ResumeGuest);
+
+        engine.Receive(new ControlMessage.Commit(), T);
+        Assert.Contains(Take(engine), e => e is Effect.ResumeGuest);
+        engine.GuestRunning(T, T, default, T);
+        Assert.Equal(MigrationOutcome.Completed, engine.Outcome);
+    }
+
+    [Fact]
+    public void A_commit_before_the_guest_is_loaded_is_out_of_turn()
+    {
+        DestinationEngine engine = Begun();
+        Assert.Throws<StreamFormatException>(() => engine.Receive(new ControlMessage.Commit(), T));
+    }
+
+    [Fact]
+    public void A_link_lost_before_the_commit_means_never_running_here()
+    {
+        DestinationEngine engine = Loaded();
+        engine.LinkLost("cut", T);
+        Assert.Equal(MigrationOutcome.Failed, engine.Outcome);
+        engine.Receive(new ControlMessage.Commit(), T);
+        Assert.DoesNotContain(Take(engine), e => e is Effect.ResumeGuest);
+    }
+
+    [Fact]
+    public void A_link_lost_after_the_commit_does_not_stop_the_resume()
+    {
+        DestinationEngine engine = Loaded();
+        engine.Receive(new ControlMessage.Commit(), T);
+        engine.LinkLost("cut", T);
+        Assert.Contains(Take(engine), e => e is Effect.ResumeGuest);
+        engine.GuestRunning(T, T, default, T);
+        Assert.Equal(MigrationOutcome.Completed, engine.Outcome);
+    }
+
+    [Fact]
+    public void A_guest_that_QEMU_refuses_is_reported_and_never_runs()
+    {
+        DestinationEngine engine = Begun();
+        engine.LaneBarrier(1, T);
+        engine.LaneBarrier(2, T);
+        engine.QemuShut(1, T);
+        Assert.Contains(Take(engine), e => e is Effect.Send { Message: ControlMessage.Abort { Code: "destination-load" } });
+        Assert.Equal(MigrationOutcome.Failed, engine.Outcome);
+    }
+
+    [Fact]
+    public void A_barrier_twice_on_one_lane_is_refused()
+    {
+        DestinationEngine engine = Begun();
+        engine.LaneBarrier(1, T);
+        Assert.Throws<StreamFormatException>(() => engine.LaneBarrier(1, T));
+    }
+
+    private static DestinationEngine Begun()
+    {
+        var engine = new DestinationEngine("web1", "a", 2, TimeSpan.Zero);
+        var rig = new SourceRig(pages: 16);
+        rig.Run(TimeSpan.FromMilliseconds(2));
+        engine.Receive(rig.Effects.OfType<Effect.Send>().Select(s => s.Message).OfType<ControlMessage.Prologue>().Single(), T);
+        Assert.Equal(16 * Page.Size, engine.Blocks!.Single().Length);
+        Take(engine);
+        return engine;
+    }
+
+    private static DestinationEngine Loaded()
+    {
+        DestinationEngine engine = Begun();
+        engine.LaneBarrier(1, T);
+        engine.LaneBarrier(2, T);
+        engine.QemuShut(0, T);
+        Take(engine);
+        return engine;
+    }
+
+    private static List<Effect> Take(DestinationEngine engine)
+    {
+        var effects = new List<Effect>();
+        while (engine.TryTakeEffect(out Effect effect))
+        {
+            effects.Add(effect);
+        }
+
+        return effects;
+    }
+}
