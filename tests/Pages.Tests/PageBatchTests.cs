@@ -1,0 +1,274 @@
+using System.Buffers.Binary;
+using CsCheck;
+
+namespace Godwit.Pages.Tests;
+
+public class PageBatchTests
+{
+    internal static readonly RamBlock[] Blocks =
+    [
+        new(0, "pc.ram", 64L << 20), new(1, "pc.bios", 256 << 10), new(2, "odd", 777 * Page.Size),
+    ];
+
+    private readonly PageBatchBuilder _builder = new();
+    private readonly byte[] _scratch = new byte[PageBatch.RawBytesMax];
+
+    // Goal: decoding gives back what was coded. Method: random pages of a random region in all kinds (zero by name,
+    // zero by content, compressible, random), compressed or not.
+    [Fact]
+    public void Decoding_is_the_inverse_of_encoding()
+    {
+        Gen<(int Block, int Region)> where = Gen.Select(Gen.Int[0, 2], Gen.Int[0, 31]);
+        Gen.Select(where, Gen.Select(Gen.Int[1, 40], Gen.Int[0, 4], Gen.UInt).Array[1, 120], Gen.Bool).Sample(
+            (place, kinds, compress) =>
+            {
+                RamBlock block = Blocks[place.Block];
+                long region = place.Region % Page.RegionsFor(block.PageCount);
+                var builder = new PageBatchBuilder();
+                builder.Begin(block.Index, region);
+                var expected = new List<(long Page, byte[] Content)>();
+                long page = (region * Page.RegionPages) - 1;
+                foreach ((int step, int kind, uint seed) in kinds)
+                {
+                    page += step > 20 ? 1 : step;
+                    if (page >= Math.Min(block.PageCount, (region + 1) * Page.RegionPages) || !builder.HasRoom)
+                    {
+                        break;
+                    }
+
+                    byte[] content = Content(kind, seed);
+                    if (kind == 0)
+                    {
+                        builder.AddZero(new PageNumber(page));
+                    }
+                    else
+                    {
+                        content.CopyTo(builder.AddContent(new PageNumber(page)));
+                    }
+
+                    expected.Add((page, content));
+                }
+
+                if (expected.Count == 0)
+                {
+                    return;
+                }
+
+                byte[] encoded = builder.Encode(compress).ToArray();
+                byte[] scratch = new byte[PageBatch.RawBytesMax];
+                PageBatchReader batch = PageBatchReader.Parse(encoded, Blocks, scratch);
+                Assert.Equal(block.Index, batch.BlockIndex);
+                Assert.Equal(expected.Count, batch.Pages);
+                int i = 0;
+                foreach (BatchPage found in batch)
+                {
+                    Assert.Equal(expected[i].Page, found.Number.Value);
+                    Assert.Equal(found.IsZero, ZeroTest.IsZero(expected[i].Content));
+                    Assert.True(found.IsZero || found.Content.SequenceEqual(expected[i].Content));
+                    i++;
+                }
+
+                Assert.Equal(expected.Count, i);
+            },
+            iter: 1000);
+    }
+
+    [Fact]
+    public void A_region_of_zero_pages_costs_the_header_alone()
+    {
+        _builder.Begin(0, 3);
+        for (int i = 0; i < Page.RegionPages; i++)
+        {
+            _builder.AddZero(new PageNumber((3 * Page.RegionPages) + i));
+        }
+
+        Assert.Equal(PageBatch.HeaderBytes, _builder.Encode(compress: true).Length);
+    }
+
+    [Fact]
+    public void Content_that_does_not_shrink_travels_raw_and_within_the_limit()
+    {
+        _builder.Begin(0, 0);
+        var random = new Random(3);
+        for (int i = 0; i < Page.RegionPages; i++)
+        {
+            if (i % 8 == 0)
+            {
+                random.NextBytes(_builder.AddContent(new PageNumber(i)));
+            }
+            else if (i % 8 < 4 || i == Page.RegionPages - 1)
+            {
+                _builder.AddZero(new PageNumber(i));
+            }
+        }
+
+        int bitmaps = (Page.RegionPages / 8) + ((_builder.Pages + 7) / 8);
+        int length = _builder.Encode(compress: true).Length;
+        Assert.Equal(PageBatch.HeaderBytes + bitmaps + PageBatch.RawBytesMax, length);
+        Assert.InRange(length, 1, PageBatch.EncodedBytesMax);
+    }
+
+    [Fact]
+    public void A_slot_whose_page_is_zero_is_used_again()
+    {
+        _builder.Begin(0, 0);
+        for (int i = 0; i < Page.RegionPages; i++)
+        {
+            _builder.AddContent(new PageNumber(i)).Clear();
+        }
+
+        Assert.Equal(Page.RegionPages, _builder.Pages);
+        Assert.Equal(PageBatch.HeaderBytes, _builder.Encode(compress: false).Length);
+    }
+
+    [Fact]
+    public void Misuse_of_the_builder_is_refused()
+    {
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PageBatchBuilder().AddZero(new PageNumber(0)));
+        _builder.Begin(0, 1);
+        Assert.Throws<InvalidOperationException>(() => _builder.Encode(false));
+        Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(511)));
+        Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(1024)));
+        _builder.AddZero(new PageNumber(600));
+        Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(600)));
+        for (int i = 0; i < PageBatch.ContentPagesMax; i++)
+        {
+            Assert.True(_builder.HasRoom);
+            _builder.AddContent(new PageNumber(700 + i)).Fill(1);
+        }
+
+        Assert.False(_builder.HasRoom);
+        Assert.Throws<InvalidOperationException>(() => { _ = _builder.AddContent(new PageNumber(900)); });
+        _builder.AddZero(new PageNumber(900));
+    }
+
+    // Goal: each rule of the format is enforced, at the offset of the field that breaks it. Method: one good batch
+    // per case with exactly one thing wrong.
+    [Theory]
+    [InlineData("block", 0)]
+    [InlineData("region", 2)]
+    [InlineData("first", 6)]
+    [InlineData("span", 8)]
+    [InlineData("span-zero", 8)]
+    [InlineData("flags-unknown", 10)]
+    [InlineData("flags-both", 10)]
+    [InlineData("coder", 10)]
+    [InlineData("raw-length", 11)]
+    [InlineData("coded-length", 15)]
+    [InlineData("short", 15)]
+    [InlineData("long", 15)]
+    [InlineData("first-bit", 20)]
+    [InlineData("last-bit", 20)]
+    [InlineData("stray-bit", 19)]
+    [InlineData("stray-zero-bit", 20)]
+    [InlineData("lz4", 21)]
+    [InlineData("header", 0)]
+    public void Each_broken_rule_is_refused_at_its_place(string rule, long offset)
+    {
+        _builder.Begin(2, 1);
+        // Span 5, pages 4: presence 10111, zeros 0010.
+        _builder.AddContent(new PageNumber(600)).Fill(1);
+        _builder.AddContent(new PageNumber(601)).Fill(2);
+        _builder.AddZero(new PageNumber(602));
+        _builder.AddContent(new PageNumber(604)).Fill(3);
+        byte[] batch = _builder.Encode(compress: true).ToArray();
+        PageBatchReader.Parse(batch, Blocks, _scratch);
+        switch (rule)
+        {
+            case "block": batch[0] = 3; break;
+            case "region": batch[2] = 2; break;
+            case "first": batch[7] = 2; break;
+            // Block "odd" ends at page 777, 177 pages after the first one here.
+            case "span": batch[8] = 178; break;
+            case "span-zero": batch[8] = 0; break;
+            case "flags-unknown": batch[10] |= 0x08; break;
+            case "flags-both": batch[10] |= 0x06; break;
+            case "coder": batch[10] = 0x20; break;
+            case "raw-length": batch[12] ^= 0x10; break;
+            case "coded-length": batch[15]++; break;
+            case "short": batch = batch[..^1]; break;
+            case "long": batch = [.. batch, 0]; break;
+            case "first-bit": batch[19] ^= 0x01; break;
+            case "last-bit": batch[19] ^= 0x10; break;
+            case "stray-bit": batch[19] |= 0x20; break;
+            case "stray-zero-bit": batch[20] |= 0x10; break;
+            case "lz4": batch.AsSpan(21).Fill(0xFF); break;
+            case "header": batch = batch[..18]; break;
+        }
+
+        StreamFormatException e = Assert.Throws<StreamFormatException>(
+            () => { PageBatchReader.Parse(batch, Blocks, _scratch); });
+        Assert.Equal(offset, e.Offset);
+    }
+
+    [Fact]
+    public void Too_many_content_pages_are_refused_before_anything_is_decoded()
+    {
+        byte[] batch = new byte[PageBatch.EncodedBytesMax];
+        PageBatch.WriteHeader(batch, new PageBatchHeader(0, 0, 0, 65, 0x05, 65 * Page.Size, 65 * Page.Size));
+        StreamFormatException e = Assert.Throws<StreamFormatException>(
+            () => { PageBatchReader.Parse(batch, Blocks, _scratch); });
+        Assert.Contains("65", e.Message, StringComparison.Ordinal);
+        Assert.Contains("64", e.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Batches_cost_no_allocation()
+    {
+        byte[] text = Content(3, 5);
+        long pages = 0;
+        Assert.Equal(0, Allocations.Least(() => pages = Run(text)));
+        Assert.Equal(20 * 96, pages);
+
+        long Run(ReadOnlySpan<byte> text)
+        {
+            long pages = 0;
+            for (int i = 0; i < 20; i++)
+            {
+                _builder.Begin(0, i);
+                for (int page = 0; page < 96; page++)
+                {
+                    var number = new PageNumber((i * Page.RegionPages) + (page * 2));
+                    if (page % 3 == 0)
+                    {
+                        _builder.AddZero(number);
+                    }
+                    else
+                    {
+                        text.CopyTo(_builder.AddContent(number));
+                    }
+                }
+
+                foreach (BatchPage page in PageBatchReader.Parse(_builder.Encode(true).Span, Blocks, _scratch))
+                {
+                    pages += page.IsZero || page.Content.Length == Page.Size ? 1 : 0;
+                }
+            }
+
+            return pages;
+        }
+    }
+
+    internal static byte[] Content(int kind, uint seed)
+    {
+        byte[] page = new byte[Page.Size];
+        switch (kind)
+        {
+            case 2:
+                BinaryPrimitives.WriteUInt32LittleEndian(page.AsSpan((int)(seed % 4093)), seed | 1);
+                break;
+            case 3:
+                for (int i = 0; i < page.Length; i++)
+                {
+                    page[i] = (byte)("godwit flies far "[(i + (int)(seed % 17)) % 17] + (i % 97 == 0 ? 1 : 0));
+                }
+
+                break;
+            case 4:
+                new Random((int)seed).NextBytes(page);
+                break;
+        }
+
+        return page;
+    }
+}
