@@ -45,6 +45,7 @@ public static partial class ErrorCatalog
         AddGuests(Add);
         AddHosts(Add);
         AddMigrations(Add);
+        AddCommands(Add);
         return entries;
     }
 

@@ -1,0 +1,122 @@
+using System.CommandLine;
+using Godwit.Api;
+using Godwit.Api.V1;
+using Godwit.Cli.Output;
+using Godwit.Cli.Progress;
+
+namespace Godwit.Cli.Commands;
+
+/// <summary><c>godwit vm migrate</c>, also <c>godwit migrate</c>: moves a guest and waits for it.</summary>
+internal static class MigrateCommand
+{
+    public static Command Build(GodwitCommand godwit)
+    {
+        var name = GuestCommands.GuestArgument();
+        var to = new Option<string>("--to")
+        {
+            Description = "The host to move to.", HelpName = "HOST", Required = true,
+        };
+        var maxDowntime = Option.Milliseconds(
+            "--max-downtime", "The longest the guest may stand still, never exceeded silently (default: 300ms).");
+        var bandwidth = Option.BitsPerSecond("--bandwidth", "Cap on what goes over the wire (default: no cap).");
+        var onStall = Option.Among(
+            "--on-stall", "If the rest never fits the pause: leave the guest here, or pause it as long as it takes.",
+            ["abort", "pause"], "abort");
+        var pacing = Option.Among(
+            "--pacing", "As fast as the link allows, or a rate that follows the guest's dirty rate.",
+            ["full", "adaptive"], "full");
+        var maxRounds = Option.Count("--max-rounds", "Rounds after which it has stalled (default: 30).", 10_000);
+        var timeout = Option.Milliseconds("--timeout", "Time after which it has stalled (default: 30m).");
+        var noCompression = Option.Flag("--no-compression", "Send every page as it is.");
+        var dryRun = Option.Flag("--dry-run", "Check everything and forecast; touch nothing.");
+        var detach = Option.Flag("--detach", "Print the migration's id and do not wait.");
+        return godwit.Verb(
+            "migrate", "Move a running guest to another host without stopping it.",
+            [
+                "godwit vm migrate web1 --to b",
+                "godwit vm migrate web1 --to b --dry-run",
+                "godwit vm migrate db1 --to b --max-downtime 100ms --bandwidth 400Mbit --on-stall abort",
+                "id=$(godwit vm migrate web1 --to b --detach); godwit migration watch $id",
+            ],
+            [name, to, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, noCompression, dryRun, detach],
+            (session, cancellation) =>
+            {
+                var request = new StartMigrationRequest
+                {
+                    Guest = session.Get(name),
+                    To = session.Get(to),
+                    Policy = new MigrationPolicy
+                    {
+                        MaxDowntimeMs = (uint)session.Get(maxDowntime),
+                        BandwidthBitsPerSecond = session.Get(bandwidth),
+                        OnStall = session.Get(onStall) == "pause" ? OnStall.Pause : OnStall.Abort,
+                        Pacing = session.Get(pacing) == "adaptive" ? Pacing.Adaptive : Pacing.Full,
+                        MaxRounds = session.Get(maxRounds),
+                        TimeoutSeconds = GuestCommands.WholeSeconds(session.Get(timeout)),
+                        NoCompression = session.Get(noCompression),
+                    },
+                };
+                return session.Get(dryRun)
+                    ? PlanAsync(session, request, cancellation)
+                    : StartAsync(session, request, session.Get(detach));
+            });
+    }
+
+    private static async Task<int> PlanAsync(
+        Session session, StartMigrationRequest request, CancellationToken cancellation)
+    {
+        var plan = await session.Client.AskAsync(
+            (daemon, options) => daemon.PlanMigrationAsync(request, options), cancellation);
+        session.Answer(MigrationAnswers.Plan(request.Guest, request.To, plan));
+        return plan.Possible ? ExitCodes.Ok : ExitCodes.Refused;
+    }
+
+    private static async Task<int> StartAsync(Session session, StartMigrationRequest request, bool detach)
+    {
+        // Listening from before the request on: a Ctrl-C while the daemon checks must find a migration to cancel, not
+        // leave one behind that nobody waits for. For the same reason the request itself cannot be interrupted.
+        using var interruption = new SignalInterruption();
+        var migration = await session.Client.AskAsync(
+            (daemon, options) => daemon.StartMigrationAsync(request, options), CancellationToken.None);
+        if (detach)
+        {
+            session.Answer(MigrationAnswers.Started(migration));
+            return ExitCodes.Ok;
+        }
+
+        FollowResult result;
+        using (var view = session.OpenProgress($"{migration.Guest}: {migration.From} to {migration.To}"))
+        {
+            result = await new MigrationFollower(session.Client, session.Terminal, view, interruption)
+                .FollowAsync(migration);
+        }
+
+        if (result.Detached)
+        {
+            session.Answer(MigrationAnswers.Started(result.Last));
+            return ExitCodes.Interrupted;
+        }
+
+        return Finish(session, result.Last, result.Interrupted);
+    }
+
+    /// <summary>Prints the end of a migration: the report as the answer, the error if there is one.</summary>
+    public static int Finish(Session session, Migration migration, bool interrupted)
+    {
+        session.Answer(MigrationAnswers.Show(migration));
+        if (MigrationEnd.Failure(migration) is { } failure)
+        {
+            GodwitCommand.PrintError(session.Terminal, failure);
+            return interrupted ? ExitCodes.Interrupted : failure.ExitCode;
+        }
+
+        if (interrupted)
+        {
+            session.Terminal.Error.WriteLine(
+                $"The move had completed before it could be cancelled. {MigrationAnswers.WhereItRuns(migration)}");
+            return ExitCodes.Interrupted;
+        }
+
+        return ExitCodes.Ok;
+    }
+}

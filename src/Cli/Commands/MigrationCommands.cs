@@ -1,0 +1,144 @@
+using System.CommandLine;
+using Godwit.Api;
+using Godwit.Api.V1;
+using Godwit.Cli.Daemon;
+using Godwit.Cli.Output;
+
+namespace Godwit.Cli.Commands;
+
+/// <summary><c>godwit migration ...</c>: moves in progress and past ones.</summary>
+internal static class MigrationCommands
+{
+    public static Command Build(GodwitCommand godwit) => godwit.Noun(
+        "migration", "Moves in progress and past ones: list, follow, cancel, report.",
+        ["godwit migration list", "godwit migration watch web1", "godwit migration report web1 -o json"],
+        [List(godwit), Show(godwit), Watch(godwit), Cancel(godwit), Report(godwit)]);
+
+    private static Argument<string> MigrationArgument() => new("ID")
+    {
+        Description = "The migration's id, an unambiguous prefix, or a guest's name for its newest move.",
+    };
+
+    private static Command List(GodwitCommand godwit)
+    {
+        var guest = Option.Text("--guest", "Only this guest's.", "NAME");
+        var limit = Option.Count("--limit", "At most this many, newest first (default: 50).", 10_000);
+        return godwit.Verb(
+            "list", "List migrations, newest first.",
+            ["godwit migration list", "godwit migration list --guest web1 --limit 5 -o wide"], [guest, limit],
+            async (session, cancellation) =>
+            {
+                var request = new ListMigrationsRequest
+                {
+                    Guest = session.Get(guest) ?? "",
+                    Limit = session.Get(limit) is > 0 and var given ? given : 50,
+                };
+                var answer = await session.Client.AskAsync(
+                    (daemon, options) => daemon.ListMigrationsAsync(request, options), cancellation);
+                session.Answer(MigrationAnswers.List(
+                    [.. answer.Migrations.OrderByDescending(migration => migration.StartedUnixMs)]));
+                return 0;
+            });
+    }
+
+    private static Command Show(GodwitCommand godwit)
+    {
+        var id = MigrationArgument();
+        return godwit.Verb(
+            "show", "Show all that is known of a migration.",
+            ["godwit migration show web1", "godwit migration show 3f2a -o yaml"], [id],
+            async (session, cancellation) =>
+            {
+                session.Answer(MigrationAnswers.Show(await GetAsync(session, session.Get(id), cancellation)));
+                return 0;
+            });
+    }
+
+    private static Command Report(GodwitCommand godwit)
+    {
+        var id = MigrationArgument();
+        return godwit.Verb(
+            "report", "Print the report of a move; its JSON form is stable and the same as the lab's.",
+            ["godwit migration report web1", "godwit migration report 3f2a -o json | jq .downtimeMs"], [id],
+            async (session, cancellation) =>
+            {
+                session.Answer(MigrationAnswers.Report(await GetAsync(session, session.Get(id), cancellation)));
+                return 0;
+            });
+    }
+
+    private static Command Watch(GodwitCommand godwit)
+    {
+        var id = MigrationArgument();
+        return godwit.Verb(
+            "watch", "Follow a migration to its end; with -o json one object a line. Ctrl-C only stops watching.",
+            ["godwit migration watch web1", "godwit migration watch web1 -o json | jq .progress.fraction"], [id],
+            async (session, cancellation) =>
+            {
+                Migration? last = null;
+                bool asLines = session.Format == OutputFormat.Json;
+                using (var view = asLines ? null : session.OpenProgress(session.Get(id)))
+                {
+                    await foreach (var migration in MigrationWatch.ReadAsync(
+                        session.Client, session.Get(id), cancellation))
+                    {
+                        last = migration;
+                        if (asLines)
+                        {
+                            AnswerWriter.WriteJsonLine(session.Terminal.Out, MigrationAnswers.Data(migration));
+                        }
+
+                        view?.Show(migration);
+                    }
+                }
+
+                if (!asLines)
+                {
+                    return MigrateCommand.Finish(session, last!, interrupted: false);
+                }
+
+                if (MigrationEnd.Failure(last!) is { } failure)
+                {
+                    throw failure;
+                }
+
+                return ExitCodes.Ok;
+            });
+    }
+
+    private static Command Cancel(GodwitCommand godwit)
+    {
+        var id = MigrationArgument();
+        var detach = Option.Flag("--detach", "Ask for it and do not wait for the end.");
+        return godwit.Verb(
+            "cancel", "Call a migration off; until the hand-over is committed the guest stays where it is.",
+            ["godwit migration cancel web1"], [id, detach],
+            async (session, cancellation) =>
+            {
+                var request = new MigrationRequest { Id = session.Get(id) };
+                var migration = await session.Client.AskAsync(
+                    (daemon, options) => daemon.CancelMigrationAsync(request, options), cancellation);
+                if (!session.Get(detach) && migration.Phase != MigrationPhase.Ended)
+                {
+                    await foreach (var update in MigrationWatch.ReadAsync(session.Client, migration.Id, cancellation))
+                    {
+                        migration = update;
+                    }
+                }
+
+                session.Answer(MigrationAnswers.Show(migration));
+                if (migration.Outcome is MigrationOutcome.Cancelled or MigrationOutcome.Pending)
+                {
+                    return ExitCodes.Ok;
+                }
+
+                throw MigrationEnd.Failure(migration) ?? new CommandException(
+                    "migration-ended",
+                    $"migration {migration.Id} had completed. {MigrationAnswers.WhereItRuns(migration)}");
+            });
+    }
+
+    private static Task<Migration> GetAsync(Session session, string id, CancellationToken cancellation) =>
+        session.Client.AskAsync(
+            (daemon, options) => daemon.GetMigrationAsync(new MigrationRequest { Id = id }, options), cancellation);
+}

@@ -1,0 +1,44 @@
+using Godwit.Api;
+using Godwit.Api.V1;
+using Godwit.Cli.Output;
+
+namespace Godwit.Cli.Commands;
+
+/// <summary>What a finished migration means for the command that waited for it.</summary>
+internal static class MigrationEnd
+{
+    /// <summary>The exit code of a command that waited for the migration.</summary>
+    public static int ExitCode(MigrationOutcome outcome) => outcome switch
+    {
+        MigrationOutcome.Completed => ExitCodes.Ok,
+        MigrationOutcome.NotConverged => ExitCodes.NotConverged,
+        MigrationOutcome.Cancelled => ExitCodes.Cancelled,
+        MigrationOutcome.Unsettled => ExitCodes.NeedsOperator,
+        _ => ExitCodes.Failed,
+    };
+
+    /// <summary>The error to print, or null if it completed; it always says where the guest runs.</summary>
+    public static CommandException? Failure(Migration migration)
+    {
+        if (migration.Outcome == MigrationOutcome.Completed)
+        {
+            return null;
+        }
+
+        string byOutcome = migration.Outcome switch
+        {
+            MigrationOutcome.NotConverged => "migration-not-converged",
+            MigrationOutcome.Cancelled => "migration-cancelled",
+            MigrationOutcome.Unsettled => "migration-unsettled",
+            _ => "migration-failed",
+        };
+        string code = migration.ErrorCode.Length > 0 ? migration.ErrorCode : byOutcome;
+        string cause = migration.Error.Length > 0
+            ? migration.Error
+            : $"moving {migration.Guest} from {migration.From} to {migration.To} ended {Json.Word(migration.Outcome)}.";
+        string where = MigrationAnswers.WhereItRuns(migration);
+        string message = cause.Contains(where, StringComparison.Ordinal) ? cause : $"{cause} {where}";
+        string remedy = (ErrorCatalog.Find(code) ?? ErrorCatalog.Find(byOutcome))?.Remedy ?? "";
+        return new CommandException(code, message, remedy, ExitCode(migration.Outcome));
+    }
+}

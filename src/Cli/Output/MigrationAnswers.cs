@@ -1,0 +1,278 @@
+using System.Text.Json.Nodes;
+using Godwit.Api.V1;
+
+namespace Godwit.Cli.Output;
+
+/// <summary>Migrations as answers: the list, the whole of one, its report, and a plan.</summary>
+internal static class MigrationAnswers
+{
+    public static Answer List(IReadOnlyList<Migration> migrations) => new()
+    {
+        Data = Json.Array(migrations.Select(Data)),
+        Names = [.. migrations.Select(migration => migration.Id)],
+        Text = wide => [new Table(
+            wide
+                ? ["ID", "GUEST", "FROM", "TO", "PHASE", "OUTCOME", "TOTAL", "WIRE", "PAUSE", "ROUNDS", "METHOD",
+                    "MEMORY", "STARTED", "ERROR"]
+                : ["ID", "GUEST", "FROM", "TO", "PHASE", "OUTCOME", "TOTAL", "WIRE", "PAUSE"],
+            [.. migrations.Select(migration => Row(migration, wide))])],
+    };
+
+    public static Answer Show(Migration migration) => new()
+    {
+        Data = Data(migration),
+        Names = [migration.Id],
+        Text = wide => ReportText(migration, wide),
+    };
+
+    /// <summary>The report of one move, the object that the lab and the demo also print.</summary>
+    public static Answer Report(Migration migration) => new()
+    {
+        Data = ReportData(migration),
+        Names = [migration.Id],
+        Text = wide => ReportText(migration, wide),
+    };
+
+    /// <summary>What a detached start answers: the id alone, ready for a script's variable.</summary>
+    public static Answer Started(Migration migration) => new()
+    {
+        Data = Data(migration),
+        Names = [migration.Id],
+        Text = _ => [new Line(migration.Id)],
+    };
+
+    public static Answer Plan(string guest, string to, MigrationPlan plan) => new()
+    {
+        Data = new JsonObject
+        {
+            ["guest"] = guest,
+            ["to"] = to,
+            ["possible"] = plan.Possible,
+            ["refusals"] = Json.Array(plan.Refusals.Select(refusal => (JsonNode)new JsonObject
+            {
+                ["code"] = refusal.Code,
+                ["message"] = refusal.Message,
+                ["remedy"] = refusal.Remedy,
+            })),
+            ["method"] = Json.Text(plan.Method),
+            ["bytesLow"] = plan.BytesLow,
+            ["bytesHigh"] = plan.BytesHigh,
+            ["secondsLow"] = Json.Number(plan.SecondsLow),
+            ["secondsHigh"] = Json.Number(plan.SecondsHigh),
+            ["downtimeMsLow"] = plan.DowntimeMsLow,
+            ["downtimeMsHigh"] = plan.DowntimeMsHigh,
+            ["basis"] = Json.Text(plan.Basis),
+        },
+        Names = [guest],
+        Text = wide => PlanText(guest, to, plan, wide),
+    };
+
+    /// <summary>Exactly the move's object that other programs build on; a field may be added, never changed.</summary>
+    public static JsonObject ReportData(Migration migration) => new()
+    {
+        ["guest"] = migration.Guest,
+        ["from"] = migration.From,
+        ["to"] = migration.To,
+        ["method"] = migration.Method,
+        ["outcome"] = Json.Word(migration.Outcome),
+        ["totalSeconds"] = Json.Number(migration.TotalSeconds),
+        ["wireBytes"] = migration.WireBytes,
+        ["downtimeMs"] = Json.Number(migration.DowntimeMs),
+        // The daemon stands inside the hosts; only a client outside them can measure a blackout.
+        ["blackoutMs"] = null,
+        ["blackoutParts"] = new JsonObject(migration.BlackoutParts.OrderBy(part => PartOrder(part.Key))
+            .ThenBy(part => part.Key, StringComparer.Ordinal)
+            .Select(part => KeyValuePair.Create(Json.CamelCase(part.Key), (JsonNode?)Json.Number(part.Value)))),
+        ["savedBytes"] = new JsonObject(migration.SavedBytes.OrderBy(saved => saved.Key, StringComparer.Ordinal)
+            .Select(saved => KeyValuePair.Create(Json.CamelCase(saved.Key), (JsonNode?)JsonValue.Create(saved.Value)))),
+        ["rounds"] = Json.Array(migration.Rounds.Select(round => (JsonNode)new JsonObject
+        {
+            ["pages"] = round.Pages,
+            ["bytes"] = round.Bytes,
+            ["seconds"] = Json.Number(round.Seconds),
+            ["dirtyBytesPerSecond"] = Json.Number(round.DirtyBytesPerSecond),
+        })),
+    };
+
+    /// <summary>All that is known of a migration: the id, then the report's fields, then the state and the policy.</summary>
+    public static JsonObject Data(Migration migration)
+    {
+        var data = new JsonObject { ["id"] = migration.Id };
+        foreach (var (name, value) in ReportData(migration))
+        {
+            data[name] = value?.DeepClone();
+        }
+
+        var progress = migration.Progress ?? new Godwit.Api.V1.Progress();
+        var policy = migration.Policy ?? new MigrationPolicy();
+        data["phase"] = Json.Word(migration.Phase);
+        data["errorCode"] = Json.Text(migration.ErrorCode);
+        data["error"] = Json.Text(migration.Error);
+        data["guestRunsOn"] = Json.Text(migration.GuestRunsOn);
+        data["memory"] = Json.Text(migration.MemoryBacking);
+        data["startedUnixMs"] = Json.UnixMs(migration.StartedUnixMs);
+        data["qemuDowntimeMs"] = Json.Number(migration.QemuDowntimeMs);
+        data["daemonCpuSeconds"] = Json.Number(migration.DaemonCpuSeconds);
+        data["progress"] = new JsonObject
+        {
+            ["fraction"] = Json.Number(progress.Fraction),
+            ["sentBytes"] = progress.SentBytes,
+            ["remainingBytes"] = progress.RemainingBytes,
+            ["totalBytes"] = progress.TotalBytes,
+            ["wireBytesPerSecond"] = Json.Number(progress.WireBytesPerSecond),
+            ["dirtyBytesPerSecond"] = Json.Number(progress.DirtyBytesPerSecond),
+            ["expectedDowntimeMs"] = progress.ExpectedDowntimeMs,
+            ["secondsLeft"] = progress.SecondsLeft < 0 ? null : Json.Number(progress.SecondsLeft),
+            ["verdict"] = Json.Text(progress.Verdict),
+        };
+        data["policy"] = new JsonObject
+        {
+            ["maxDowntimeMs"] = policy.MaxDowntimeMs,
+            ["bandwidthBitsPerSecond"] = policy.BandwidthBitsPerSecond,
+            ["onStall"] = Json.Word(policy.OnStall),
+            ["pacing"] = Json.Word(policy.Pacing),
+            ["maxRounds"] = policy.MaxRounds,
+            ["timeoutSeconds"] = policy.TimeoutSeconds,
+            ["compression"] = !policy.NoCompression,
+        };
+        return data;
+    }
+
+    /// <summary>Where the guest runs now, as a sentence; never silent about not knowing.</summary>
+    public static string WhereItRuns(Migration migration) => migration.GuestRunsOn.Length > 0
+        ? $"{migration.Guest} runs on {migration.GuestRunsOn}."
+        : migration.Outcome switch
+        {
+            MigrationOutcome.Completed => $"{migration.Guest} runs on {migration.To}.",
+            MigrationOutcome.Unsettled =>
+                $"It is not proved whether {migration.Guest} runs on {migration.From} or {migration.To}.",
+            _ => $"{migration.Guest} runs on {migration.From}.",
+        };
+
+    private static List<string> Row(Migration migration, bool wide)
+    {
+        bool paused = migration.Phase > MigrationPhase.Switchover;
+        List<string> row =
+        [
+            migration.Id, migration.Guest, migration.From, migration.To, Json.Word(migration.Phase),
+            Json.Word(migration.Outcome), Units.Duration(migration.TotalSeconds), Units.Bytes(migration.WireBytes, wide),
+            paused && migration.DowntimeMs > 0 ? Units.Pause(migration.DowntimeMs) : "-",
+        ];
+        if (wide)
+        {
+            row.AddRange(
+            [
+                Units.Invariant($"{migration.Rounds.Count}"), migration.Method, migration.MemoryBacking,
+                Json.LocalTime(migration.StartedUnixMs), migration.ErrorCode.Length == 0 ? "-" : migration.ErrorCode,
+            ]);
+        }
+
+        return row;
+    }
+
+    private static IEnumerable<TextBlock> ReportText(Migration migration, bool wide)
+    {
+        var policy = migration.Policy ?? new MigrationPolicy();
+        uint budget = policy.MaxDowntimeMs == 0 ? 300 : policy.MaxDowntimeMs;
+        double saved = migration.SavedBytes.Values.Sum(bytes => (double)bytes);
+        string parts = string.Join(", ", migration.SavedBytes.Where(part => part.Value > 0)
+            .OrderByDescending(part => part.Value)
+            .ThenBy(part => part.Key, StringComparer.Ordinal)
+            .Select(part => $"{part.Key} {Units.Bytes(part.Value)}"));
+        string pause = string.Join(", ", migration.BlackoutParts
+            .OrderBy(part => PartOrder(part.Key))
+            .ThenBy(part => part.Key, StringComparer.Ordinal)
+            .Select(part => $"{PartName(part.Key)} {Units.Pause(part.Value)}"));
+        string cap = policy.BandwidthBitsPerSecond == 0
+            ? "no bandwidth cap"
+            : Units.BitsPerSecond(policy.BandwidthBitsPerSecond, wide);
+        string runsOn = migration.GuestRunsOn.Length > 0
+            ? migration.GuestRunsOn
+            : migration.Outcome switch
+            {
+                MigrationOutcome.Completed => migration.To,
+                MigrationOutcome.Unsettled => "not proved",
+                MigrationOutcome.Pending => "",
+                _ => migration.From,
+            };
+        yield return new Fields(
+        [
+            ("migration", migration.Id),
+            ("guest", migration.Guest),
+            ("route", $"{migration.From} to {migration.To}"),
+            ("method", migration.MemoryBacking.Length == 0
+                ? migration.Method
+                : $"{migration.Method}, memory {migration.MemoryBacking}"),
+            ("phase", migration.Phase == MigrationPhase.Ended ? "" : Json.Word(migration.Phase)),
+            ("outcome", Json.Word(migration.Outcome)),
+            ("error", migration.ErrorCode),
+            ("", migration.Error),
+            ("runs on", runsOn),
+            ("started", Json.LocalTime(migration.StartedUnixMs)),
+            ("total", Units.Duration(migration.TotalSeconds)),
+            ("on the wire", Units.Bytes(migration.WireBytes, wide)),
+            ("saved", saved == 0 ? "" : $"{Units.Bytes(saved, wide)}: {parts}"),
+            ("pause", migration.DowntimeMs > 0
+                ? Units.Invariant($"{Units.Pause(migration.DowntimeMs)} of {budget} ms allowed")
+                : ""),
+            ("pause parts", pause),
+            ("policy", $"{Json.Word(policy.Pacing)} pacing, {cap}, on stall {Json.Word(policy.OnStall)}"),
+            ("daemon CPU", migration.DaemonCpuSeconds > 0 ? Units.Duration(migration.DaemonCpuSeconds) : ""),
+        ]);
+        if (migration.Rounds.Count > 0)
+        {
+            yield return new Table(
+                ["ROUND", "PAGES", "WIRE", "TIME", "DIRTY RATE", "LIMIT"],
+                [.. migration.Rounds.Select(round => (IReadOnlyList<string>)
+                [
+                    Units.Invariant($"{round.Number}"), Units.Invariant($"{round.Pages}"),
+                    Units.Bytes(round.Bytes, wide), Units.Duration(round.Seconds),
+                    Units.BytesPerSecond(round.DirtyBytesPerSecond, wide),
+                    round.RateBitsPerSecond > 0 ? Units.BitsPerSecond(round.RateBitsPerSecond, wide) : "-",
+                ])]);
+        }
+    }
+
+    private static IEnumerable<TextBlock> PlanText(string guest, string to, MigrationPlan plan, bool wide)
+    {
+        yield return new Line(plan.Possible
+            ? $"{guest} can move to {to}."
+            : $"{guest} cannot move to {to}: {plan.Refusals.Count} reason{(plan.Refusals.Count == 1 ? "" : "s")}.");
+        foreach (var refusal in plan.Refusals)
+        {
+            yield return new Line($"  {refusal.Code}: {refusal.Message}");
+            if (refusal.Remedy.Length > 0)
+            {
+                yield return new Line($"    {refusal.Remedy}");
+            }
+        }
+
+        if (plan.BytesHigh > 0)
+        {
+            yield return new Fields(
+            [
+                ("method", plan.Method),
+                ("on the wire", Range(Units.Bytes(plan.BytesLow, wide), Units.Bytes(plan.BytesHigh, wide))),
+                ("time", Range(Units.Duration(plan.SecondsLow), Units.Duration(plan.SecondsHigh))),
+                ("pause", Range(Units.Pause(plan.DowntimeMsLow), Units.Pause(plan.DowntimeMsHigh))),
+                ("rests on", plan.Basis),
+            ]);
+        }
+    }
+
+    private static string Range(string low, string high) => low == high ? low : $"{low} to {high}";
+
+    private static string PartName(string key) =>
+        (key.EndsWith("_ms", StringComparison.Ordinal) ? key[..^3] : key).Replace('_', ' ');
+
+    // In the order in which they pass, which is how a person reads where the pause went.
+    private static int PartOrder(string key) => key switch
+    {
+        "last_round_ms" => 0,
+        "device_state_ms" => 1,
+        "load_ms" => 2,
+        "resume_ms" => 3,
+        "announcement_ms" => 4,
+        _ => 5,
+    };
+}
