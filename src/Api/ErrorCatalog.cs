@@ -42,6 +42,9 @@ public static partial class ErrorCatalog
         void Add(string code, int exitCode, string meaning, string remedy) =>
             entries.Add(code, new ErrorEntry(code, exitCode, meaning, remedy));
 
+        AddDaemon(Add);
+        AddTrust(Add);
+        AddIncoming(Add);
         AddGuests(Add);
         AddHosts(Add);
         AddMigrations(Add);

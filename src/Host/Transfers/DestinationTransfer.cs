@@ -43,6 +43,18 @@ public sealed partial class DestinationTransfer(
 
     public TransferTerms Terms => terms;
 
+    /// <summary>True once a lane of the source has presented the ticket.</summary>
+    public bool HasLane
+    {
+        get
+        {
+            lock (_gate)
+            {
+                return _lanes.Any(lane => lane is not null);
+            }
+        }
+    }
+
     /// <summary>Ends with the transfer, however it does.</summary>
     public Task Ended => _ended.Task;
 

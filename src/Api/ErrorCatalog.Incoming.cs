@@ -1,0 +1,61 @@
+namespace Godwit.Api;
+
+/// <summary>Why a guest cannot be created on a host, or cannot go to one.</summary>
+public static partial class ErrorCatalog
+{
+    private static void AddIncoming(AddEntry add)
+    {
+        add("contract-invalid", ExitCodes.Usage,
+            "Something in the guest's description is not possible or not usable.",
+            "The message names it and what is accepted.");
+        add("guest-ambiguous", ExitCodes.NotFound,
+            "The beginning of a UUID fits several guests.", "Give more of it, or the guest's name.");
+        add("guest-owner", ExitCodes.NeedsOperator,
+            "The registry records another owner of the guest than this daemon believed.",
+            "Look at 'godwit vm show' on every host, then restart the daemon that is wrong.");
+        add("guest-stop-timeout", ExitCodes.NotConverged,
+            "The guest was asked to switch itself off and did not in time; it runs on.",
+            "Give it longer with --timeout, or switch it off with --force.");
+        add("console-unavailable", ExitCodes.Failed,
+            "The guest's console does not answer; it serves one session at a time.", "End the other session.");
+        add("file-missing", ExitCodes.Refused,
+            "A file the guest needs does not exist on the host.",
+            "Check the path; every host of the guest's reaches its files under the same path.");
+        add("disk-missing", ExitCodes.Refused,
+            "A disk of the guest's does not exist on the destination.",
+            "Mount the shared storage there under the same path.");
+        add("disk-different", ExitCodes.Refused,
+            "A disk has another size on the destination: it is not the same disk.",
+            "Mount the same shared storage under the same path on both hosts.");
+        add("disk-full", ExitCodes.Refused,
+            "A directory that godwitd needs for a running guest has no space left.", "Free some space there.");
+        add("bridge-missing", ExitCodes.Refused,
+            "The host lacks the bridge to which the guest's network interface belongs.",
+            "Make it: ip link add NAME type bridge && ip link set NAME up; and connect it to the same network.");
+        add("memory-short", ExitCodes.Refused,
+            "The host has too little free memory for the guest.",
+            "Free memory there, or choose another host: 'godwit host list' shows who has how much.");
+        add("machine-unknown", ExitCodes.Refused,
+            "The host's QEMU does not have the guest's machine type; an older QEMU lacks newer ones.",
+            "Install the QEMU version the guest was created with, or a newer one.");
+        add("cpu-unknown", ExitCodes.Refused,
+            "The host cannot give a guest this CPU model.",
+            "Choose a host whose CPU has it, or create the guest with an older model.");
+        add("accelerator-missing", ExitCodes.Refused,
+            "The guest runs under an accelerator that the host does not have; it cannot change while it runs.",
+            "'godwit doctor' on that host says why KVM does not work there.");
+        add("wire-version", ExitCodes.Refused,
+            "The two daemons have no version of the wire protocol in common.",
+            "Bring both hosts to neighbouring versions of godwitd.");
+        add("migration-refused", ExitCodes.Refused,
+            "The move was refused for several reasons; each is listed with its own code. The guest was not touched.",
+            "'godwit explain CODE' for each of them.");
+        add("migration-ambiguous", ExitCodes.NotFound,
+            "The beginning of an id fits several migrations.", "Give more of it.");
+        add("migration-over", ExitCodes.Refused,
+            "The migration has ended; there is nothing to cancel.", "'godwit migration show ID' tells how.");
+        add("migration-committed", ExitCodes.Refused,
+            "The migration is past the point of no return: the guest belongs to the destination.",
+            "Move it back when it has arrived.");
+    }
+}

@@ -1,0 +1,60 @@
+using System.Text.Json;
+using System.Text.Json.Serialization;
+
+namespace Godwit.Daemon;
+
+/// <summary>How this daemon is set up; read once at start. <see cref="SettingsReader"/> fills it.</summary>
+public sealed record DaemonSettings
+{
+    /// <summary>This host's name in the cluster; its certificate binds it.</summary>
+    public required string HostName { get; init; }
+
+    /// <summary>Name or IP address at which peers reach this host, without a port.</summary>
+    public required string Address { get; init; }
+
+    /// <summary>IP address to listen on; 0.0.0.0 for all.</summary>
+    public string Listen { get; init; } = "0.0.0.0";
+    public int PeerPort { get; init; } = 7843;
+    public int LanePort { get; init; } = 7844;
+    public string PkiDirectory { get; init; } = "/etc/godwit/pki";
+    public string StateDirectory { get; init; } = "/var/lib/godwit";
+    public string RuntimeDirectory { get; init; } = "/run/godwit";
+
+    /// <summary>Group that may use the control socket besides root; empty for the daemon's own.</summary>
+    public string ControlGroup { get; init; } = "";
+
+    /// <summary>QEMU's executable, a name in PATH or a path.</summary>
+    public string Qemu { get; init; } = "qemu-system-x86_64";
+
+    /// <summary>auto, kvm or tcg: what new guests get. auto is kvm where it really runs guests.</summary>
+    public string Accelerator { get; init; } = "auto";
+
+    /// <summary>text, json or systemd; text becomes systemd under systemd.</summary>
+    public string LogFormat { get; init; } = "text";
+
+    /// <summary>Trace, Debug, Information, Warning or Error.</summary>
+    public string LogLevel { get; init; } = "Information";
+
+    /// <summary>Page lanes of an outgoing migration.</summary>
+    public int Lanes { get; init; } = 2;
+
+    /// <summary>Seconds an incoming guest waits for its first lane before its reservation lapses.</summary>
+    public int ReservationSeconds { get; init; } = 30;
+
+    /// <summary>Memory that guests may never take, for the host itself.</summary>
+    public int MemoryReserveMebibytes { get; init; } = 256;
+
+    public string ControlSocket => Path.Combine(RuntimeDirectory, "godwitd.sock");
+    public string RegistryFile => Path.Combine(StateDirectory, "registry.db");
+
+    /// <summary>Address and port of this host's Peer service.</summary>
+    public string PeerAddress => Address.Contains(':') ? $"[{Address}]:{PeerPort}" : $"{Address}:{PeerPort}";
+
+    /// <summary>Every key in force, as a JSON object that could be a configuration file.</summary>
+    public string Describe() => JsonSerializer.Serialize(this, SettingsJson.Default.DaemonSettings);
+}
+
+[JsonSourceGenerationOptions(
+    PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, WriteIndented = true, IgnoreReadOnlyProperties = true)]
+[JsonSerializable(typeof(DaemonSettings))]
+internal sealed partial class SettingsJson : JsonSerializerContext;

@@ -1,0 +1,60 @@
+using Godwit.Api.V1;
+using Godwit.Host.Qemu;
+using Godwit.Host.Registry;
+
+namespace Godwit.Daemon.Guests;
+
+/// <summary>A guest as this host knows it: its record, and its QEMU while one runs here.</summary>
+/// <remarks><see cref="Gate"/> is held by whoever changes it; reading a property needs no lock.</remarks>
+internal sealed class LocalGuest(GuestRecord record)
+{
+    private volatile GuestRecord _record = record;
+    private volatile QemuMachine? _machine;
+    private volatile string _migrationId = "";
+
+    public SemaphoreSlim Gate { get; } = new(1);
+
+    public GuestRecord Record
+    {
+        get => _record;
+        set => _record = value;
+    }
+
+    public QemuMachine? Machine
+    {
+        get => _machine;
+        set => _machine = value;
+    }
+
+    /// <summary>Of the move in progress; empty if there is none. While it is set nobody else touches the machine.</summary>
+    public string MigrationId
+    {
+        get => _migrationId;
+        set => _migrationId = value;
+    }
+
+    public bool IsPaused { get; set; }
+
+    /// <summary>Set by QEMU's SHUTDOWN event: the guest switched itself off, or it was told to.</summary>
+    public bool HasShutDown { get; set; }
+
+    public GuestState StateOn(string host)
+    {
+        if (Record.Intent == GuestIntent.Incoming)
+        {
+            return GuestState.Incoming;
+        }
+
+        if (Record.Host != host)
+        {
+            return GuestState.Elsewhere;
+        }
+
+        if (Machine is null)
+        {
+            return Record.Detail.Length > 0 ? GuestState.Failed : GuestState.Stopped;
+        }
+
+        return MigrationId.Length > 0 ? GuestState.Migrating : IsPaused ? GuestState.Paused : GuestState.Running;
+    }
+}

@@ -1,0 +1,34 @@
+using System.Globalization;
+
+namespace Godwit.Daemon;
+
+/// <summary>What this machine has, read anew each time: it changes while the daemon runs.</summary>
+internal static class HostFacts
+{
+    public static (long TotalBytes, long AvailableBytes) Memory()
+    {
+        long total = 0, available = 0;
+        foreach (var line in File.ReadLines("/proc/meminfo"))
+        {
+            if (line.StartsWith("MemTotal:", StringComparison.Ordinal))
+            {
+                total = Kibibytes(line);
+            }
+            else if (line.StartsWith("MemAvailable:", StringComparison.Ordinal))
+            {
+                available = Kibibytes(line);
+            }
+        }
+
+        return (total, available);
+    }
+
+    public static IReadOnlyList<string> Bridges() => Directory.Exists("/sys/class/net")
+        ? [.. Directory.EnumerateDirectories("/sys/class/net")
+            .Where(link => Directory.Exists(Path.Combine(link, "bridge")))
+            .Select(link => Path.GetFileName(link)).Order(StringComparer.Ordinal)]
+        : [];
+
+    private static long Kibibytes(string line) =>
+        long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture) << 10;
+}

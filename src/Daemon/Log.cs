@@ -1,0 +1,104 @@
+namespace Godwit.Daemon;
+
+/// <summary>Every line the daemon logs. Event ids are stable: 1xx daemon, 2xx peers, 3xx guests, 4xx migrations.</summary>
+internal static partial class Log
+{
+    [LoggerMessage(100, LogLevel.Information,
+        "godwitd {Version} serves host {Host}: control {Socket}, peers {PeerAddress}, lanes port {LanePort}")]
+    public static partial void Started(
+        ILogger logger, string version, string host, string socket, string peerAddress, int lanePort);
+
+    [LoggerMessage(101, LogLevel.Information, "godwitd stops; {Guests} guests run on")]
+    public static partial void Stopping(ILogger logger, int guests);
+
+    [LoggerMessage(102, LogLevel.Information, "QEMU {Version} at {Path}, accelerator {Accelerator}")]
+    public static partial void QemuFound(ILogger logger, string version, string path, string accelerator);
+
+    [LoggerMessage(103, LogLevel.Warning, "No usable QEMU, guests cannot start: {Reason}")]
+    public static partial void QemuMissing(ILogger logger, string reason);
+
+    [LoggerMessage(110, LogLevel.Error, "{Method} failed unexpectedly")]
+    public static partial void CallBroken(ILogger logger, string method, Exception exception);
+
+    [LoggerMessage(111, LogLevel.Information, "{Method} refused: {Code}: {Reason}")]
+    public static partial void CallRefused(ILogger logger, string method, string code, string reason);
+
+    [LoggerMessage(200, LogLevel.Warning, "Peer {Remote} refused on {Method}: {Code}: {Reason}")]
+    public static partial void PeerRefused(ILogger logger, string remote, string method, string code, string reason);
+
+    [LoggerMessage(201, LogLevel.Warning, "Connection from {Remote} refused: plaintext-refused: it did not begin with TLS")]
+    public static partial void PlaintextRefused(ILogger logger, string remote);
+
+    [LoggerMessage(202, LogLevel.Warning, "Join of {Host} from {Remote} refused: {Code}: {Reason}")]
+    public static partial void JoinRefused(ILogger logger, string host, string remote, string code, string reason);
+
+    [LoggerMessage(203, LogLevel.Information, "Host {Host} at {Address} joined with certificate {Sha256}")]
+    public static partial void HostJoined(ILogger logger, string host, string address, string sha256);
+
+    [LoggerMessage(204, LogLevel.Information, "Joined the cluster of {AuthorityHost}, authority {Sha256}, {Hosts} hosts")]
+    public static partial void ClusterJoined(ILogger logger, string authorityHost, string sha256, int hosts);
+
+    [LoggerMessage(205, LogLevel.Warning, "Host {Host} was not told of the new member {Member}: {Reason}")]
+    public static partial void AnnouncementLost(ILogger logger, string host, string member, string reason);
+
+    [LoggerMessage(206, LogLevel.Information, "Join token made, valid until {Expires:u}, for host '{Host}'")]
+    public static partial void TokenMade(ILogger logger, DateTimeOffset expires, string host);
+
+    [LoggerMessage(207, LogLevel.Warning, "Lane refused: {Code}: {Reason}")]
+    public static partial void LaneRefused(ILogger logger, string code, string reason);
+
+    [LoggerMessage(300, LogLevel.Information, "Guest {Guest} created with UUID {Uuid}")]
+    public static partial void GuestCreated(ILogger logger, string guest, Guid uuid);
+
+    [LoggerMessage(301, LogLevel.Information, "Guest {Guest} runs as process {ProcessId}")]
+    public static partial void GuestStarted(ILogger logger, string guest, int processId);
+
+    [LoggerMessage(302, LogLevel.Information, "Guest {Guest} found again as process {ProcessId}, {State}")]
+    public static partial void GuestAdopted(ILogger logger, string guest, int processId, string state);
+
+    [LoggerMessage(303, LogLevel.Warning, "Guest {Guest} is lost: {Detail}")]
+    public static partial void GuestLost(ILogger logger, string guest, string detail);
+
+    [LoggerMessage(304, LogLevel.Information, "Guest {Guest} stopped: {How}")]
+    public static partial void GuestStopped(ILogger logger, string guest, string how);
+
+    [LoggerMessage(305, LogLevel.Information, "Guest {Guest} removed")]
+    public static partial void GuestRemoved(ILogger logger, string guest);
+
+    [LoggerMessage(306, LogLevel.Warning, "Incoming guest {Guest} was never committed; its QEMU is ended")]
+    public static partial void IncomingDropped(ILogger logger, string guest);
+
+    [LoggerMessage(307, LogLevel.Warning, "TAP {Tap} of guest {Guest} was not removed: {Reason}")]
+    public static partial void TapLeft(ILogger logger, string tap, string guest, string reason);
+
+    [LoggerMessage(400, LogLevel.Information, "Migration {Id}: {Guest} leaves {From} for {To}")]
+    public static partial void MoveStarted(ILogger logger, string id, string guest, string from, string to);
+
+    [LoggerMessage(401, LogLevel.Information, "Migration {Id}: {Guest} arrives from {From}, {Lanes} lanes expected")]
+    public static partial void MoveExpected(ILogger logger, string id, string guest, string from, int lanes);
+
+    [LoggerMessage(402, LogLevel.Information,
+        "Migration {Id}: {Outcome} after {Seconds:F1} s, {WireBytes} bytes, pause {DowntimeMs:F0} ms; {Guest} runs on {Host}")]
+    public static partial void MoveEnded(
+        ILogger logger, string id, string outcome, double seconds, long wireBytes, double downtimeMs, string guest,
+        string host);
+
+    [LoggerMessage(403, LogLevel.Warning, "Migration {Id}: {Code}: {Reason}; {Guest} runs on {Host}")]
+    public static partial void MoveFailed(
+        ILogger logger, string id, string code, string reason, string guest, string host);
+
+    [LoggerMessage(404, LogLevel.Warning, "Migration {Id}: the incoming guest {Guest} is abandoned: {Reason}")]
+    public static partial void MoveAbandoned(ILogger logger, string id, string guest, string reason);
+
+    [LoggerMessage(405, LogLevel.Information,
+        "Migration {Id}: round {Round}: {Pages} pages, {WireBytes} bytes, {Seconds:F2} s, dirty {DirtyBytesPerSecond:F0} B/s")]
+    public static partial void Round(
+        ILogger logger, string id, int round, long pages, long wireBytes, double seconds, double dirtyBytesPerSecond);
+
+    [LoggerMessage(406, LogLevel.Warning, "Migration {Id}: host {Host} was not told of the outcome: {Reason}")]
+    public static partial void ReportLost(ILogger logger, string id, string host, string reason);
+
+    [LoggerMessage(407, LogLevel.Error,
+        "Migration {Id}: the change of owner could not be recorded: {Reason}; {Guest} runs on {Host}")]
+    public static partial void OwnershipUnrecorded(ILogger logger, string id, string reason, string guest, string host);
+}

@@ -1,0 +1,206 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using System.Security.Cryptography;
+using Godwit.Api.V1;
+using Godwit.Daemon.Guests;
+using Godwit.Host.Qemu;
+using Godwit.Host.Registry;
+using Godwit.Host.Transfers;
+using Godwit.Migration;
+using Google.Protobuf;
+using MigrationPhase = Godwit.Migration.MigrationPhase;
+using MigrationOutcome = Godwit.Migration.MigrationOutcome;
+
+namespace Godwit.Daemon.Moves;
+
+/// <summary>Guests on their way to this host: a waiting QEMU, a reservation, and a transfer each.</summary>
+internal sealed class IncomingMoves(
+    DaemonSettings settings, IncomingChecks checks, GuestKeeper guests, Machines machines, LaneListener lanes,
+    MoveReports reports, TimeProvider clock, ILogger<IncomingMoves> logger) : IDisposable
+{
+    private readonly ConcurrentDictionary<string, Arrival> _arrivals = new();
+    private readonly SemaphoreSlim _preparing = new(1);
+    private readonly CancellationTokenSource _shutdown = new();
+
+    private long ReservedBytes => _arrivals.Values.Sum(arrival => arrival.Contract.MemoryBytes);
+
+    public List<Refusal> Check(CheckIncomingRequest request, string from) => checks.Check(request, from, ReservedBytes);
+
+    public IEnumerable<Move> All => _arrivals.Values.Select(arrival => arrival.Move);
+
+    /// <summary>Starts the waiting QEMU; the guest arrives as soon as the source presents the ticket.</summary>
+    public async Task<PrepareIncomingResponse> PrepareAsync(
+        PrepareIncomingRequest request, CancellationToken cancellationToken)
+    {
+        var contract = ContractMapping.ToContract(request.Spec);
+        await _preparing.WaitAsync(cancellationToken);
+        try
+        {
+            // Asked again although the source asked before: the host may have changed, and the source may be another.
+            MoveRefusals.Throw(contract.Name, settings.HostName, Check(
+                new CheckIncomingRequest
+                {
+                    Spec = request.Spec,
+                    WireVersionMin = request.WireVersionMin,
+                    WireVersionMax = request.WireVersionMax,
+                },
+                request.From));
+            return await PrepareCheckedAsync(request, contract, cancellationToken);
+        }
+        finally
+        {
+            _preparing.Release();
+        }
+    }
+
+    private async Task<PrepareIncomingResponse> PrepareCheckedAsync(
+        PrepareIncomingRequest request, MachineContract contract, CancellationToken cancellationToken)
+    {
+        const uint LanesMax = 16;
+        if (request.Lanes is 0 or > LanesMax || request.MigrationId.Length is 0 or > 64)
+        {
+            throw new GodwitException("contract-invalid",
+                $"Host '{request.From}' asks for {request.Lanes} lanes; 1 to {LanesMax} are possible.",
+                "Set lanes in its configuration.");
+        }
+
+        var terms = new TransferTerms(
+            request.MigrationId, contract.Name, request.From, settings.HostName, MoveMapping.ToPolicy(request.Policy),
+            RandomNumberGenerator.GetBytes(32), (int)Math.Min(request.WireVersionMax, (uint)WireVersions.Max),
+            (int)request.Lanes);
+        var created = DateTimeOffset.FromUnixTimeMilliseconds(
+            Math.Clamp(request.CreatedUnixMs, 0, DateTimeOffset.MaxValue.ToUnixTimeMilliseconds()));
+        var guest = await guests.ExpectAsync(contract, request.From, request.Epoch, created, request.MigrationId);
+        QemuMachine machine;
+        try
+        {
+            machine = await machines.StartAsync(contract, incoming: true, cancellationToken);
+        }
+        catch
+        {
+            await guests.DropIncomingAsync(guest);
+            throw;
+        }
+
+        var transfer = new DestinationTransfer(
+            machine, terms, machines.Directory(contract), token => AnnounceAsync(guest, machine, contract, token), logger);
+        var move = new Move(new MigrationRecord(
+            terms.MigrationId, contract.Uuid, contract.Name, terms.From, terms.To, terms.Policy, clock.GetUtcNow(),
+            terms.From, new MigrationSnapshot()));
+        var arrival = new Arrival(contract, transfer, move);
+        _arrivals[terms.MigrationId] = arrival;
+        lanes.Expect(transfer);
+        arrival.Finished = Task.Run(() => ReceiveAsync(arrival, guest, machine), CancellationToken.None);
+        _ = LapseAsync(arrival);
+        Log.MoveExpected(logger, terms.MigrationId, contract.Name, terms.From, terms.Lanes);
+        return new PrepareIncomingResponse
+        {
+            Ticket = ByteString.CopyFrom(terms.Ticket),
+            LanePort = (uint)lanes.Port,
+            WireVersion = (uint)terms.WireVersion,
+        };
+    }
+
+    /// <summary>Ends an arrival that was never committed; does nothing for one that is unknown or over.</summary>
+    public async Task AbandonAsync(string migrationId, string caller, string reason)
+    {
+        if (!_arrivals.TryGetValue(migrationId, out var arrival) || arrival.Transfer.Terms.From != caller)
+        {
+            return;
+        }
+
+        if (arrival.Transfer.Abandon(reason))
+        {
+            Log.MoveAbandoned(logger, migrationId, arrival.Contract.Name, reason);
+            await arrival.Finished;
+        }
+    }
+
+    /// <summary>Ends every arrival that is not committed and waits for those that are.</summary>
+    public async Task StopAsync()
+    {
+        await _shutdown.CancelAsync();
+        await Task.WhenAll(_arrivals.Values.Select(arrival => arrival.Finished));
+    }
+
+    public void Dispose()
+    {
+        _preparing.Dispose();
+        _shutdown.Dispose();
+    }
+
+    /// <summary>Called at the instant of resume: the network first, for clients wait for it; then the record.</summary>
+    /// <returns>From the resume to the first announcement.</returns>
+    private async Task<TimeSpan> AnnounceAsync(
+        LocalGuest guest, QemuMachine machine, MachineContract contract, CancellationToken cancellationToken)
+    {
+        var resumed = Stopwatch.GetTimestamp();
+        await machines.AnnounceAsync(contract, cancellationToken);
+        var announced = Stopwatch.GetElapsedTime(resumed);
+        try
+        {
+            await guests.TakeAsync(guest);
+        }
+        catch (GodwitException exception)
+        {
+            // The guest runs here whatever the registry says; a restart finds it running and records it then.
+            Log.OwnershipUnrecorded(
+                logger, guest.MigrationId, exception.Message, contract.Name, settings.HostName);
+        }
+
+        guests.Attach(guest, machine);
+        return announced;
+    }
+
+    private async Task ReceiveAsync(Arrival arrival, LocalGuest guest, QemuMachine machine)
+    {
+        var terms = arrival.Transfer.Terms;
+        var snapshot = await arrival.Transfer.RunAsync(_shutdown.Token);
+        guest.MigrationId = "";
+        if (snapshot.Outcome == MigrationOutcome.Completed)
+        {
+            arrival.Move.Set(record => record with { Snapshot = snapshot, GuestRunsOn = settings.HostName });
+            Log.MoveEnded(logger, terms.MigrationId, "completed", snapshot.Elapsed.TotalSeconds, snapshot.WireBytes,
+                snapshot.Downtime.TotalMilliseconds, arrival.Contract.Name, settings.HostName);
+        }
+        else
+        {
+            arrival.Move.Set(record => record with { Snapshot = snapshot });
+            await machines.EndAsync(machine);
+            await guests.DropIncomingAsync(guest);
+            Log.MoveFailed(logger, terms.MigrationId, snapshot.ErrorCode, snapshot.Error, arrival.Contract.Name, terms.From);
+        }
+
+        try
+        {
+            // The source's report, which knows more, takes its place when it comes.
+            await reports.PutAsync(arrival.Move.Record);
+        }
+        catch (GodwitException exception)
+        {
+            Log.ReportLost(logger, terms.MigrationId, settings.HostName, exception.Message);
+        }
+
+        _arrivals.TryRemove(terms.MigrationId, out _);
+    }
+
+    /// <summary>Gives up a reservation that no lane has claimed in time.</summary>
+    private async Task LapseAsync(Arrival arrival)
+    {
+        var patience = TimeSpan.FromSeconds(settings.ReservationSeconds);
+        await Task.WhenAny(arrival.Finished, Task.Delay(patience, clock, _shutdown.Token));
+        if (!arrival.Finished.IsCompleted && !arrival.Transfer.HasLane)
+        {
+            var reason = $"No lane of host '{arrival.Transfer.Terms.From}' came within {patience.TotalSeconds:F0} s.";
+            await AbandonAsync(arrival.Transfer.Terms.MigrationId, arrival.Transfer.Terms.From, reason);
+        }
+    }
+
+    private sealed class Arrival(MachineContract contract, DestinationTransfer transfer, Move move)
+    {
+        public MachineContract Contract => contract;
+        public DestinationTransfer Transfer => transfer;
+        public Move Move => move;
+        public Task Finished { get; set; } = Task.CompletedTask;
+    }
+}

@@ -1,0 +1,381 @@
+using System.Collections.Concurrent;
+using System.Net;
+using Godwit.Api.V1;
+using Godwit.Daemon.Cluster;
+using Godwit.Daemon.Guests;
+using Godwit.Host.Qemu;
+using Godwit.Host.Registry;
+using Godwit.Host.Transfers;
+using Godwit.Host.Trust;
+using Godwit.Migration;
+using MigrationPolicy = Godwit.Migration.MigrationPolicy;
+using MigrationPhase = Godwit.Migration.MigrationPhase;
+using MigrationOutcome = Godwit.Migration.MigrationOutcome;
+
+namespace Godwit.Daemon.Moves;
+
+/// <summary>Guests that leave this host: the checks, the move, and who owns the guest afterwards.</summary>
+internal sealed partial class OutgoingMoves(
+    DaemonSettings settings, GuestKeeper guests, Machines machines, QemuFacts qemu, Membership membership,
+    PeerLinks links, ClusterTrust trust, MoveReports reports, TimeProvider clock, ILogger<OutgoingMoves> logger) : IDisposable
+{
+    private static readonly TimeSpan CheckDeadline = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan PrepareDeadline = TimeSpan.FromSeconds(60);
+    private readonly ConcurrentDictionary<string, Departure> _departures = new();
+    private readonly CancellationTokenSource _shutdown = new();
+
+    public IEnumerable<Move> All => _departures.Values.Select(departure => departure.Move);
+
+    /// <summary>Refuses for every reason that can be known beforehand; otherwise starts the move and returns.</summary>
+    public async Task<Move> StartAsync(
+        string name, string to, MigrationPolicy policy, CancellationToken cancellationToken)
+    {
+        var (guest, host, refusals) = await CheckAsync(name, to, cancellationToken);
+        MoveRefusals.Throw(guest.Record.Name, to, refusals);
+        _shutdown.Token.ThrowIfCancellationRequested();
+        QemuMachine machine;
+        var id = MoveId.Create(clock.GetUtcNow());
+        using (await GuestKeeper.EnterAsync(guest, cancellationToken))
+        {
+            machine = RequireMovable(guest);
+            // From here on nobody else starts, stops or moves it.
+            guest.MigrationId = id;
+        }
+
+        var record = guest.Record;
+        var departure = new Departure(guest, host, new Move(new MigrationRecord(
+            id, record.Uuid, record.Name, settings.HostName, host.Name, policy, clock.GetUtcNow(), settings.HostName,
+            new MigrationSnapshot())));
+        _departures[id] = departure;
+        Log.MoveStarted(logger, id, record.Name, settings.HostName, host.Name);
+        departure.Finished = Task.Run(() => MoveAsync(departure, machine), CancellationToken.None);
+        return departure.Move;
+    }
+
+    /// <summary>Every reason against the move that can be known beforehand, from both hosts.</summary>
+    /// <exception cref="GodwitException">The guest or the host is not known, or the host does not answer.</exception>
+    public async Task<(LocalGuest Guest, HostRecord Host, List<Refusal> Refusals)> CheckAsync(
+        string name, string to, CancellationToken cancellationToken)
+    {
+        var guest = guests.Find(name);
+        var host = await membership.FindAsync(to, cancellationToken);
+        RequireMovable(guest);
+        if (host.Name == settings.HostName)
+        {
+            throw new GodwitException("host-self", $"Guest '{guest.Record.Name}' is on host '{host.Name}' already.",
+                "Name another host: 'godwit host list'.");
+        }
+
+        var contract = guest.Record.Contract;
+        var request = new CheckIncomingRequest
+        {
+            Spec = ContractMapping.ToSpec(contract),
+            SourceQemuVersion = qemu.VersionText,
+            WireVersionMin = WireVersions.Min,
+            WireVersionMax = WireVersions.Max,
+        };
+        request.DiskBytes.AddRange(contract.Disks.Select(
+            disk => File.Exists(disk.Path) ? (ulong)new FileInfo(disk.Path).Length : 0));
+        var answer = await links.CallAsync(
+            host, CheckDeadline, (peer, options) => peer.CheckIncomingAsync(request, options), cancellationToken);
+        return (guest, host, [.. answer.Refusals]);
+    }
+
+    private QemuMachine RequireMovable(LocalGuest guest)
+    {
+        guests.RequireHere(guest);
+        if (guest.MigrationId.Length > 0)
+        {
+            throw GuestKeeper.State(guest, $"is moving already (migration {guest.MigrationId})",
+                $"Watch it with 'godwit migration watch {guest.MigrationId}'.");
+        }
+
+        if (guest.Machine is not { } machine)
+        {
+            throw GuestKeeper.State(guest, "does not run",
+                $"Start it first: 'godwit vm start {guest.Record.Name}'. Only a running guest moves.");
+        }
+
+        return guest.IsPaused
+            ? throw GuestKeeper.State(guest, "is paused", "Look at 'godwit vm show': it may be unsettled after a move.")
+            : machine;
+    }
+
+    public Move? Find(string idOrGuest)
+    {
+        var matches = _departures.Values.Where(departure => departure.Move.Record.Guest == idOrGuest
+            || departure.Move.Id.StartsWith(idOrGuest, StringComparison.Ordinal)).ToList();
+        return idOrGuest.Length > 0 && matches.Count == 1 ? matches[0].Move : null;
+    }
+
+    /// <summary>Asks a move to end before its commit, and waits until the guest's place is settled.</summary>
+    /// <exception cref="GodwitException"><c>migration-committed</c> if it is too late, <c>migration-over</c>.</exception>
+    public async Task CancelAsync(Move move, CancellationToken cancellationToken)
+    {
+        if (!_departures.TryGetValue(move.Id, out var departure))
+        {
+            throw Over(move.Record);
+        }
+
+        await departure.Cancel.CancelAsync();
+        if (departure.Transfer is { } transfer && !transfer.Cancel() && !move.IsEnded)
+        {
+            throw new GodwitException("migration-committed",
+                $"Migration {move.Id} has been committed: guest '{move.Record.Guest}' belongs to host '{move.Record.To}'.",
+                $"Move it back when it has arrived: 'godwit vm migrate {move.Record.Guest} --to {settings.HostName}' "
+                + $"on host '{move.Record.To}'.");
+        }
+
+        await departure.Finished.WaitAsync(cancellationToken);
+    }
+
+    public static GodwitException Over(MigrationRecord record) => new("migration-over",
+        $"Migration {record.Id} has ended ({record.Snapshot.Outcome.ToString().ToLowerInvariant()}); "
+        + $"guest '{record.Guest}' was then on host '{record.GuestRunsOn}'.", "There is nothing to cancel.");
+
+    /// <summary>Ends every move that is not committed and finishes those that are.</summary>
+    public async Task StopAsync()
+    {
+        await _shutdown.CancelAsync();
+        await Task.WhenAll(_departures.Values.Select(departure => departure.Finished));
+    }
+
+    public void Dispose() => _shutdown.Dispose();
+
+    private async Task MoveAsync(Departure departure, QemuMachine machine)
+    {
+        var move = departure.Move;
+        var (guest, host) = (departure.Guest, departure.Host);
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(_shutdown.Token, departure.Cancel.Token);
+        var started = clock.GetTimestamp();
+        var isPrepared = false;
+        MigrationSnapshot final;
+        try
+        {
+            await reports.PutAsync(move.Record);
+            var prepared = await PrepareAsync(departure, stop.Token);
+            isPrepared = true;
+            final = await TransferAsync(departure, machine, prepared, stop.Token);
+        }
+        catch (OperationCanceledException) when (stop.IsCancellationRequested)
+        {
+            var cause = _shutdown.IsCancellationRequested
+                ? $"godwitd on host '{settings.HostName}' is shutting down" : "The migration was cancelled";
+            final = End(move, started, MigrationOutcome.Cancelled, "cancelled", cause + ".");
+        }
+        catch (GodwitException exception)
+        {
+            final = End(move, started, MigrationOutcome.Failed, exception.Code,
+                $"{exception.Message} {exception.Remedy}".TrimEnd());
+        }
+        catch (Exception exception)
+        {
+            Log.CallBroken(logger, $"Migration {move.Id}", exception);
+            final = End(move, started, MigrationOutcome.Failed, "internal", exception.Message);
+        }
+
+        await SettleAsync(departure, final, isPrepared, host, guest);
+    }
+
+    private Task<PrepareIncomingResponse> PrepareAsync(Departure departure, CancellationToken cancellationToken)
+    {
+        var record = departure.Guest.Record;
+        var request = new PrepareIncomingRequest
+        {
+            MigrationId = departure.Move.Id,
+            Spec = ContractMapping.ToSpec(record.Contract),
+            From = settings.HostName,
+            Policy = MoveMapping.ToApi(departure.Move.Record.Policy),
+            SourceQemuVersion = qemu.VersionText,
+            Lanes = (uint)settings.Lanes,
+            WireVersionMin = WireVersions.Min,
+            WireVersionMax = WireVersions.Max,
+            Epoch = record.Epoch,
+            CreatedUnixMs = record.Created.ToUnixTimeMilliseconds(),
+        };
+        return links.CallAsync(departure.Host, PrepareDeadline,
+            (peer, options) => peer.PrepareIncomingAsync(request, options), cancellationToken);
+    }
+
+    private async Task<MigrationSnapshot> TransferAsync(
+        Departure departure, QemuMachine machine, PrepareIncomingResponse prepared, CancellationToken cancellationToken)
+    {
+        const int TicketBytes = 32;
+        var (move, host) = (departure.Move, departure.Host);
+        if (prepared.Ticket.Length != TicketBytes || prepared.LanePort is 0 or > 65535
+            || prepared.WireVersion is < WireVersions.Min or > WireVersions.Max)
+        {
+            throw new GodwitException("stream-format",
+                $"Host '{host.Name}' answered with a ticket of {prepared.Ticket.Length} bytes, port {prepared.LanePort} and "
+                + $"wire version {prepared.WireVersion}.", "Compare the versions of both daemons with 'godwit host list'.");
+        }
+
+        var terms = new TransferTerms(
+            move.Id, move.Record.Guest, settings.HostName, host.Name, move.Record.Policy, prepared.Ticket.ToByteArray(),
+            (int)prepared.WireVersion, settings.Lanes);
+        var endpoint = new IPEndPoint(await ResolveAsync(host, cancellationToken), (int)prepared.LanePort);
+        PeerVerdict? refused = null;
+        var transfer = new SourceTransfer(
+            machine, terms, endpoint, trust.ClientOptions(host.Name, verdict => refused = verdict),
+            machines.Directory(departure.Guest.Record.Contract), () => guests.GiveAsync(departure.Guest, host.Name), logger);
+        transfer.Changed += snapshot => move.Set(record => record with { Snapshot = Monotonic(record.Snapshot, snapshot) });
+        departure.Transfer = transfer;
+        var final = await transfer.RunAsync(cancellationToken);
+        return refused is { } verdict && final.Outcome == MigrationOutcome.Failed
+            ? final with { ErrorCode = verdict.Code, Error = $"{final.Error} Cause: {verdict.Reason}." }
+            : final;
+    }
+
+    // The last snapshot says "ended" only after the owner is recorded and the source's QEMU is gone: until then a
+    // watcher that sees the end would find the guest in between.
+    private static MigrationSnapshot Monotonic(MigrationSnapshot previous, MigrationSnapshot next) => next with
+    {
+        Phase = next.Phase == MigrationPhase.Ended
+            ? (MigrationPhase)Math.Min((int)MigrationPhase.Committed, Math.Max((int)previous.Phase, (int)LastOpen(next)))
+            : next.Phase,
+        Outcome = MigrationOutcome.Pending,
+        ErrorCode = "",
+        Error = "",
+    };
+
+    private static MigrationPhase LastOpen(MigrationSnapshot snapshot) =>
+        snapshot.Outcome == MigrationOutcome.Completed ? MigrationPhase.Committed : MigrationPhase.Preparing;
+
+    private async Task SettleAsync(
+        Departure departure, MigrationSnapshot final, bool isPrepared, HostRecord host, LocalGuest guest)
+    {
+        var move = departure.Move;
+        var runsOn = settings.HostName;
+        switch (final.Outcome)
+        {
+            case MigrationOutcome.Completed:
+                runsOn = host.Name;
+                await guests.LeaveAsync(guest);
+                break;
+            case MigrationOutcome.Unsettled:
+                // Both hosts are possible. The paused guest here is kept until an operator has looked.
+                runsOn = "";
+                break;
+            default:
+                if (isPrepared)
+                {
+                    await AbandonAsync(move.Id, host, final.Error);
+                }
+
+                break;
+        }
+
+        guest.MigrationId = "";
+        var record = move.Record with { Snapshot = final with { Phase = MigrationPhase.Ended }, GuestRunsOn = runsOn };
+        try
+        {
+            await reports.PutAsync(record);
+        }
+        catch (GodwitException exception)
+        {
+            Log.ReportLost(logger, move.Id, settings.HostName, exception.Message);
+        }
+
+        if (final.Outcome == MigrationOutcome.Completed)
+        {
+            Log.MoveEnded(logger, move.Id, "completed", final.Elapsed.TotalSeconds, final.WireBytes,
+                final.Downtime.TotalMilliseconds, record.Guest, runsOn);
+            // The destination keeps the same report; a watcher that sees the end may ask either host for it.
+            await TellAsync(record, guest.Record.Epoch, host);
+            _ = Task.Run(() => TellOthersAsync(record, guest.Record.Epoch, host.Name), CancellationToken.None);
+        }
+        else
+        {
+            Log.MoveFailed(logger, move.Id, final.ErrorCode, final.Error, record.Guest,
+                runsOn.Length > 0 ? runsOn : $"{settings.HostName} or {host.Name}");
+        }
+
+        move.Set(_ => record);
+        _departures.TryRemove(move.Id, out _);
+    }
+
+    private async Task AbandonAsync(string id, HostRecord host, string reason)
+    {
+        try
+        {
+            var request = new AbandonIncomingRequest { MigrationId = id, Reason = reason };
+            await links.CallAsync(host, CheckDeadline,
+                (peer, options) => peer.AbandonIncomingAsync(request, options), CancellationToken.None);
+        }
+        catch (GodwitException exception)
+        {
+            // It ends the arrival by itself: its lanes are gone, or its reservation lapses.
+            Log.ReportLost(logger, id, host.Name, exception.Message);
+        }
+    }
+
+    private async Task TellOthersAsync(MigrationRecord record, long epoch, string destination)
+    {
+        foreach (var host in await membership.ListAsync(CancellationToken.None))
+        {
+            if (host.Name != destination && host.Name != settings.HostName)
+            {
+                await TellAsync(record, epoch, host);
+            }
+        }
+    }
+
+    private async Task TellAsync(MigrationRecord record, long epoch, HostRecord host)
+    {
+        var request = new RecordMigrationRequest
+        {
+            Migration = MoveMapping.ToApi(record),
+            GuestUuid = record.GuestUuid.ToString(),
+            Epoch = epoch,
+        };
+        try
+        {
+            await links.CallAsync(host, CheckDeadline,
+                (peer, options) => peer.RecordMigrationAsync(request, options), CancellationToken.None);
+        }
+        catch (GodwitException exception)
+        {
+            Log.ReportLost(logger, record.Id, host.Name, exception.Message);
+        }
+    }
+
+    private MigrationSnapshot End(
+        Move move, long started, MigrationOutcome outcome, string code, string error) => move.Record.Snapshot with
+        {
+            Phase = MigrationPhase.Ended,
+            Outcome = outcome,
+            ErrorCode = code,
+            Error = $"{error} {move.Record.Guest} runs on {settings.HostName}, where it was.",
+            Elapsed = clock.GetElapsedTime(started),
+        };
+
+    private static async Task<IPAddress> ResolveAsync(HostRecord host, CancellationToken cancellationToken)
+    {
+        var name = new Uri($"https://{host.Address}").Host.Trim('[', ']');
+        if (IPAddress.TryParse(name, out var address))
+        {
+            return address;
+        }
+
+        try
+        {
+            return (await Dns.GetHostAddressesAsync(name, cancellationToken))[0];
+        }
+        catch (System.Net.Sockets.SocketException exception)
+        {
+            throw new GodwitException("host-unreachable",
+                $"The address {name} of host '{host.Name}' cannot be resolved: {exception.Message}.",
+                "Check DNS, or let the host join with an IP address.", exception);
+        }
+    }
+
+    private sealed class Departure(LocalGuest guest, HostRecord host, Move move)
+    {
+        public LocalGuest Guest => guest;
+        public HostRecord Host => host;
+        public Move Move => move;
+        public CancellationTokenSource Cancel { get; } = new();
+        public SourceTransfer? Transfer { get; set; }
+        public Task Finished { get; set; } = Task.CompletedTask;
+    }
+}

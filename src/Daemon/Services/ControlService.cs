@@ -1,0 +1,139 @@
+using System.Net.Sockets;
+using Godwit.Api.V1;
+using Godwit.Daemon.Cluster;
+using Godwit.Daemon.Guests;
+using Godwit.Daemon.Moves;
+using Grpc.Core;
+using VersionInfo = Godwit.Api.V1.VersionInfo;
+
+namespace Godwit.Daemon.Services;
+
+/// <summary>What the operator of this host asks for, over the Unix socket.</summary>
+internal sealed partial class ControlService(
+    GuestKeeper guests, Machines machines, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
+    Membership membership, HostReports hosts, Doctor doctor) : Control.ControlBase
+{
+    public override Task<VersionInfo> GetVersion(GetVersionRequest request, ServerCallContext context) =>
+        Task.FromResult(hosts.Version());
+
+    public override async Task<Guest> CreateGuest(CreateGuestRequest request, ServerCallContext context) =>
+        guests.Describe(await guests.CreateAsync(
+            request.Spec ?? new GuestSpec(), request.Start, context.CancellationToken));
+
+    public override async Task<Guest> StartGuest(GuestRequest request, ServerCallContext context) =>
+        guests.Describe(await guests.StartAsync(request.Name, context.CancellationToken));
+
+    public override async Task<Guest> StopGuest(StopGuestRequest request, ServerCallContext context) =>
+        guests.Describe(await guests.StopAsync(
+            request.Name, request.Force, TimeSpan.FromSeconds(request.TimeoutSeconds), context.CancellationToken));
+
+    public override async Task<Empty> RemoveGuest(GuestRequest request, ServerCallContext context)
+    {
+        await guests.RemoveAsync(request.Name, context.CancellationToken);
+        return new Empty();
+    }
+
+    public override Task<Guest> GetGuest(GuestRequest request, ServerCallContext context) =>
+        Task.FromResult(guests.Describe(guests.Find(request.Name)));
+
+    public override Task<ListGuestsResponse> ListGuests(ListGuestsRequest request, ServerCallContext context)
+    {
+        var response = new ListGuestsResponse();
+        response.Guests.AddRange(
+            guests.All.OrderBy(guest => guest.Record.Name, StringComparer.Ordinal).Select(guests.Describe));
+        return Task.FromResult(response);
+    }
+
+    public override async Task AttachConsole(
+        IAsyncStreamReader<ConsoleInput> requestStream, IServerStreamWriter<ConsoleOutput> responseStream,
+        ServerCallContext context)
+    {
+        if (!await requestStream.MoveNext(context.CancellationToken))
+        {
+            return;
+        }
+
+        using var console = await OpenConsoleAsync(requestStream.Current.Name, context.CancellationToken);
+        using var over = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
+        var first = requestStream.Current.Data;
+        var typing = Task.Run(async () =>
+        {
+            await console.SendAsync(first.Memory, over.Token);
+            while (await requestStream.MoveNext(over.Token))
+            {
+                await console.SendAsync(requestStream.Current.Data.Memory, over.Token);
+            }
+        }, CancellationToken.None);
+        var showing = Task.Run(async () =>
+        {
+            var buffer = new byte[8192];
+            while (await console.ReceiveAsync(buffer, over.Token) is > 0 and var count)
+            {
+                await responseStream.WriteAsync(
+                    new ConsoleOutput { Data = Google.Protobuf.ByteString.CopyFrom(buffer, 0, count) }, over.Token);
+            }
+        }, CancellationToken.None);
+        // Either side may end it: the caller by closing, the guest by going away.
+        await Task.WhenAny(typing, showing);
+        await over.CancelAsync();
+        await Task.WhenAll(typing, showing).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+    }
+
+    private async Task<Socket> OpenConsoleAsync(string name, CancellationToken cancellationToken)
+    {
+        var guest = guests.Find(name);
+        guests.RequireHere(guest);
+        if (guest.Machine is null)
+        {
+            throw GuestKeeper.State(guest, "does not run", $"Start it first: 'godwit vm start {guest.Record.Name}'.");
+        }
+
+        var path = machines.ConsoleSocket(guest.Record.Contract);
+        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken);
+            return socket;
+        }
+        catch (SocketException exception)
+        {
+            socket.Dispose();
+            throw new Godwit.Migration.GodwitException("console-unavailable",
+                $"The console of guest '{guest.Record.Name}' at {path} does not answer: {exception.Message}.",
+                "One console session at a time is possible; end the other one.", exception);
+        }
+    }
+
+    public override async Task<ListHostsResponse> ListHosts(ListHostsRequest request, ServerCallContext context)
+    {
+        var response = new ListHostsResponse();
+        response.Hosts.AddRange(await hosts.AllAsync(context.CancellationToken));
+        return response;
+    }
+
+    public override async Task<HostInfo> GetHost(HostRequest request, ServerCallContext context) =>
+        request.Name.Length == 0
+            ? hosts.Self()
+            : await hosts.OfAsync(
+                await membership.FindAsync(request.Name, context.CancellationToken), context.CancellationToken);
+
+    public override async Task<JoinToken> CreateJoinToken(CreateJoinTokenRequest request, ServerCallContext context)
+    {
+        var (token, expires) = await membership.CreateTokenAsync(
+            request.Host, TimeSpan.FromSeconds(request.ValidSeconds), context.CancellationToken);
+        return new JoinToken { Token = token.ToString(), ExpiresUnixMs = expires.ToUnixTimeMilliseconds() };
+    }
+
+    public override async Task<HostInfo> JoinCluster(JoinClusterRequest request, ServerCallContext context)
+    {
+        await membership.JoinAsync(request.Token, request.Address, context.CancellationToken);
+        return hosts.Self();
+    }
+
+    public override async Task<DiagnoseResponse> Diagnose(DiagnoseRequest request, ServerCallContext context)
+    {
+        var response = new DiagnoseResponse();
+        response.Findings.AddRange(await doctor.ExamineAsync(context.CancellationToken));
+        return response;
+    }
+}

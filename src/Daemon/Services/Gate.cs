@@ -1,0 +1,173 @@
+using Godwit.Api;
+using Godwit.Host.Trust;
+using Godwit.Migration;
+using Grpc.Core;
+using Grpc.Core.Interceptors;
+using Microsoft.AspNetCore.Connections.Features;
+using Microsoft.AspNetCore.Http.Features;
+
+namespace Godwit.Daemon.Services;
+
+/// <summary>Lets each caller reach only what is meant for it, and turns every failure into a code and a remedy.</summary>
+/// <remarks>
+/// Control is served on the Unix socket only, whose file mode says who may call. Peer is served over TLS only, to members
+/// of the cluster; <c>GetAuthority</c> and <c>Join</c> to anybody, because a joiner has no certificate yet.
+/// </remarks>
+internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Interceptor
+{
+    /// <summary>Key in a connection's items: present if it came through the control socket.</summary>
+    public static readonly object LocalConnection = new();
+    private static readonly object VerdictKey = new();
+    private const string ControlPrefix = "/godwit.v1.Control/";
+    private static readonly HashSet<string> Open = ["/godwit.v1.Peer/GetAuthority", "/godwit.v1.Peer/Join"];
+
+    /// <summary>The member that calls, as its certificate names it.</summary>
+    public static string CallerOf(ServerCallContext context) =>
+        context.UserState.TryGetValue(VerdictKey, out var host) ? (string)host : "";
+
+    /// <summary>Refuses a message in which the caller gives itself another host's name.</summary>
+    public static void RequireCaller(ServerCallContext context, string claimed)
+    {
+        var caller = CallerOf(context);
+        if (caller != claimed)
+        {
+            throw new GodwitException("certificate-host-mismatch",
+                $"The message claims to come from host '{claimed}'; the certificate names '{caller}'.",
+                "Set hostName back to the name the host joined under, or join it again.");
+        }
+    }
+
+    public override Task<TResponse> UnaryServerHandler<TRequest, TResponse>(
+        TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation) =>
+        GuardAsync(context, () => continuation(request, context));
+
+    public override Task ServerStreamingServerHandler<TRequest, TResponse>(
+        TRequest request, IServerStreamWriter<TResponse> responseStream, ServerCallContext context,
+        ServerStreamingServerMethod<TRequest, TResponse> continuation) =>
+        GuardAsync(context, async () =>
+        {
+            await continuation(request, responseStream, context);
+            return true;
+        });
+
+    public override Task DuplexStreamingServerHandler<TRequest, TResponse>(
+        IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream,
+        ServerCallContext context, DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
+        GuardAsync(context, async () =>
+        {
+            await continuation(requestStream, responseStream, context);
+            return true;
+        });
+
+    private async Task<T> GuardAsync<T>(ServerCallContext context, Func<Task<T>> call)
+    {
+        try
+        {
+            Admit(context);
+            return await call();
+        }
+        catch (GodwitException exception)
+        {
+            Log.CallRefused(logger, context.Method, exception.Code, exception.Message);
+            throw Translate(exception);
+        }
+        catch (RpcException)
+        {
+            throw;
+        }
+        catch (OperationCanceledException) when (context.CancellationToken.IsCancellationRequested)
+        {
+            throw new RpcException(new Status(StatusCode.Cancelled, "the caller went away"));
+        }
+        catch (Exception exception)
+        {
+            Log.CallBroken(logger, context.Method, exception);
+            throw Translate(new GodwitException("internal", $"{context.Method} failed: {exception.Message}",
+                "Please report it with the daemon's log around this time: journalctl -u godwitd."));
+        }
+    }
+
+    private void Admit(ServerCallContext context)
+    {
+        var http = context.GetHttpContext();
+        var items = http.Features.GetRequiredFeature<IConnectionItemsFeature>().Items;
+        var isLocal = items.ContainsKey(LocalConnection);
+        if (context.Method.StartsWith(ControlPrefix, StringComparison.Ordinal))
+        {
+            if (!isLocal)
+            {
+                throw Refused(context, "control-local-only", "Control is served on the host's own Unix socket only",
+                    "Log in on the host and run godwit there.");
+            }
+
+            return;
+        }
+
+        if (isLocal)
+        {
+            throw Refused(context, "peer-remote-only", "Peer is served over mutual TLS only",
+                "Hosts talk to each other; operators use Control.");
+        }
+
+        if (Open.Contains(context.Method))
+        {
+            return;
+        }
+
+        // A connection is judged once for as long as this host's own membership stays the same.
+        var identity = trust.Identity;
+        var judged = items.TryGetValue(VerdictKey, out var stored) ? stored as Judged : null;
+        if (judged is null || !ReferenceEquals(judged.Under, identity))
+        {
+            items[VerdictKey] = judged = new Judged(identity, trust.Verify(http.Connection.ClientCertificate));
+        }
+
+        var verdict = judged.Verdict;
+
+        if (!verdict.Accepted)
+        {
+            throw Refused(context, verdict.Code, verdict.Reason,
+                ErrorCatalog.Find(verdict.Code)?.Remedy ?? "Join the host with a new token.");
+        }
+
+        context.UserState[VerdictKey] = verdict.Host;
+    }
+
+    private sealed record Judged(HostIdentity Under, PeerVerdict Verdict);
+
+    private GodwitException Refused(ServerCallContext context, string code, string reason, string remedy)
+    {
+        Log.PeerRefused(logger, context.Peer, context.Method, code, reason);
+        return new GodwitException(code, $"{char.ToUpperInvariant(reason[0])}{reason[1..]}.", remedy);
+    }
+
+    /// <summary>The wire form of a failure: a gRPC status, and its code and remedy in the trailers.</summary>
+    public static RpcException Translate(GodwitException exception)
+    {
+        var status = (ErrorCatalog.Find(exception.Code)?.ExitCode ?? ExitCodes.Failed) switch
+        {
+            ExitCodes.Usage => StatusCode.InvalidArgument,
+            ExitCodes.Refused => StatusCode.FailedPrecondition,
+            ExitCodes.NotFound => StatusCode.NotFound,
+            ExitCodes.Authentication => StatusCode.Unauthenticated,
+            ExitCodes.NotConverged => StatusCode.DeadlineExceeded,
+            ExitCodes.Cancelled => StatusCode.Cancelled,
+            _ => StatusCode.Aborted,
+        };
+        return new RpcException(new Status(status, exception.Message), new Metadata
+        {
+            { "godwit-code", exception.Code },
+            { "godwit-remedy", Printable(exception.Remedy) },
+        });
+    }
+
+    // Trailers are ASCII headers; a path in a remedy may hold anything.
+    private static string Printable(string text) =>
+        string.Create(text.Length, text, (span, source) =>
+        {
+            for (var index = 0; index < span.Length; index++)
+            {
+                span[index] = source[index] is >= ' ' and <= '~' ? source[index] : source[index] == '\n' ? ' ' : '?';
+            }
+        });
+}

@@ -1,0 +1,77 @@
+using Godwit.Api.V1;
+using Godwit.Daemon.Cluster;
+using Godwit.Daemon.Guests;
+using Godwit.Daemon.Moves;
+using Godwit.Host.Trust;
+using Godwit.Migration;
+using Google.Protobuf;
+using Grpc.Core;
+
+namespace Godwit.Daemon.Services;
+
+/// <summary>What members ask of this host. <see cref="Gate"/> has checked their certificates.</summary>
+internal sealed class PeerService(
+    Membership membership, HostReports hosts, ClusterTrust trust, GuestKeeper guests, IncomingMoves incoming,
+    MoveReports reports, TimeProvider clock) : Peer.PeerBase
+{
+    public override Task<Authority> GetAuthority(Empty request, ServerCallContext context) =>
+        Task.FromResult(new Authority { Certificate = ByteString.CopyFrom(trust.Identity.Authority.RawData) });
+
+    public override Task<JoinResponse> Join(JoinRequest request, ServerCallContext context) =>
+        membership.AdmitAsync(request, context.Peer, context.CancellationToken);
+
+    public override async Task<HelloResponse> Hello(HelloRequest request, ServerCallContext context)
+    {
+        Gate.RequireCaller(context, request.Host);
+        var response = new HelloResponse { Host = hosts.Self(), ClockUnixMs = clock.GetUtcNow().ToUnixTimeMilliseconds() };
+        if (membership.HoldsAuthority)
+        {
+            response.Hosts.AddRange((await membership.ListAsync(context.CancellationToken)).Select(Membership.Describe));
+        }
+
+        return response;
+    }
+
+    public override Task<CheckIncomingResponse> CheckIncoming(CheckIncomingRequest request, ServerCallContext context)
+    {
+        var response = new CheckIncomingResponse();
+        response.Refusals.AddRange(incoming.Check(request, Gate.CallerOf(context)));
+        return Task.FromResult(response);
+    }
+
+    public override Task<PrepareIncomingResponse> PrepareIncoming(
+        PrepareIncomingRequest request, ServerCallContext context)
+    {
+        Gate.RequireCaller(context, request.From);
+        return incoming.PrepareAsync(request, context.CancellationToken);
+    }
+
+    public override async Task<Empty> AbandonIncoming(AbandonIncomingRequest request, ServerCallContext context)
+    {
+        await incoming.AbandonAsync(request.MigrationId, Gate.CallerOf(context), request.Reason);
+        return new Empty();
+    }
+
+    public override async Task<Empty> AnnounceHost(HostInfo request, ServerCallContext context)
+    {
+        await membership.LearnAsync(Gate.CallerOf(context), [request], context.CancellationToken);
+        return new Empty();
+    }
+
+    public override async Task<Empty> RecordMigration(RecordMigrationRequest request, ServerCallContext context)
+    {
+        Gate.RequireCaller(context, request.Migration.From);
+        if (!Guid.TryParse(request.GuestUuid, out var uuid) || request.Migration.Id.Length is 0 or > 64)
+        {
+            throw new GodwitException("contract-invalid", "The report names no guest or has no id.",
+                "Compare the versions of both daemons with 'godwit host list'.");
+        }
+
+        await reports.PutAsync(MoveMapping.FromApi(request.Migration, uuid));
+        await guests.LearnOwnerAsync(uuid, request.Migration.To, request.Epoch);
+        return new Empty();
+    }
+
+    public override Task<Empty> MeasureLink(MeasureLinkRequest request, ServerCallContext context) =>
+        Task.FromResult(new Empty());
+}

@@ -1,0 +1,58 @@
+using Godwit.Host.Qemu;
+using Godwit.Migration;
+
+namespace Godwit.Host.Registry;
+
+/// <summary>What a host is to do with a guest, as recorded; not what its QEMU does at this instant.</summary>
+public enum GuestIntent
+{
+    Stopped,
+    Running,
+    /// <summary>Arriving here and never committed: after a crash its QEMU is ended, unless it runs the guest already.</summary>
+    Incoming,
+}
+
+/// <summary>A guest for life: its frozen contract, who owns it, and what the owner is to do with it.</summary>
+/// <param name="Host">The only host that may run the guest.</param>
+/// <param name="Epoch">Rises by one with each change of owner; an update that names an older one is refused.</param>
+/// <param name="Detail">Why the guest failed; empty if it did not.</param>
+public sealed record GuestRecord(
+    MachineContract Contract, string Host, long Epoch, GuestIntent Intent,
+    DateTimeOffset Created, DateTimeOffset? Started, string Detail)
+{
+    public Guid Uuid => Contract.Uuid;
+    public string Name => Contract.Name;
+}
+
+/// <summary>A member of the cluster.</summary>
+/// <param name="Address">Host and port of its Peer service.</param>
+/// <param name="CertificateSha256">Lower-case hexadecimal, or empty while not known.</param>
+/// <param name="HoldsAuthority">True for the host that signs certificates and admits members.</param>
+public sealed record HostRecord(string Name, string Address, string CertificateSha256, bool HoldsAuthority);
+
+/// <summary>A migration's report, the newest state first written at its start.</summary>
+/// <param name="GuestRunsOn">The host on which the guest ran when this was written.</param>
+public sealed record MigrationRecord(
+    string Id, Guid GuestUuid, string Guest, string From, string To, MigrationPolicy Policy,
+    DateTimeOffset Started, string GuestRunsOn, MigrationSnapshot Snapshot);
+
+/// <summary>A join token as stored: the secret itself is known to its bearer only.</summary>
+/// <param name="SecretSha256">Lower-case hexadecimal.</param>
+/// <param name="Host">The only host name that may use it; empty for any new name.</param>
+public sealed record TokenRecord(string SecretSha256, string Host, DateTimeOffset Expires, DateTimeOffset? Used);
+
+/// <summary>How an attempt to use a join token ended.</summary>
+public enum TokenVerdict
+{
+    Accepted,
+    Unknown,
+    Expired,
+    Used,
+    /// <summary>The token was made for another host name.</summary>
+    OtherHost,
+}
+
+/// <summary>Which certificate authority this registry belongs to.</summary>
+/// <param name="Sha256">Fingerprint of the CA certificate, lower-case hexadecimal.</param>
+/// <param name="CertificatesIssued">Rises with each certificate signed by this host.</param>
+public sealed record AuthorityRecord(string Sha256, DateTimeOffset Created, long CertificatesIssued);

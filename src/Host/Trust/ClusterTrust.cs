@@ -1,0 +1,194 @@
+using System.Net.Security;
+using System.Security.Authentication;
+using System.Security.Cryptography;
+using System.Security.Cryptography.X509Certificates;
+
+namespace Godwit.Host.Trust;
+
+/// <summary>What a peer's certificate proves.</summary>
+/// <param name="Host">The host it binds; empty if it proves nothing.</param>
+/// <param name="Code">Stable code of the refusal, empty if the certificate is good.</param>
+/// <param name="Reason">Why it is refused, for the log and for the peer.</param>
+public sealed record PeerVerdict(string Host, string Code, string Reason)
+{
+    public bool Accepted => Code.Length == 0;
+}
+
+/// <summary>Decides which peers this host talks to, and makes the TLS options for both directions.</summary>
+/// <remarks>
+/// Every connection asks for its options anew, so a certificate installed by <see cref="Install"/> serves the next
+/// connection without a restart. TLS 1.3 only; only this cluster's authority counts, never the system's.
+/// </remarks>
+public sealed class ClusterTrust(string directory, HostIdentity identity, TimeProvider clock)
+{
+    private volatile HostIdentity _identity = identity;
+
+    public HostIdentity Identity => _identity;
+
+    /// <summary>The authority's key, if this host holds it for the cluster it is a member of; the caller disposes it.</summary>
+    public CertificateAuthority? LoadAuthority()
+    {
+        var authority = CertificateAuthority.Load(directory, clock);
+        if (authority is null)
+        {
+            return null;
+        }
+
+        using var certificate = authority.Certificate;
+        if (HostIdentity.Fingerprint(certificate) == _identity.AuthoritySha256)
+        {
+            return authority;
+        }
+
+        // Left over from the cluster of one that this host was before it joined.
+        authority.Dispose();
+        return null;
+    }
+
+    /// <summary>Loads this host's identity; on the first start ever, makes a cluster of one.</summary>
+    public static ClusterTrust LoadOrCreate(string directory, string host, string address, TimeProvider clock)
+    {
+        Directory.CreateDirectory(
+            directory, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+        foreach (var key in Directory.EnumerateFiles(directory, "*.key"))
+        {
+            KeyFile.CheckMode(key);
+        }
+
+        if (HostIdentity.Load(directory) is not { } identity)
+        {
+            using var authority = CertificateAuthority.Load(directory, clock)
+                ?? CertificateAuthority.Create(directory, host, clock);
+            identity = HostIdentity.Create(directory, authority, host, address);
+        }
+
+        if (identity.Name != host)
+        {
+            throw new Godwit.Migration.GodwitException("certificate-host-mismatch",
+                $"The certificate in {directory} names the host '{identity.Name}'; the configuration says '{host}'.",
+                "Set hostName back, or remove the pki directory and join the cluster under the new name.");
+        }
+
+        return new ClusterTrust(directory, identity, clock);
+    }
+
+    /// <summary>A request for this host's key, to be signed by another cluster's authority.</summary>
+    public byte[] CreateRequest() => HostIdentity.CreateRequest(directory, _identity.Name);
+
+    /// <summary>Takes the membership of another cluster: the next connection is made and accepted under it.</summary>
+    public void Install(X509Certificate2 certificate, X509Certificate2 authority)
+    {
+        _identity = HostIdentity.Install(directory, certificate, authority);
+        CertificateAuthority.Remove(directory);
+    }
+
+    /// <summary>Judges a peer's certificate against this cluster's authority.</summary>
+    public PeerVerdict Verify(X509Certificate2? certificate) => Verify(certificate, _identity.Authority);
+
+    /// <summary>Judges a certificate against any authority: a joiner does so with the one its token names.</summary>
+    public PeerVerdict Verify(X509Certificate2? certificate, X509Certificate2 authority)
+    {
+        if (certificate is null)
+        {
+            return new PeerVerdict("", "certificate-missing", "the peer presented no certificate");
+        }
+
+        using var chain = new X509Chain();
+        chain.ChainPolicy.TrustMode = X509ChainTrustMode.CustomRootTrust;
+        chain.ChainPolicy.CustomTrustStore.Add(authority);
+        chain.ChainPolicy.RevocationMode = X509RevocationMode.NoCheck;
+        chain.ChainPolicy.DisableCertificateDownloads = true;
+        chain.ChainPolicy.VerificationTime = clock.GetUtcNow().UtcDateTime;
+        chain.ChainPolicy.ApplicationPolicy.Add(new Oid(CertificateAuthority.ClientUsage));
+        chain.ChainPolicy.ApplicationPolicy.Add(new Oid(CertificateAuthority.ServerUsage));
+        if (!chain.Build(certificate))
+        {
+            var status = chain.ChainStatus.Aggregate(X509ChainStatusFlags.NoError, (all, one) => all | one.Status);
+            // An expired certificate of ours has one remedy, a stranger's another; "expired" is said only of ours.
+            return status == X509ChainStatusFlags.NotTimeValid
+                ? new PeerVerdict("", "certificate-expired",
+                    $"the certificate {certificate.Subject} is valid from {certificate.NotBefore.ToUniversalTime():u} "
+                    + $"to {certificate.NotAfter.ToUniversalTime():u}; it is {clock.GetUtcNow():u}")
+                : new PeerVerdict("", "certificate-foreign",
+                    $"the certificate {certificate.Subject} does not chain to this cluster's authority "
+                    + $"{HostIdentity.Fingerprint(authority)[..16]} ({status})");
+        }
+
+        return HostIdentity.NameOf(certificate) is { Length: > 0 } name
+            ? new PeerVerdict(name, "", "")
+            : new PeerVerdict("", "certificate-foreign", $"the certificate {certificate.Subject} names no host");
+    }
+
+    /// <summary>Judges a certificate and the name it has to bind.</summary>
+    public PeerVerdict Verify(X509Certificate2? certificate, string host)
+    {
+        var verdict = Verify(certificate);
+        return verdict.Accepted && verdict.Host != host
+            ? new PeerVerdict(verdict.Host, "certificate-host-mismatch",
+                $"the certificate names the host '{verdict.Host}', not '{host}'")
+            : verdict;
+    }
+
+    /// <summary>Options for accepting a peer that has to be a member; anybody else fails the handshake.</summary>
+    /// <param name="refused">Told why a peer was refused, for the log.</param>
+    public SslServerAuthenticationOptions ServerOptions(Action<PeerVerdict>? refused = null)
+    {
+        var options = JoinableServerOptions();
+        options.RemoteCertificateValidationCallback = (_, certificate, _, _) =>
+        {
+            var verdict = Verify(certificate as X509Certificate2);
+            if (!verdict.Accepted)
+            {
+                refused?.Invoke(verdict);
+            }
+
+            return verdict.Accepted;
+        };
+        return options;
+    }
+
+    /// <summary>
+    /// Options for accepting anybody over TLS: the caller has to judge the certificate, if there is one, with
+    /// <see cref="Verify(X509Certificate2?)"/> before it serves anything but joining.
+    /// </summary>
+    public SslServerAuthenticationOptions JoinableServerOptions()
+    {
+        var identity = _identity;
+        return new SslServerAuthenticationOptions
+        {
+            ServerCertificateContext = SslStreamCertificateContext.Create(
+                identity.Certificate, [identity.Authority], offline: true),
+            EnabledSslProtocols = SslProtocols.Tls13,
+            ClientCertificateRequired = true,
+#pragma warning disable CA5359 // Judged per request by the caller, which can then answer with a reason.
+            RemoteCertificateValidationCallback = static (_, _, _, _) => true,
+#pragma warning restore CA5359
+            CertificateRevocationCheckMode = X509RevocationMode.NoCheck,
+        };
+    }
+
+    /// <summary>Options for connecting to the member with this name; anybody else fails the handshake.</summary>
+    /// <param name="refused">Told why the peer was refused.</param>
+    public SslClientAuthenticationOptions ClientOptions(string host, Action<PeerVerdict>? refused = null)
+    {
+        var identity = _identity;
+        return new SslClientAuthenticationOptions
+        {
+            TargetHost = host,
+            EnabledSslProtocols = SslProtocols.Tls13,
+            ClientCertificateContext = SslStreamCertificateContext.Create(
+                identity.Certificate, [identity.Authority], offline: true),
+            CertificateRevocationCheckMode = X509RevocationMode.NoCheck,
+            RemoteCertificateValidationCallback = (_, certificate, _, _) =>
+            {
+                var verdict = Verify(certificate as X509Certificate2, host);
+                if (!verdict.Accepted)
+                {
+                    refused?.Invoke(verdict);
+                }
+
+                return verdict.Accepted;
+            },
+        };
+    }
+}
