@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Diagnostics;
 using System.Globalization;
+using Godwit.Lab.Bench;
 using Godwit.Lab.Daemons;
 using Godwit.Lab.Guests;
 using Godwit.Lab.Network;
@@ -18,7 +19,7 @@ internal static class LabCommands
         RootCommand root = new(
             "Two hosts, a switch and an outside client in network namespaces of this machine, with real guests.")
         {
-            Prepare(), Up(), Down(), Status(), Exec(), Link(), RunScenario(), RelayProcess(),
+            Prepare(), Up(), Down(), Status(), Exec(), Link(), RunScenario(), Bench(), RelayProcess(),
         };
         try
         {
@@ -188,6 +189,33 @@ internal static class LabCommands
             Scenario chosen = Scenario.Named(parsed.GetValue(name)!);
             LinkShape shape = ShapeOf(parsed, link, delay);
             return ScenarioRun.Execute(chosen, shape, parsed.GetValue(output) == "json");
+        });
+        return command;
+    }
+
+    private static Command Bench()
+    {
+        Option<bool> list = new("--list") { Description = "Name the scenarios and modes." };
+        Option<string?> only = new("--only") { Description = "Only scenarios whose name (load@link) contains this." };
+        Option<string[]> modes = new("--mode") { Description = "Only this mode; may be repeated." };
+        Option<int> runs = new("--runs") { Description = "Runs of each mode.", DefaultValueFactory = _ => 3 };
+        Option<string> output = new("--output", "-o") { Description = "text or json.", DefaultValueFactory = _ => "text" };
+        output.AcceptOnlyFromAmong("text", "json");
+        Command command = new("bench", "Compare Godwit with plain QEMU: same guest, same link, runs interleaved.")
+        {
+            list, only, modes, runs, output,
+        };
+        command.SetAction(parsed =>
+        {
+            if (parsed.GetValue(list))
+            {
+                BenchRun.List(Console.Out);
+                return 0;
+            }
+
+            return BenchRun.Execute(
+                parsed.GetValue(only), parsed.GetValue(modes) ?? [], Math.Clamp(parsed.GetValue(runs), 1, 100),
+                parsed.GetValue(output) == "json");
         });
         return command;
     }

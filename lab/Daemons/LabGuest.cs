@@ -1,6 +1,7 @@
 using System.Globalization;
 using Godwit.Api.V1;
 using Godwit.Lab.Guests;
+using Godwit.Lab.Network;
 using Godwit.Lab.Outside;
 using Godwit.Lab.Qemu;
 using Godwit.Lab.Scenarios;
@@ -50,11 +51,11 @@ internal sealed class LabGuest
             Disks = { new Disk { Path = disk, Format = "raw" } },
             Interfaces =
             {
-                new NetworkInterface
+                new Api.V1.NetworkInterface
                 {
                     Bridge = "br0",
                     Mac = shape.Mac,
-                    Addresses = { shape.Address, Network.LabNetwork.GuestAddress6(shape.Number) },
+                    Addresses = { shape.Address, LabNetwork.GuestAddress6(shape.Number) },
                 },
             },
         };
@@ -75,17 +76,19 @@ internal sealed class LabGuest
     {
         string from = Host;
         Control.ControlClient source = _daemons[from];
-        Pace before = Pace.Take(Agent);
+        GuestPace before = GuestPace.Take(Agent);
         _run.Pause(TimeSpan.FromSeconds(1));
-        Pace start = Pace.Take(Agent);
+        GuestPace start = GuestPace.Take(Agent);
         DateTime began = DateTime.UtcNow;
+        long uplink = LabNetwork.UplinkBytes(from);
         Api.V1.Migration state = Call(() => source.StartMigration(
             new StartMigrationRequest { Guest = Name, To = to, Policy = policy }));
         _run.Display.Line($"Moving {Name} from {from} to {to}");
         state = Watch(source, state, meanwhile).GetAwaiter().GetResult();
-        Pace end = Pace.Take(Agent);
+        uplink = LabNetwork.UplinkBytes(from) - uplink;
+        GuestPace end = GuestPace.Take(Agent);
         _run.Pause(TimeSpan.FromSeconds(1));
-        Pace after = Pace.Take(Agent);
+        GuestPace after = GuestPace.Take(Agent);
         if (state.Outcome == MigrationOutcome.Completed)
         {
             Host = to;
@@ -100,6 +103,7 @@ internal sealed class LabGuest
             [.. state.Rounds.Select(r => new RoundResult((long)r.Pages, (long)r.Bytes, r.Seconds, r.DirtyBytesPerSecond))])
         {
             GuestPagesPerSecond = new PaceResult(start.Since(before), end.Since(start), after.Since(end)),
+            UplinkBytes = uplink,
             DaemonCpuSeconds = state.DaemonCpuSeconds,
             Error = state.Error.Length > 0 ? $"{state.ErrorCode}: {state.Error}" : null,
         };
@@ -127,7 +131,7 @@ internal sealed class LabGuest
     /// <summary>Checks that the guest runs on exactly the host it should.</summary>
     internal void ExpectRunningOnlyOn(string host)
     {
-        foreach (string each in Network.LabNetwork.Hosts)
+        foreach (string each in LabNetwork.Hosts)
         {
             bool runs = On(each) is { State: GuestState.Running };
             _run.Expect(runs == (each == host), $"{Name} {(runs ? "runs" : "does not run")} on host {each}");
@@ -197,12 +201,4 @@ internal sealed class LabGuest
         MigrationOutcome.Unsettled => "unsettled",
         _ => "pending",
     };
-
-    /// <summary>How far the guest's writer had come at an instant.</summary>
-    private readonly record struct Pace(long Pages, DateTime At)
-    {
-        internal static Pace Take(AgentControl agent) => new(agent.PagesWritten(), DateTime.UtcNow);
-
-        internal double Since(Pace earlier) => Math.Round((Pages - earlier.Pages) / (At - earlier.At).TotalSeconds);
-    }
 }

@@ -9,6 +9,9 @@ namespace Godwit.Lab.Scenarios;
 /// <summary>Moves that must not succeed: the guest has to go on at its source as if nothing had been.</summary>
 internal static class InterferenceScenarios
 {
+    private static readonly GuestLoad _torrent =
+        new("torrent", "noise as fast as it can be written", "set pattern=incompressible rate=0 size=128M");
+
     internal static IEnumerable<Scenario> All { get; } =
     [
         new("cancel", "The move is cancelled half way; the guest runs on at full speed, and can still move later", Cancel),
@@ -18,7 +21,7 @@ internal static class InterferenceScenarios
 
     private static void Cancel(ScenarioRun run)
     {
-        (LabDaemons daemons, LabGuest guest, OutsideClient client) = Begin(run, "set pattern=text rate=8M size=32M");
+        (LabDaemons daemons, LabGuest guest, OutsideClient client) = Begin(run, GuestLoad.Text);
         DateTime start = DateTime.UtcNow;
         long written = guest.Agent.PagesWritten();
         // Slow enough that half way lasts.
@@ -41,7 +44,7 @@ internal static class InterferenceScenarios
 
     private static void Stall(ScenarioRun run)
     {
-        (_, LabGuest guest, OutsideClient client) = Begin(run, "set pattern=incompressible rate=0 size=128M");
+        (_, LabGuest guest, OutsideClient client) = Begin(run, _torrent);
         DateTime start = DateTime.UtcNow;
         long written = guest.Agent.PagesWritten();
         // A twentieth of the default link: an emulated CPU cannot outrun a gigabit with certainty.
@@ -58,7 +61,7 @@ internal static class InterferenceScenarios
 
     private static void Cut(ScenarioRun run)
     {
-        (_, LabGuest guest, OutsideClient client) = Begin(run, "set pattern=text rate=8M size=32M");
+        (_, LabGuest guest, OutsideClient client) = Begin(run, GuestLoad.Text);
         DateTime start = DateTime.UtcNow;
         long written = guest.Agent.PagesWritten();
         bool cut = false;
@@ -78,11 +81,11 @@ internal static class InterferenceScenarios
         End(run, guest, client, start, written);
     }
 
-    private static (LabDaemons Daemons, LabGuest Guest, OutsideClient Client) Begin(ScenarioRun run, string load)
+    private static (LabDaemons Daemons, LabGuest Guest, OutsideClient Client) Begin(ScenarioRun run, GuestLoad load)
     {
         LabDaemons daemons = run.Own(LabDaemons.Start());
         LabGuest guest = LabGuest.Boot(run, daemons, new GuestShape(1, 256, 1), MemoryBacking.Shared);
-        guest.Agent.Ask(load);
+        load.Begin(guest.Agent);
         return (daemons, guest, run.Own(OutsideClient.Start(guest.Shape.Address)));
     }
 

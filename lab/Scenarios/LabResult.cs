@@ -15,6 +15,12 @@ internal sealed record MoveResult(
     /// <summary>Pages the guest's writer managed, in the second before, during the move and in the second after.</summary>
     public PaceResult? GuestPagesPerSecond { get; init; }
 
+    /// <summary>
+    /// Bytes that left the source host by its uplink during the move, headers and the client's own traffic included:
+    /// a count that the mover has no hand in.
+    /// </summary>
+    public long? UplinkBytes { get; init; }
+
     /// <summary>CPU seconds of both daemons during the move.</summary>
     public double? DaemonCpuSeconds { get; init; }
 

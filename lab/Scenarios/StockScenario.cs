@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Godwit.Lab.Guests;
+using Godwit.Lab.Network;
 using Godwit.Lab.Outside;
 using Godwit.Lab.Qemu;
 
@@ -10,38 +11,47 @@ internal static class StockScenario
 {
     internal static IEnumerable<Scenario> All =>
         StockMode.All.Select(mode => new Scenario(
-            $"stock-{mode.Name}", $"Plain QEMU without Godwit, mode {mode.Name}: a text writer at 8 MiB/s moves from a to b",
-            run => Play(run, mode)));
+            $"stock-{mode.Name}", $"Plain QEMU without Godwit, mode {mode.Name}, under the load text",
+            run => Play(run, mode, GuestLoad.Text)));
 
-    private static void Play(ScenarioRun run, StockMode mode)
+    internal static void Play(ScenarioRun run, StockMode mode, GuestLoad load)
     {
         GuestShape shape = new(1, 256, 1);
         string disk = Path.Combine(LabDirectory.Disks, "stock.raw");
         File.Copy(run.Image.Disk, disk, overwrite: true);
         run.Display.Line($"Booting on a ({StockQemu.Accelerator})");
-        long began = Stopwatch.GetTimestamp();
+        long booting = Stopwatch.GetTimestamp();
         StockQemu source = run.Own(StockQemu.Start("a", "stock-a", shape, run.Image, disk, incoming: false));
         AgentControl agent = run.Own(AgentControl.Connect(shape.Address, TimeSpan.FromSeconds(60), run.Stopped));
-        run.Display.Line($"  booted and answering after {Stopwatch.GetElapsedTime(began).TotalSeconds:0.0} s");
-        agent.Ask("files");
-        agent.Ask("set pattern=text rate=8M size=32M");
+        run.Display.Line($"  booted and answering after {Stopwatch.GetElapsedTime(booting).TotalSeconds:0.0} s");
+        load.Begin(agent);
         OutsideClient client = run.Own(OutsideClient.Start(shape.Address));
         StockQemu destination = run.Own(StockQemu.Start("b", "stock-b", shape, run.Image, disk, incoming: true));
+        GuestPace before = GuestPace.Take(agent);
         run.Pause(TimeSpan.FromSeconds(1));
-        long written = agent.PagesWritten();
-        DateTime start = DateTime.UtcNow;
+        GuestPace start = GuestPace.Take(agent);
+        DateTime began = DateTime.UtcNow;
+        long uplink = LabNetwork.UplinkBytes("a");
         run.Display.Line($"Moving to b, mode {mode.Name}");
+        // On a shaped link QEMU keeps its default limit of 128 MiB/s, which the link is below; else it gets none.
         StockFigures figures = StockMove.Run(
             source, destination, mode, run.Shape.BitsPerSecond == 0 ? 0 : null, TimeSpan.FromSeconds(120));
+        uplink = LabNetwork.UplinkBytes("a") - uplink;
+        GuestPace end = GuestPace.Take(agent);
         run.Pause(TimeSpan.FromSeconds(1));
-        ClientReport during = client.Report(start, DateTime.UtcNow);
+        GuestPace after = GuestPace.Take(agent);
+        ClientReport seen = client.Report(began, DateTime.UtcNow);
         client.Finish();
         run.Add(new MoveResult(
             "stock", "a", "b", $"stock {mode.Name}", figures.Outcome, figures.TotalSeconds, figures.WireBytes,
-            figures.DowntimeMs, new TimeSpan(during.Blackout.Ticks).TotalMilliseconds,
-            new Dictionary<string, double>(), new Dictionary<string, long>(), []));
+            figures.DowntimeMs, Math.Round(new TimeSpan(seen.Blackout.Ticks).TotalMilliseconds, 1),
+            new Dictionary<string, double>(), new Dictionary<string, long>(), [])
+        {
+            GuestPagesPerSecond = new PaceResult(start.Since(before), end.Since(start), after.Since(end)),
+            UplinkBytes = uplink,
+        });
         run.Expect(figures.Outcome == "completed", $"the move ended as \"{figures.Outcome}\"");
-        run.Judge(client.Report(start, DateTime.UtcNow));
-        run.Verify(agent, written);
+        run.Judge(client.Report(began, DateTime.UtcNow));
+        run.Verify(agent, before.Pages);
     }
 }

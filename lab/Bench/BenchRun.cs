@@ -1,0 +1,90 @@
+using Godwit.Api.V1;
+using Godwit.Lab.Network;
+using Godwit.Lab.Qemu;
+using Godwit.Lab.Scenarios;
+
+namespace Godwit.Lab.Bench;
+
+/// <summary>Plays every mode with the same guest over the same links, interleaved, each run in a fresh lab.</summary>
+/// <remarks>
+/// Interleaved, because a shared machine drifts: what disturbs one mode's run disturbs the next mode's too, and ratios
+/// of medians stand where absolute figures do not.
+/// </remarks>
+internal static class BenchRun
+{
+    private const double MemoryGiB = 0.25;
+
+    private sealed record Mode(string Name, Action<ScenarioRun, GuestLoad> Play);
+
+    private sealed record Cell(GuestLoad Load, LinkShape Link)
+    {
+        internal string Name => $"{Load.Name}@{Link}";
+    }
+
+    private static readonly Mode[] _modes =
+    [
+        .. StockMode.All.Select(mode => new Mode($"stock-{mode.Name}", (run, load) => StockScenario.Play(run, mode, load))),
+        new("godwit", (run, load) => MoveScenarios.Play(run, load, ["b"])),
+        new("godwit-carried", (run, load) => MoveScenarios.Play(run, load, ["b"], backing: MemoryBacking.Private)),
+    ];
+
+    private static readonly Cell[] _cells =
+    [
+        .. from link in new[] { new LinkShape(1_000_000_000, TimeSpan.Zero), LinkShape.Unshaped }
+           from load in GuestLoad.All
+           select new Cell(load, link),
+    ];
+
+    internal static void List(TextWriter to)
+    {
+        to.WriteLine("scenarios: " + string.Join(' ', _cells.Select(cell => cell.Name)));
+        to.WriteLine("modes:     " + string.Join(' ', _modes.Select(mode => mode.Name)));
+    }
+
+    /// <summary>Runs the bench; the exit status is 1 when a run lost something.</summary>
+    /// <param name="only">Part of a scenario's name (load@link), or null for all.</param>
+    /// <param name="modes">Names of modes, or empty for all.</param>
+    internal static int Execute(string? only, IReadOnlyList<string> modes, int runs, bool json)
+    {
+        Cell[] cells = [.. _cells.Where(cell => only is null || cell.Name.Contains(only, StringComparison.Ordinal))];
+        Mode[] chosen = [.. _modes.Where(mode => modes.Count == 0 || modes.Contains(mode.Name))];
+        if (cells.Length == 0 || chosen.Length == 0)
+        {
+            throw new LabException($"No scenario matches \"{only}\" or no mode is left: see bench --list.");
+        }
+
+        Display display = new(json);
+        Dictionary<(Cell, Mode), List<LabResult>> results = [];
+        int done = 0;
+        for (int i = 0; i < runs; i++)
+        {
+            foreach (Cell cell in cells)
+            {
+                foreach (Mode mode in chosen)
+                {
+                    display.Line($"[{++done}/{runs * cells.Length * chosen.Length}] {cell.Name} {mode.Name}");
+                    Scenario scenario = new(
+                        $"{cell.Name} {mode.Name}".Replace('/', '-'), "", run => mode.Play(run, cell.Load));
+                    LabResult result = ScenarioRun.Perform(scenario, cell.Link, display, out bool interrupted);
+                    if (interrupted)
+                    {
+                        return 130;
+                    }
+
+                    (results.TryGetValue((cell, mode), out List<LabResult>? list) ? list : results[(cell, mode)] = [])
+                        .Add(result);
+                }
+            }
+        }
+
+        BenchRow[] rows =
+        [
+            .. from cell in cells
+               from mode in chosen
+               select BenchTable.Row(cell.Load.Name, cell.Link.ToString(), mode.Name, results[(cell, mode)], MemoryGiB),
+        ];
+        BenchReport report = new(rows, BenchTable.Ratios(rows));
+        Console.WriteLine(json ? report.ToJson() : BenchTable.Write(report));
+        return rows.Any(row => row.Failed > 0) ? 1 : 0;
+    }
+}

@@ -1,0 +1,113 @@
+using System.Globalization;
+using System.Text;
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using Godwit.Lab.Scenarios;
+
+namespace Godwit.Lab.Bench;
+
+/// <summary>Medians over the runs of one mode, in one scenario, over one link.</summary>
+/// <param name="WireBytes">What left the source host by its uplink, counted by the kernel for every mode alike.</param>
+/// <param name="GuestThroughput">The guest's writer during the move, relative to the second before; 1 is undisturbed.</param>
+/// <param name="CpuSecondsPerGiB">CPU of both daemons per GiB of guest memory; absent for plain QEMU, where the mover
+/// and the emulated CPU are one process.</param>
+internal sealed record BenchRow(
+    string Scenario, string Link, string Mode, int Runs, double TotalSeconds, double WireBytes, double DowntimeMs,
+    double BlackoutMs, double? GuestThroughput, double? CpuSecondsPerGiB, int Failed);
+
+/// <summary>Godwit's figure divided by plain QEMU's default precopy; below 1 is better, but for the throughput.</summary>
+internal sealed record BenchRatio(
+    string Scenario, string Link, string Mode, string Against, double TotalSeconds, double WireBytes, double DowntimeMs,
+    double BlackoutMs, double? GuestThroughput);
+
+/// <summary>What <c>bench -o json</c> prints.</summary>
+internal sealed record BenchReport(IReadOnlyList<BenchRow> Rows, IReadOnlyList<BenchRatio> Ratios)
+{
+    internal string ToJson() => JsonSerializer.Serialize(this, BenchContext.Default.BenchReport);
+}
+
+[JsonSourceGenerationOptions(
+    PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, WriteIndented = true,
+    NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals,
+    DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
+[JsonSerializable(typeof(BenchReport))]
+internal sealed partial class BenchContext : JsonSerializerContext;
+
+/// <summary>From runs to rows and ratios. Pure.</summary>
+internal static class BenchTable
+{
+    internal const string Baseline = "stock-default";
+
+    /// <summary>The medians of one cell; runs that failed are counted, not averaged in.</summary>
+    internal static BenchRow Row(
+        string scenario, string link, string mode, IReadOnlyList<LabResult> runs, double memoryGiB)
+    {
+        MoveResult[] good = [.. runs.Where(run => run.Failures.Count == 0).SelectMany(run => run.Moves)];
+        double[] throughput =
+        [
+            .. good.Where(move => move.GuestPagesPerSecond is { Before: > 0 })
+                .Select(move => move.GuestPagesPerSecond!.During / move.GuestPagesPerSecond.Before),
+        ];
+        double[] cpu = [.. good.Where(move => move.DaemonCpuSeconds is > 0).Select(move => move.DaemonCpuSeconds!.Value)];
+        return new BenchRow(
+            scenario, link, mode, runs.Count,
+            Median(good.Select(move => move.TotalSeconds)),
+            Median(good.Select(move => (double)(move.UplinkBytes ?? move.WireBytes))),
+            Median(good.Select(move => move.DowntimeMs)),
+            Median(good.Select(move => move.BlackoutMs)),
+            throughput.Length > 0 ? Median(throughput) : null,
+            cpu.Length > 0 ? Median(cpu) / memoryGiB : null,
+            runs.Count(run => run.Failures.Count > 0));
+    }
+
+    /// <summary>Godwit's rows against the baseline of the same scenario and link.</summary>
+    internal static IReadOnlyList<BenchRatio> Ratios(IReadOnlyList<BenchRow> rows) =>
+    [
+        .. from row in rows
+           where row.Mode.StartsWith("godwit", StringComparison.Ordinal) && row.Failed < row.Runs
+           from baseline in rows
+           where baseline.Mode == Baseline && baseline.Scenario == row.Scenario && baseline.Link == row.Link
+               && baseline.Failed < baseline.Runs
+           select new BenchRatio(
+               row.Scenario, row.Link, row.Mode, Baseline, row.TotalSeconds / baseline.TotalSeconds,
+               row.WireBytes / baseline.WireBytes, row.DowntimeMs / baseline.DowntimeMs,
+               row.BlackoutMs / baseline.BlackoutMs, row.GuestThroughput / baseline.GuestThroughput),
+    ];
+
+    internal static double Median(IEnumerable<double> values)
+    {
+        double[] sorted = [.. values.Order()];
+        return sorted.Length == 0 ? double.NaN
+            : sorted.Length % 2 == 1 ? sorted[sorted.Length / 2]
+            : (sorted[(sorted.Length / 2) - 1] + sorted[sorted.Length / 2]) / 2;
+    }
+
+    internal static string Write(BenchReport report)
+    {
+        StringBuilder text = new();
+        text.AppendLine(
+            $"{"scenario",-16}{"link",-11}{"mode",-20}{"total s",9}{"wire MiB",10}{"pause ms",10}{"blackout",10}{"guest",8}{"cpu s/GiB",11}");
+        foreach (BenchRow row in report.Rows)
+        {
+            text.AppendLine(string.Create(
+                CultureInfo.InvariantCulture,
+                $"{row.Scenario,-16}{row.Link,-11}{row.Mode,-20}{row.TotalSeconds,9:0.00}{row.WireBytes / (1 << 20),10:0.0}"
+                + $"{row.DowntimeMs,10:0}{row.BlackoutMs,10:0}{row.GuestThroughput,8:0.00}{row.CpuSecondsPerGiB,11:0.00}")
+                + (row.Failed > 0 ? $"  {row.Failed} of {row.Runs} runs failed" : ""));
+        }
+
+        if (report.Ratios.Count > 0)
+        {
+            text.AppendLine().AppendLine($"Relative to {Baseline} (below 1 is better; guest throughput: above 1)");
+            foreach (BenchRatio ratio in report.Ratios)
+            {
+                text.AppendLine(string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"{ratio.Scenario,-16}{ratio.Link,-11}{ratio.Mode,-20}{ratio.TotalSeconds,9:0.00}{ratio.WireBytes,10:0.00}"
+                    + $"{ratio.DowntimeMs,10:0.00}{ratio.BlackoutMs,10:0.00}{ratio.GuestThroughput,8:0.00}"));
+            }
+        }
+
+        return text.ToString().TrimEnd();
+    }
+}
