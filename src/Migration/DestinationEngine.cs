@@ -36,7 +36,7 @@ public sealed class DestinationEngine : IQemuStreamSink
     private TimeSpan _announcedAt;
     private long _received;
     private long _acknowledged;
-    private long _heldBytes;
+    private long _heldBytes; // of device state, ever
     private bool _placed;
     private bool _loaded;
     private bool _deviceStateBegun;
@@ -83,7 +83,7 @@ public sealed class DestinationEngine : IQemuStreamSink
                 Phase = MigrationPhase.Copying;
                 Do(new Effect.WritePrologue(m.Verbatim));
                 break;
-            case ControlMessage.StreamCommand m when Blocks is not null && _switchoverStart is null && !_placed:
+            case ControlMessage.StreamCommand m when Blocks is not null && _switchoverStart is null && _heldBytes == 0:
                 _switchoverStart = m;
                 break;
             case ControlMessage.DeviceState m when Blocks is not null && !_loaded:
@@ -137,18 +137,7 @@ public sealed class DestinationEngine : IQemuStreamSink
         Phase = MigrationPhase.Switchover;
         Acknowledge();
         Do(new Effect.Send(new ControlMessage.PagesPlaced()));
-        if (_switchoverStart is { } command)
-        {
-            Do(new Effect.WriteCommand(command.Number, command.Payload));
-        }
-
-        Do(new Effect.WriteEnd());
-        foreach (ReadOnlyMemory<byte> bytes in _heldDeviceState)
-        {
-            WriteDeviceState(bytes);
-        }
-
-        _heldDeviceState.Clear();
+        HandOverDeviceState();
     }
 
     /// <summary>QEMU's own verdict on its return path: 0 means that it has loaded everything.</summary>
@@ -283,32 +272,45 @@ public sealed class DestinationEngine : IQemuStreamSink
 
     private void TakeDeviceState(ReadOnlyMemory<byte> bytes)
     {
-        if (_placed)
-        {
-            WriteDeviceState(bytes);
-            return;
-        }
-
-        // Loading devices reads guest memory, so not a byte of their state may reach QEMU before the last page.
         _heldBytes += bytes.Length;
         if (_heldBytes > DeviceStateHeldMax)
         {
             throw new StreamFormatException(
-                0, $"More than {DeviceStateHeldMax} bytes of device state before the pages they need.");
+                0, $"More than {DeviceStateHeldMax} bytes of device state; no guest has that much.");
         }
 
         _heldDeviceState.Add(bytes);
+        HandOverDeviceState();
     }
 
-    private void WriteDeviceState(ReadOnlyMemory<byte> bytes)
+    // Loading devices reads guest memory, so not a byte of their state may reach QEMU before the last page. And the
+    // barriers, on their own connections, may overtake the command that stands before RAM's end, so that end is
+    // written only when device state has come behind it.
+    private void HandOverDeviceState()
     {
+        if (!_placed || _heldDeviceState.Count == 0)
+        {
+            return;
+        }
+
         if (!_deviceStateBegun)
         {
             _deviceStateBegun = true;
             _firstDeviceStateAt = _now;
+            if (_switchoverStart is { } command)
+            {
+                Do(new Effect.WriteCommand(command.Number, command.Payload));
+            }
+
+            Do(new Effect.WriteEnd());
         }
 
-        Do(new Effect.WriteDeviceState(bytes));
+        foreach (ReadOnlyMemory<byte> bytes in _heldDeviceState)
+        {
+            Do(new Effect.WriteDeviceState(bytes));
+        }
+
+        _heldDeviceState.Clear();
     }
 
     private void Fail(string code, string text, bool tellPeer)

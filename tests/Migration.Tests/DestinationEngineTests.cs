@@ -32,6 +32,21 @@ public class DestinationEngineTests
         Assert.Equal(MigrationOutcome.Completed, engine.Outcome);
     }
 
+    // Barriers travel on the page lanes and may overtake what the control lane still carries: seen with real QEMU.
+    [Fact]
+    public void The_command_before_RAMs_end_may_come_after_the_barriers()
+    {
+        DestinationEngine engine = Begun();
+        engine.LaneBarrier(1, T);
+        engine.LaneBarrier(2, T);
+        engine.Receive(new ControlMessage.StreamCommand(11, default), T);
+        engine.Receive(new ControlMessage.DeviceState(new byte[] { 4 }), T);
+        Effect[] written = [.. Take(engine).Where(e => e is Effect.WriteCommand or Effect.WriteEnd or Effect.WriteDeviceState)];
+        Assert.Collection(
+            written, e => Assert.IsType<Effect.WriteCommand>(e), e => Assert.IsType<Effect.WriteEnd>(e),
+            e => Assert.IsType<Effect.WriteDeviceState>(e));
+    }
+
     [Fact]
     public void A_commit_before_the_guest_is_loaded_is_out_of_turn()
     {
