@@ -71,9 +71,14 @@ internal static class LabCommands
             using IDisposable hold = LabSession.Hold();
             GuestImage image = GuestImage.Obtain(Say);
             LabSession.Up(shape);
-            if (!parsed.GetValue(bare))
+            try
             {
-                using LabDaemons daemons = LabDaemons.Start();
+                using LabDaemons? daemons = parsed.GetValue(bare) ? null : LabDaemons.Start();
+            }
+            catch (LabException)
+            {
+                LabSession.Down();
+                throw;
             }
 
             Say($"The lab \"{LabDirectory.Name}\" is up: hosts a and b, client, link {shape}. Guest image: {image.Folder}");
