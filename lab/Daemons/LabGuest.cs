@@ -78,6 +78,7 @@ internal sealed class LabGuest
         Control.ControlClient source = _daemons[from];
         GuestPace before = GuestPace.Take(Agent);
         _run.Pause(TimeSpan.FromSeconds(1));
+        _ = Agent.TakeLongestGapMs();
         GuestPace start = GuestPace.Take(Agent);
         DateTime began = DateTime.UtcNow;
         long uplink = LabNetwork.UplinkBytes(from);
@@ -87,7 +88,11 @@ internal sealed class LabGuest
         state = Watch(source, state, meanwhile).GetAwaiter().GetResult();
         uplink = LabNetwork.UplinkBytes(from) - uplink;
         GuestPace end = GuestPace.Take(Agent);
+        _run.Expect(
+            end.ClockLagMs(start) is > -100 and < 30_000,
+            $"the guest's clock fell behind by {end.ClockLagMs(start)} ms over the move");
         _run.Pause(TimeSpan.FromSeconds(1));
+        double gap = Agent.TakeLongestGapMs();
         GuestPace after = GuestPace.Take(Agent);
         if (state.Outcome == MigrationOutcome.Completed)
         {
@@ -104,6 +109,8 @@ internal sealed class LabGuest
         {
             GuestPagesPerSecond = new PaceResult(start.Since(before), end.Since(start), after.Since(end)),
             UplinkBytes = uplink,
+            GuestLongestGapMs = Math.Round(gap, 1),
+            GuestClockLagMs = end.ClockLagMs(start),
             DaemonCpuSeconds = state.DaemonCpuSeconds,
             Error = state.Error.Length > 0 ? $"{state.ErrorCode}: {state.Error}" : null,
         };

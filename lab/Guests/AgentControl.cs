@@ -75,6 +75,9 @@ internal sealed class AgentControl : IDisposable
     /// <summary>Pages written since boot: it may never fall, whatever happens to the guest.</summary>
     internal long PagesWritten() => Ask("status").GetProperty("pagesWritten").GetInt64();
 
+    /// <summary>The longest time between two beats of 5 ms since the last call of this, by the guest's clock.</summary>
+    internal double TakeLongestGapMs() => Ask("stats slots=1 reset=1").GetProperty("longestGapMs").GetDouble();
+
     private Verdict Judge(string command)
     {
         JsonElement answer = Ask(command, TimeSpan.FromMinutes(3));

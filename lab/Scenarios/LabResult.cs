@@ -21,6 +21,12 @@ internal sealed record MoveResult(
     /// </summary>
     public long? UplinkBytes { get; init; }
 
+    /// <summary>Longest time between two beats of 5 ms inside the guest, by its own clock, which stands in a pause.</summary>
+    public double? GuestLongestGapMs { get; init; }
+
+    /// <summary>What the guest's monotonic clock fell behind during the move; about the pause.</summary>
+    public double? GuestClockLagMs { get; init; }
+
     /// <summary>CPU seconds of both daemons during the move.</summary>
     public double? DaemonCpuSeconds { get; init; }
 

@@ -29,6 +29,7 @@ internal static class StockScenario
         StockQemu destination = run.Own(StockQemu.Start("b", "stock-b", shape, run.Image, disk, incoming: true));
         GuestPace before = GuestPace.Take(agent);
         run.Pause(TimeSpan.FromSeconds(1));
+        _ = agent.TakeLongestGapMs();
         GuestPace start = GuestPace.Take(agent);
         DateTime began = DateTime.UtcNow;
         long uplink = LabNetwork.UplinkBytes("a");
@@ -38,7 +39,11 @@ internal static class StockScenario
             source, destination, mode, run.Shape.BitsPerSecond == 0 ? 0 : null, TimeSpan.FromSeconds(120));
         uplink = LabNetwork.UplinkBytes("a") - uplink;
         GuestPace end = GuestPace.Take(agent);
+        run.Expect(
+            end.ClockLagMs(start) is > -100 and < 30_000,
+            $"the guest's clock fell behind by {end.ClockLagMs(start)} ms over the move");
         run.Pause(TimeSpan.FromSeconds(1));
+        double gap = agent.TakeLongestGapMs();
         GuestPace after = GuestPace.Take(agent);
         ClientReport seen = client.Report(began, DateTime.UtcNow);
         client.Finish();
@@ -49,6 +54,8 @@ internal static class StockScenario
         {
             GuestPagesPerSecond = new PaceResult(start.Since(before), end.Since(start), after.Since(end)),
             UplinkBytes = uplink,
+            GuestLongestGapMs = Math.Round(gap, 1),
+            GuestClockLagMs = end.ClockLagMs(start),
         });
         run.Expect(figures.Outcome == "completed", $"the move ended as \"{figures.Outcome}\"");
         run.Judge(client.Report(began, DateTime.UtcNow));
