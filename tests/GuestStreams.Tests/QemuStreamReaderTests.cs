@@ -1,4 +1,3 @@
-using System.Buffers;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Pages;
 
@@ -13,104 +12,125 @@ public class QemuStreamReaderTests
     public void Understands_a_whole_stream_of_real_QEMU(string name)
     {
         Transcript t = Transcript.Of(Vectors.Load(name));
-        Assert.Equal("pc.ram", t.Head!.Blocks[0].Name);
-        Assert.Equal(16 << 20, t.Head.Blocks[0].Length);
-        Assert.StartsWith("pc-q35-", t.Head.Machine, StringComparison.Ordinal);
-        // Every page of every block is named at least once in a first pass.
-        Assert.Equal(t.Head.Blocks.Sum(b => b.PageCount), t.Pages.Count);
-        Assert.True(t.TailBytes > 10_000, $"{t.TailBytes} bytes of device state");
-        Assert.Equal(1, t.FinalSections);
+        QemuStreamHead head = t.Head!;
+        Assert.StartsWith(name[..name.IndexOf('-', StringComparison.Ordinal)], head.Machine["pc-".Length..]
+            .Replace("i440fx", "pc", StringComparison.Ordinal), StringComparison.Ordinal);
+        Assert.Equal("pc.ram", head.Blocks[0].Name);
+        Assert.Equal(16 << 20, head.Blocks[0].Length);
+        Assert.Equal(head.Blocks.Select((_, i) => i), head.Blocks.Select(b => b.Index));
+        Assert.Equal(name.Contains("postcopy", StringComparison.Ordinal), head.PostcopyAdvised);
+        Assert.Equal(name == Vectors.SharedLeftOut, head.SharedBlocksLeftOut);
+        // A first pass names every page of every block that travels.
+        IEnumerable<RamBlock> travelling = head.Blocks.Skip(name == Vectors.SharedLeftOut ? 1 : 0);
+        Assert.Equal(travelling.Sum(b => b.PageCount), t.Newest.Count);
+        Assert.Equal(t.PageRecords, t.Sections.Sum(s => (long)s.Pages));
+        Assert.Equal(1, t.Sections.Count(s => s.Final));
+        Assert.True(t.Sections[^1].Final);
+        Assert.Equal(0x04, t.Tail[0]);
+        Assert.InRange(t.Tail.Length, 10_000, 1_000_000);
     }
 
-    // Goal: how the bytes are cut never matters. Method: two pieces at every offset of the head and of the first
-    // records, then pieces of seeded random lengths over the whole, then byte by byte over the head.
+    [Fact]
+    public void A_running_guest_on_a_return_path_sends_commands_and_pages_again()
+    {
+        Transcript t = Transcript.Of(Vectors.Load(Vectors.Running));
+        Assert.Equal(
+            [QemuCommand.OpenReturnPath, QemuCommand.Ping, QemuCommand.SwitchoverStart], t.Commands);
+        Assert.True(t.Sections.Count > 10, $"{t.Sections.Count} sections");
+        Assert.True(t.PageRecords > t.Newest.Count, "no page came twice, so nothing was dirtied in between");
+    }
+
+    // Goal: how the bytes are cut never matters. Method: two pieces at every offset of the stream's beginning, two
+    // pieces at every offset around the first byte of device state, pieces of seeded random lengths over the whole,
+    // and byte by byte over the whole.
     [Theory]
     [MemberData(nameof(AllVectors))]
     public void Any_cut_gives_the_same_callbacks(string name)
     {
         byte[] stream = Vectors.Load(name);
-        string whole = Transcript.Of(stream).ToString();
-        for (int cut = 1; cut < 2000; cut++)
+        ReadOnlySpan<byte> beginning = stream.AsSpan(0, 6000);
+        string expected = Transcript.Of(beginning).Digest();
+        for (int cut = 1; cut < beginning.Length; cut++)
         {
-            Assert.Equal(whole, Transcript.Of(stream, cut).ToString());
+            Assert.True(expected == Transcript.Of(beginning, cut).Digest(), $"cut at {cut}");
+        }
+
+        Transcript whole = Transcript.Of(stream);
+        expected = whole.Digest();
+        int tail = stream.Length - whole.Tail.Length;
+        for (int cut = tail - 40; cut < tail + 20; cut++)
+        {
+            Assert.True(expected == Transcript.Of(stream, cut).Digest(), $"cut at {cut}");
         }
 
         var random = new Random(17);
-        for (int run = 0; run < 20; run++)
+        foreach (int longest in new[] { 1, 1, 9, 40, 4096, 4200, 9000, 70_000 })
         {
             var transcript = new Transcript();
             var reader = new QemuStreamReader(transcript);
             for (int at = 0; at < stream.Length;)
             {
-                int length = Math.Min(stream.Length - at, random.Next(1, run < 10 ? 40 : 9000));
+                int length = Math.Min(stream.Length - at, random.Next(1, longest + 1));
                 reader.Feed(stream.AsSpan(at, length));
                 at += length;
             }
 
-            Assert.Equal(whole, transcript.ToString());
+            Assert.True(expected == transcript.Digest(), $"pieces of up to {longest} bytes");
+            Assert.Equal(stream.Length, reader.Offset);
         }
+    }
 
-        var single = new Transcript();
-        var bytewise = new QemuStreamReader(single);
-        for (int i = 0; i < stream.Length; i++)
-        {
-            bytewise.Feed(stream.AsSpan(i, 1));
-        }
-
-        Assert.Equal(whole, single.ToString());
+    [Fact]
+    public void The_prologue_and_each_section_are_reported_without_waiting_for_the_footer()
+    {
+        byte[] stream = Vectors.Load(Vectors.Running);
+        Transcript whole = Transcript.Of(stream);
+        Transcript early = Transcript.Of(stream.AsSpan(0, whole.Prologue.Length));
+        Assert.Equal(whole.Prologue, early.Prologue);
+        Assert.Equal(stream[..whole.Prologue.Length], early.Prologue);
+        // Five bytes of footer lie between the end of the last section and the first byte of device state.
+        Transcript ended = Transcript.Of(stream.AsSpan(0, stream.Length - whole.Tail.Length - 5));
+        Assert.True(ended.Sections[^1].Final);
     }
 
     [Theory]
     [MemberData(nameof(AllVectors))]
     public void A_rewritten_stream_says_the_same(string name)
     {
-        byte[] rewritten = Rewriter.Rewrite(Vectors.Load(name));
-        Transcript before = Transcript.Of(Vectors.Load(name));
-        Transcript after = Transcript.Of(rewritten);
-        Assert.Equal(before.PagesDigest(), after.PagesDigest());
-        Assert.Equal(before.TailDigest(), after.TailDigest());
-    }
-
-    // Goal: hostile bytes cost the stream its life and this process nothing. Method: seeded flips, cuts and
-    // repetitions of real streams; the reader may only finish or raise its own exception.
-    [Theory]
-    [MemberData(nameof(AllVectors))]
-    public void Mangled_streams_are_refused_or_read_but_never_hurt(string name)
-    {
         byte[] stream = Vectors.Load(name);
-        var random = new Random(4711);
-        int refused = 0;
-        for (int run = 0; run < 400; run++)
+        Transcript before = Transcript.Of(stream);
+        Transcript after = Transcript.Of(Rewriter.Rewrite(stream, 5));
+        Assert.Equal(before.Newest.Count, after.PageRecords);
+        foreach (((int, long) page, byte[] content) in before.Newest)
         {
-            byte[] mangled = stream.AsSpan(0, random.Next(1, 60_000)).ToArray();
-            for (int flips = random.Next(1, 6); flips > 0; flips--)
-            {
-                mangled[random.Next(Math.Min(mangled.Length, 1 << random.Next(4, 16)))] = (byte)random.Next(256);
-            }
-
-            try
-            {
-                new QemuStreamReader(new Transcript()).Feed(mangled);
-            }
-            catch (StreamFormatException e)
-            {
-                refused++;
-                Assert.InRange(e.Offset, 0, mangled.Length);
-            }
+            Assert.Equal(content, after.Newest[page]);
         }
 
-        Assert.True(refused > 100, $"only {refused} of 400 mangled streams were refused");
+        Assert.Equal(before.Tail, after.Tail);
+        Assert.Equal(before.Prologue, after.Prologue);
     }
 
     [Fact]
-    public void A_page_costs_no_allocation()
+    public void Pages_cost_no_allocation()
     {
-        byte[] stream = Vectors.Load(Vectors.Names[0]);
-        var reader = new QemuStreamReader(new Silent());
-        reader.Feed(stream.AsSpan(0, 100_000));
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        reader.Feed(stream.AsSpan(100_000, 150_000));
-        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 10_000);
+        byte[] stream = Vectors.Load("q35-10.0");
+        int tail = stream.Length - Transcript.Of(stream).Tail.Length;
+        long least = long.MaxValue;
+        // The runtime charges a recompilation to the thread it happens on; what the loop allocates shows in each run.
+        for (int run = 0; run < 8; run++)
+        {
+            var reader = new QemuStreamReader(new Silent());
+            reader.Feed(stream.AsSpan(0, 4000));
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            for (int at = 4000; at < tail; at += 1000)
+            {
+                reader.Feed(stream.AsSpan(at, Math.Min(1000, tail - at)));
+            }
+
+            least = Math.Min(least, GC.GetAllocatedBytesForCurrentThread() - before);
+        }
+
+        Assert.Equal(0, least);
     }
 
     private sealed class Silent : IQemuStreamSink
@@ -121,113 +141,4 @@ public class QemuStreamReaderTests
         public void Command(ushort number, ReadOnlySpan<byte> payload) { }
         public void Tail(ReadOnlySpan<byte> verbatim) { }
     }
-}
-
-/// <summary>Everything a reader reported, in a form that can be compared.</summary>
-internal sealed class Transcript : IQemuStreamSink
-{
-    private readonly List<string> _calls = [];
-    private readonly MemoryStream _tail = new();
-
-    public QemuStreamHead? Head { get; private set; }
-    public Dictionary<(int Block, long Page), ulong> Pages { get; } = [];
-    public int FinalSections { get; private set; }
-    public long TailBytes => _tail.Length;
-
-    public static Transcript Of(byte[] stream, int cut = 0)
-    {
-        var transcript = new Transcript();
-        var reader = new QemuStreamReader(transcript);
-        reader.Feed(stream.AsSpan(0, cut));
-        reader.Feed(stream.AsSpan(cut));
-        return transcript;
-    }
-
-    public string PagesDigest() =>
-        string.Join('\n', Pages.OrderBy(p => p.Key).Select(p => $"{p.Key.Block} {p.Key.Page} {p.Value:x}"));
-
-    public string TailDigest() => Convert.ToHexString(System.Security.Cryptography.SHA256.HashData(_tail.ToArray()));
-
-    public override string ToString() => string.Join('\n', _calls) + TailDigest();
-
-    public void Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head)
-    {
-        Head = head;
-        _calls.Add($"prologue {verbatim.Length} {Digest(verbatim):x} {head.Machine} {head.RamSectionId}");
-    }
-
-    public void Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content)
-    {
-        ulong digest = content.IsEmpty ? 0 : Digest(content);
-        Pages[(blockIndex, page.Value)] = digest;
-        _calls.Add($"page {blockIndex} {page} {digest:x}");
-    }
-
-    public void SectionEnd(bool final, int pages)
-    {
-        FinalSections += final ? 1 : 0;
-        _calls.Add($"end {final} {pages}");
-    }
-
-    public void Command(ushort number, ReadOnlySpan<byte> payload) => _calls.Add($"command {number} {payload.Length}");
-
-    public void Tail(ReadOnlySpan<byte> verbatim) => _tail.Write(verbatim);
-
-    private static ulong Digest(ReadOnlySpan<byte> bytes)
-    {
-        var hash = new HashCode();
-        hash.AddBytes(bytes);
-        return (ulong)(uint)hash.ToHashCode() << 32 | (uint)bytes.Length;
-    }
-}
-
-/// <summary>What a destination does: prologue and tail as they came, the pages between in sections of its own.</summary>
-internal sealed class Rewriter : IQemuStreamSink
-{
-    private readonly ArrayBufferWriter<byte> _output = new();
-    private QemuStreamWriter? _writer;
-    private QemuStreamHead? _head;
-
-    public static byte[] Rewrite(byte[] stream)
-    {
-        var rewriter = new Rewriter();
-        new QemuStreamReader(rewriter).Feed(stream);
-        return rewriter._output.WrittenSpan.ToArray();
-    }
-
-    public void Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head)
-    {
-        _head = head;
-        _writer = new QemuStreamWriter(_output, head);
-        _writer.Prologue(verbatim);
-        _writer.Footer();
-    }
-
-    public void Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content)
-    {
-        _writer!.BeginPart();
-        if (content.IsEmpty)
-        {
-            _writer.ZeroPage(_head!.Blocks[blockIndex], page);
-        }
-        else
-        {
-            _writer.Page(_head!.Blocks[blockIndex], page, content);
-        }
-
-        _writer.EndSection();
-    }
-
-    public void SectionEnd(bool final, int pages)
-    {
-        if (final)
-        {
-            _writer!.BeginEnd();
-            _writer.EndSection();
-        }
-    }
-
-    public void Command(ushort number, ReadOnlySpan<byte> payload) => _writer?.Command(number, payload);
-
-    public void Tail(ReadOnlySpan<byte> verbatim) => _output.Write(verbatim);
 }

@@ -6,7 +6,14 @@ namespace Godwit.GuestStreams.Qemu;
 /// <param name="Machine">QEMU's machine type, for example <c>pc-q35-10.0</c>.</param>
 /// <param name="RamSectionId">Number of the RAM section; learned, never assumed.</param>
 /// <param name="Blocks">In the order of the stream.</param>
-public sealed record QemuStreamHead(string Machine, uint RamSectionId, IReadOnlyList<RamBlock> Blocks);
+public sealed record QemuStreamHead(string Machine, uint RamSectionId, IReadOnlyList<RamBlock> Blocks)
+{
+    /// <summary>The source may turn to postcopy: it sent POSTCOPY_ADVISE.</summary>
+    public bool PostcopyAdvised { get; init; }
+
+    /// <summary>Blocks in shared memory are left out of the stream (capability x-ignore-shared).</summary>
+    public bool SharedBlocksLeftOut { get; init; }
+}
 
 /// <summary>Commands of the stream (element 08) that a precopy may contain.</summary>
 public static class QemuCommand
