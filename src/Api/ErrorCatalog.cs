@@ -46,6 +46,7 @@ public static partial class ErrorCatalog
         AddTrust(Add);
         AddIncoming(Add);
         AddGuests(Add);
+        AddMachines(Add);
         AddHosts(Add);
         AddMigrations(Add);
         AddCommands(Add);

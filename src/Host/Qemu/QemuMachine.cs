@@ -1,51 +1,181 @@
 using System.Text.Json.Nodes;
-using Godwit.Pages;
+using Godwit.Host.Network;
+using Godwit.Migration;
 
 namespace Godwit.Host.Qemu;
 
 /// <summary>One running QEMU process and its monitor.</summary>
+/// <remarks>
+/// The process does not depend on this one: it has a session of its own, writes to its own log and runs on when the
+/// daemon ends. <see cref="DisposeAsync"/> therefore only lets go of it, and <see cref="AdoptAsync"/> finds it again.
+/// When the process ends, its TAP devices and sockets are removed before <see cref="Exited"/> does.
+/// </remarks>
 public sealed partial class QemuMachine : IAsyncDisposable
 {
-    public required MachineContract Contract { get; init; }
-    public required int ProcessId { get; init; }
+    private readonly QemuProcess _process;
+    private readonly QmpClient _monitor;
+    private readonly MachineFiles _files;
+    private readonly CancellationTokenSource _disposing;
+    private event Action<QmpEvent>? Handlers;
+
+    private QemuMachine(
+        MachineContract contract, MachineFiles files, QemuProcess process, QmpClient monitor,
+        IReadOnlyList<GuestInterface> interfaces)
+    {
+        Contract = contract;
+        Interfaces = interfaces;
+        _files = files;
+        _process = process;
+        _monitor = monitor;
+        _disposing = new CancellationTokenSource();
+        _monitor.EventReceived += qmpEvent => Handlers?.Invoke(qmpEvent);
+        Exited = CleanUpAfterExitAsync(_disposing.Token);
+    }
+
+    public MachineContract Contract { get; }
+
+    public int ProcessId => _process.Id;
 
     /// <summary>QEMU's version, for example 10.0.2.</summary>
-    public required Version Version { get; init; }
+    public Version Version => _monitor.Version;
+
+    /// <summary>The guest's interfaces, in the contract's order, with their TAP devices.</summary>
+    public IReadOnlyList<GuestInterface> Interfaces { get; }
+
+    /// <summary>Unix socket of the serial console; one client at a time.</summary>
+    public string ConsoleSocket => _files.ConsoleSocket;
+
+    /// <summary>Everything the serial console has ever printed on this host.</summary>
+    public string ConsoleLog => _files.ConsoleLog;
+
+    /// <summary>Ends when the process has ended, however it did, and its devices are removed. Never after DisposeAsync.</summary>
+    public Task Exited { get; }
+
+    /// <summary>Every QMP event, in order, on the reader's thread; handlers must not block.</summary>
+    public event Action<QmpEvent>? EventReceived
+    {
+        add => Handlers += value;
+        remove => Handlers -= value;
+    }
 
     /// <summary>Runs a QMP command and gives its <c>return</c> value.</summary>
     /// <exception cref="QmpException">QEMU refused; carries its class and description.</exception>
+    /// <exception cref="GodwitException">
+    /// <c>qemu-silent</c>: no answer within 30 s; <c>qemu-ended</c>: the process is gone.
+    /// </exception>
     public Task<JsonNode?> ExecuteAsync(string command, JsonObject? arguments, CancellationToken cancellationToken) =>
-        throw new NotImplementedException();
+        _monitor.ExecuteAsync(command, arguments, QmpClient.CommandTimeout, cancellationToken);
 
-    /// <summary>Every QMP event, in order, on the reader's thread; handlers must not block.</summary>
-    public event Action<QmpEvent>? EventReceived;
+    /// <summary>The same for the few commands (<c>yank</c>, <c>migrate-pause</c>...) that run past a busy QEMU.</summary>
+    public Task<JsonNode?> ExecuteOutOfBandAsync(
+        string command, JsonObject? arguments, CancellationToken cancellationToken) =>
+        _monitor.ExecuteOutOfBandAsync(command, arguments, QmpClient.CommandTimeout, cancellationToken);
 
-    /// <summary>Ends when the process has ended, however it did.</summary>
-    public Task Exited => throw new NotImplementedException();
+    /// <summary>QEMU's run state, for example <c>running</c>, <c>paused</c>, <c>inmigrate</c>, <c>postmigrate</c>.</summary>
+    public async Task<string> QueryStateAsync(CancellationToken cancellationToken)
+    {
+        JsonNode? status = await ExecuteAsync("query-status", null, cancellationToken);
+        return status?["status"]?.GetValue<string>() ?? "unknown";
+    }
 
     /// <summary>
     /// Maps the guest's RAM into this process when its contract says shared memory: QEMU's name of the block and the
-    /// mapping. Empty for private memory. The caller disposes the mappings before the machine.
+    /// mapping. Empty for private memory. The caller disposes the mappings before the machine. Video memory and ROMs
+    /// are never mapped; QEMU's stream carries them.
     /// </summary>
-    public IReadOnlyList<MappedBlock> MapMemory() => throw new NotImplementedException();
+    /// <exception cref="GodwitException"><c>memory-map</c>.</exception>
+    public IReadOnlyList<MappedBlock> MapMemory() => Contract.SharedMemory
+        ? [MappedBlock.Open(ProcessId, QemuCommandLine.MemoryBlock, Contract.MemoryBytes)]
+        : [];
 
-    public ValueTask DisposeAsync() { EventReceived?.Invoke(null!); return default; }
-}
+    /// <summary>Silences the guest's ports, or lets them speak again.</summary>
+    /// <exception cref="GodwitException"><c>tap-failed</c>.</exception>
+    public void SetLinks(bool up)
+    {
+        foreach (GuestInterface guest in Interfaces)
+        {
+            guest.Tap.SetLink(up);
+        }
+    }
 
-/// <param name="ReceivedTimestamp">Stopwatch timestamp at which the event was read.</param>
-public sealed record QmpEvent(string Name, JsonObject? Data, long ReceivedTimestamp);
+    /// <summary>Presses the guest's power button and waits for QEMU to end.</summary>
+    /// <returns>False if the guest had not powered down in time; it runs on.</returns>
+    public async Task<bool> PowerDownAsync(TimeSpan timeout, CancellationToken cancellationToken)
+    {
+        await TryExecuteAsync("system_powerdown", cancellationToken);
+        return await WaitForExitAsync(timeout, cancellationToken);
+    }
 
-public sealed class QmpException(string errorClass, string description) : Exception(description)
-{
-    public string ErrorClass { get; } = errorClass;
-}
+    /// <summary>Ends QEMU in an orderly way (disks are flushed, the guest is not asked), by force after the timeout.</summary>
+    public async Task QuitAsync(TimeSpan timeout, CancellationToken cancellationToken)
+    {
+        await TryExecuteAsync("quit", cancellationToken);
+        if (!await WaitForExitAsync(timeout, cancellationToken))
+        {
+            await KillAsync();
+        }
+    }
 
-/// <summary>A RAM block of the guest, mapped shared into this process.</summary>
-public sealed class MappedBlock : BlockMemory, IDisposable
-{
-    public required string Name { get; init; }
-    public override long Length => throw new NotImplementedException();
-    public override ReadOnlySpan<byte> Read(PageNumber page) => throw new NotImplementedException();
-    public override void Write(PageNumber page, ReadOnlySpan<byte> content) => throw new NotImplementedException();
-    public void Dispose() { }
+    /// <summary>Ends QEMU by force and waits until it and its devices are gone.</summary>
+    public async Task KillAsync()
+    {
+        _process.Kill();
+        await Exited;
+    }
+
+    private async Task TryExecuteAsync(string command, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await _monitor.ExecuteAsync(command, null, TimeSpan.FromSeconds(5), cancellationToken);
+        }
+        catch (GodwitException)
+        {
+            // QEMU may end before it answers; whether it did is for the caller to wait for.
+        }
+    }
+
+    private async Task<bool> WaitForExitAsync(TimeSpan timeout, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await Exited.WaitAsync(timeout, cancellationToken);
+            return true;
+        }
+        catch (TimeoutException)
+        {
+            return false;
+        }
+    }
+
+    private async Task CleanUpAfterExitAsync(CancellationToken disposing)
+    {
+        try
+        {
+            await _process.Exited.WaitAsync(disposing);
+        }
+        catch (OperationCanceledException)
+        {
+            // Let go of while it ran: whoever adopts it next cleans up.
+            await new TaskCompletionSource().Task;
+        }
+        foreach (GuestInterface guest in Interfaces)
+        {
+            TryDelete(guest.Tap);
+        }
+        _files.RemoveSockets();
+    }
+
+    /// <summary>Lets go of the process, which runs on.</summary>
+    public ValueTask DisposeAsync()
+    {
+        _disposing.Cancel();
+        _monitor.Dispose();
+        _process.Dispose();
+        foreach (GuestInterface guest in Interfaces)
+        {
+            guest.Tap.Dispose();
+        }
+        return default;
+    }
 }

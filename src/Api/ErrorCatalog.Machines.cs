@@ -1,0 +1,101 @@
+namespace Godwit.Api;
+
+public static partial class ErrorCatalog
+{
+    private static void AddMachines(AddEntry add)
+    {
+        AddContracts(add);
+        add("qemu-missing", ExitCodes.Refused,
+            "This host has no QEMU for x86-64 where Godwit looks for it.",
+            "Install it (Debian: 'apt install qemu-system-x86'), or configure its path.");
+        add("qemu-too-old", ExitCodes.Refused,
+            "This host's QEMU is older than 7.2, the oldest that Godwit drives.",
+            "Install a newer one, on Debian 12 from bookworm-backports.");
+        add("qemu-start", ExitCodes.Failed,
+            "QEMU refused to start; the message ends with QEMU's own words. Nothing of the guest is left running.",
+            "Correct what QEMU names. Its log lies in the guest's runtime directory.");
+        add("qemu-silent", ExitCodes.NeedsOperator,
+            "QEMU runs but does not answer on its monitor. The guest may be running; Godwit leaves it as it is.",
+            "Look at the load of the host and at QEMU's log; another program may hold the monitor.");
+        add("qemu-ended", ExitCodes.Failed,
+            "QEMU ended while a command was under way, or its monitor was closed.",
+            "QEMU's log in the guest's runtime directory says why. Start the guest again with 'godwit vm start NAME'.");
+        add("guest-running", ExitCodes.Refused,
+            "A QEMU of this guest runs already on this host; a second one would spoil its disks.",
+            "Stop the guest first, or restart the daemon so that it finds the running one again.");
+        add("memory-map", ExitCodes.Failed,
+            "The guest's memory file cannot be mapped into the daemon, so its pages can be neither read nor placed.",
+            "Run the daemon as root or as QEMU's user; or create the guest with private memory, which moves unmapped.");
+        add("tap-failed", ExitCodes.Failed,
+            "The kernel refused something about the guest's TAP device.",
+            "The daemon needs CAP_NET_ADMIN and /dev/net/tun; 'ip -d link' shows the device's state.");
+        add("tap-in-use", ExitCodes.Refused,
+            "The guest's TAP device is open in another process: a QEMU of this guest still runs.",
+            "End that QEMU, or restart the daemon so that it finds it again.");
+        add("path-too-long", ExitCodes.Refused,
+            "The path of a Unix socket exceeds the kernel's limit of 107 bytes.",
+            "Configure a shorter runtime directory.");
+    }
+
+    private static void AddContracts(AddEntry add)
+    {
+        add("guest-name", ExitCodes.Refused,
+            "A guest's name has 1 to 63 letters, digits, dots, hyphens or underscores and begins with a letter or digit.",
+            "Choose another name.");
+        add("guest-memory", ExitCodes.Refused,
+            "A guest's memory is a multiple of 2 MiB, from 2 MiB to 4 TiB.",
+            "Give it with a suffix, for example 512M or 4G.");
+        add("guest-cpus", ExitCodes.Refused,
+            "A guest has 1 to 255 CPUs.",
+            "Give another number.");
+        add("guest-devices", ExitCodes.Refused,
+            "A guest has at most 16 disks and 8 interfaces.",
+            "Give it fewer.");
+        add("machine-not-movable", ExitCodes.Refused,
+            "The machine type carries no version. It means another machine in the next QEMU, so the guest could not move.",
+            "Give a versioned PC type, for example pc-q35-10.0.");
+        add("machine-unknown", ExitCodes.Refused,
+            "The host's QEMU does not know the guest's machine type; a newer QEMU runs the types of older ones, "
+                + "never the other way.",
+            "Upgrade QEMU on that host, or create guests with a type that all hosts have.");
+        add("cpu-not-movable", ExitCodes.Refused,
+            "The CPU model is whatever the host has. On another host the guest would lose features it has found already.",
+            "Give a named model that all hosts support; 'qemu-system-x86_64 -cpu help' lists them.");
+        add("cpu-unknown", ExitCodes.Refused,
+            "The host's QEMU does not know the guest's CPU model.",
+            "'qemu-system-x86_64 -cpu help' lists the models.");
+        add("cpu-feature", ExitCodes.Refused,
+            "The host's processor lacks features that the guest's CPU model has.",
+            "Move the guest to another host, or create it with a model that all hosts support.");
+        add("accelerator-missing", ExitCodes.Refused,
+            "The host cannot run guests with the accelerator that the guest was created for.",
+            "'godwit doctor' tells what keeps KVM from working; a guest with accelerator tcg runs anywhere.");
+        add("disk-missing", ExitCodes.Refused,
+            "A disk of the guest's is not there, cannot be opened, or is given twice or without an absolute path.",
+            "Put the image on storage that every host of the guest's reaches under the same path.");
+        add("disk-format", ExitCodes.Refused,
+            "A disk's format is unknown, or the image's first bytes say another one.",
+            "Give the format that 'qemu-img info' tells; raw and qcow2 are known.");
+        add("disk-not-movable", ExitCodes.Refused,
+            "A disk lies in the host's memory (tmpfs or the like): no other host reaches it, and a reboot loses it.",
+            "Put the image on shared storage.");
+        add("kernel-missing", ExitCodes.Refused,
+            "The guest has nothing to boot from, or its kernel or initramfs is not on the host.",
+            "Give a disk image, or a kernel and initramfs that lie under the same path on every host.");
+        add("bridge-unknown", ExitCodes.Refused,
+            "The host has no bridge of this name.",
+            "Create it with 'ip link add NAME type bridge'; a guest needs its bridge on every host.");
+        add("mac-invalid", ExitCodes.Refused,
+            "The MAC address is not one for a guest: it is multicast, all zeros, begins with fe, or is not six bytes.",
+            "Leave it out and one is made, or give one like 52:54:00:12:34:56.");
+        add("mac-in-use", ExitCodes.Refused,
+            "The MAC address is that of the host's own device or of another interface of the guest.",
+            "Leave it out and one is made.");
+        add("address-invalid", ExitCodes.Refused,
+            "An address of the guest's is not an IPv4 or IPv6 unicast address.",
+            "Give one like 10.0.0.20 or fd00::20.");
+        add("address-in-use", ExitCodes.Refused,
+            "An address given to the guest is the host's own.",
+            "Give the guest one of its own.");
+    }
+}

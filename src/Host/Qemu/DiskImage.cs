@@ -1,0 +1,63 @@
+using System.Buffers.Binary;
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
+
+namespace Godwit.Host.Qemu;
+
+/// <summary>What can be seen of a disk image from outside QEMU.</summary>
+internal static partial class DiskImage
+{
+    private const uint QcowMagic = 0x514649FB;
+
+    /// <summary>The format by the image's first bytes: <c>qcow2</c>, or <c>raw</c> when they say nothing.</summary>
+    /// <exception cref="IOException">It cannot be read.</exception>
+    internal static string DetectFormat(string path)
+    {
+        using SafeFileHandle file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+        Span<byte> head = stackalloc byte[4];
+        return RandomAccess.Read(file, head, 0) == 4 && BinaryPrimitives.ReadUInt32BigEndian(head) == QcowMagic
+            ? "qcow2"
+            : "raw";
+    }
+
+    /// <summary>Whether the image's file system takes O_DIRECT.</summary>
+    internal static bool SupportsDirect(string path)
+    {
+        int descriptor = Open(path, 0x4000 | 0x80000);   // O_RDONLY | O_DIRECT | O_CLOEXEC
+        if (descriptor < 0)
+        {
+            return false;
+        }
+        new SafeFileHandle(descriptor, ownsHandle: true).Dispose();
+        return true;
+    }
+
+    /// <summary>Type of the file system that holds a path, by this process's mount table; empty if unknown.</summary>
+    internal static string FileSystemOf(string path)
+    {
+        string full = Path.GetFullPath(path);
+        string type = "";
+        int longest = -1;
+        foreach (string line in File.ReadLines("/proc/self/mountinfo"))
+        {
+            // "36 35 98:0 /root /mount/point options ... - type source options"
+            string[] fields = line.Split(' ');
+            int separator = Array.IndexOf(fields, "-");
+            if (fields.Length < 5 || separator < 0 || separator + 1 >= fields.Length)
+            {
+                continue;
+            }
+            string mount = fields[4].Replace("\\040", " ", StringComparison.Ordinal).TrimEnd('/');
+            // Later lines lie over earlier ones of the same mount point.
+            if (mount.Length >= longest && (full == mount || full.StartsWith(mount + "/", StringComparison.Ordinal)))
+            {
+                longest = mount.Length;
+                type = fields[separator + 1];
+            }
+        }
+        return type;
+    }
+
+    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int Open(string path, int flags);
+}

@@ -1,0 +1,299 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using System.Net.Sockets;
+using System.Text;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Godwit.Migration;
+
+namespace Godwit.Host.Qemu;
+
+/// <summary>An event of QEMU's monitor.</summary>
+/// <param name="ReceivedTimestamp">Stopwatch timestamp at which the event was read.</param>
+public sealed record QmpEvent(string Name, JsonObject? Data, long ReceivedTimestamp);
+
+/// <summary>QEMU refused a command.</summary>
+public sealed class QmpException(string command, string errorClass, string description)
+    : Exception($"QEMU refuses '{command}': {description}")
+{
+    public string Command { get; } = command;
+
+    /// <summary>QEMU's class, for example <c>CommandNotFound</c> or <c>GenericError</c>.</summary>
+    public string ErrorClass { get; } = errorClass;
+
+    /// <summary>QEMU's own words.</summary>
+    public string Description { get; } = description;
+}
+
+/// <summary>A connection to one QMP monitor.</summary>
+/// <remarks>
+/// A thread of its own reads, so that an event's timestamp is the instant of its arrival and not that of a free pool
+/// thread. Commands may be issued from any thread; answers are matched by id, so they may overtake each other.
+/// QEMU's messages are input like any other: a line longer than <see cref="LineBytesMax"/> ends the connection, and a
+/// message of a shape not known here is passed over.
+/// </remarks>
+internal sealed class QmpClient : IDisposable
+{
+    internal const int LineBytesMax = 16 << 20;
+    internal static readonly TimeSpan CommandTimeout = TimeSpan.FromSeconds(30);
+
+    private readonly string _name;
+    private readonly Stream _stream;
+    private readonly ConcurrentDictionary<long, Pending> _pending = new();
+    private readonly SemaphoreSlim _writing = new(1);
+    private readonly TaskCompletionSource<JsonObject> _greeting = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private long _lastId;
+    private volatile Exception? _end;
+
+    private sealed record Pending(string Command, TaskCompletionSource<JsonNode?> Answer);
+
+    private QmpClient(string name, Stream stream)
+    {
+        _name = name;
+        _stream = stream;
+    }
+
+    /// <summary>Every event, in order, on the reader's thread; handlers must not block.</summary>
+    internal event Action<QmpEvent>? EventReceived;
+
+    /// <summary>QEMU's version by its greeting.</summary>
+    internal Version Version { get; private set; } = new(0, 0);
+
+    /// <summary>True when commands may be run out of band.</summary>
+    internal bool OutOfBand { get; private set; }
+
+    /// <summary>Ends, always successfully, when the connection has.</summary>
+    internal Task Ended => _ended.Task;
+
+    /// <summary>Connects to a monitor's Unix socket and negotiates.</summary>
+    /// <param name="name">The guest, for messages.</param>
+    internal static async Task<QmpClient> ConnectAsync(
+        string name, string socketPath, Action<QmpEvent>? onEvent, CancellationToken cancellationToken)
+    {
+        Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            await socket.ConnectAsync(new UnixDomainSocketEndPoint(socketPath), cancellationToken);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+        return await OpenAsync(name, new NetworkStream(socket, ownsSocket: true), onEvent, cancellationToken);
+    }
+
+    /// <summary>Negotiates over a stream, which the client then owns.</summary>
+    internal static async Task<QmpClient> OpenAsync(
+        string name, Stream stream, Action<QmpEvent>? onEvent, CancellationToken cancellationToken)
+    {
+        QmpClient client = new(name, stream);
+        if (onEvent is not null)
+        {
+            client.EventReceived += onEvent;
+        }
+        try
+        {
+            new Thread(client.Read, maxStackSize: 256 << 10) { IsBackground = true, Name = $"qmp {name}" }.Start();
+            JsonObject greeting = await client._greeting.Task.WaitAsync(CommandTimeout, cancellationToken);
+            client.TakeGreeting(greeting);
+            JsonObject? enable = client.OutOfBand ? new JsonObject { ["enable"] = new JsonArray("oob") } : null;
+            await client.ExecuteAsync("qmp_capabilities", enable, CommandTimeout, cancellationToken);
+            return client;
+        }
+        catch (TimeoutException)
+        {
+            client.Dispose();
+            throw new GodwitException("qemu-silent",
+                $"QEMU of {name} sent no greeting within {CommandTimeout.TotalSeconds:0} s.",
+                "Another program may hold its monitor; close that one, or look into QEMU's log.");
+        }
+        catch
+        {
+            client.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Runs a command and gives its <c>return</c> value.</summary>
+    /// <exception cref="QmpException">QEMU refused.</exception>
+    /// <exception cref="GodwitException"><c>qemu-silent</c>: no answer in time; <c>qemu-ended</c>: QEMU is gone.</exception>
+    internal Task<JsonNode?> ExecuteAsync(
+        string command, JsonObject? arguments, TimeSpan timeout, CancellationToken cancellationToken) =>
+        ExecuteAsync("execute", command, arguments, timeout, cancellationToken);
+
+    /// <summary>Runs a command past those that QEMU is busy with; only few commands allow it.</summary>
+    internal Task<JsonNode?> ExecuteOutOfBandAsync(
+        string command, JsonObject? arguments, TimeSpan timeout, CancellationToken cancellationToken) =>
+        ExecuteAsync(OutOfBand ? "exec-oob" : "execute", command, arguments, timeout, cancellationToken);
+
+    private async Task<JsonNode?> ExecuteAsync(
+        string verb, string command, JsonObject? arguments, TimeSpan timeout, CancellationToken cancellationToken)
+    {
+        long id = Interlocked.Increment(ref _lastId);
+        JsonObject message = new() { [verb] = command, ["id"] = id };
+        if (arguments is not null)
+        {
+            message["arguments"] = arguments.DeepClone();
+        }
+        Pending pending = new(command, new(TaskCreationOptions.RunContinuationsAsynchronously));
+        _pending[id] = pending;
+        try
+        {
+            // The reader fails what is pending after it has set _end: whoever registers later sees _end here.
+            if (_end is { } end)
+            {
+                throw Ending(command, end);
+            }
+            await WriteAsync(Encoding.UTF8.GetBytes(message.ToJsonString() + "\n"), command, cancellationToken);
+            return await pending.Answer.Task.WaitAsync(timeout, cancellationToken);
+        }
+        catch (TimeoutException)
+        {
+            throw new GodwitException("qemu-silent",
+                $"QEMU of {_name} has not answered '{command}' within {timeout.TotalSeconds:0.#} s.",
+                "The guest is left as it is. Look into QEMU's log and at the load of the host.");
+        }
+        finally
+        {
+            _pending.TryRemove(id, out _);
+        }
+    }
+
+    private async Task WriteAsync(byte[] line, string command, CancellationToken cancellationToken)
+    {
+        await _writing.WaitAsync(cancellationToken);
+        try
+        {
+            // Not cancellable by the caller: half a command on the wire would spoil every later one.
+            using CancellationTokenSource deadline = new(CommandTimeout);
+            await _stream.WriteAsync(line, deadline.Token);
+        }
+        catch (Exception e) when (e is IOException or ObjectDisposedException or OperationCanceledException)
+        {
+            _stream.Dispose();
+            throw Ending(command, e);
+        }
+        finally
+        {
+            _writing.Release();
+        }
+    }
+
+    private void Read()
+    {
+        Exception end = new EndOfStreamException("the monitor was closed");
+        byte[] buffer = new byte[64 << 10];
+        int filled = 0;
+        try
+        {
+            while (true)
+            {
+                if (filled == buffer.Length)
+                {
+                    if (filled >= LineBytesMax)
+                    {
+                        throw new InvalidDataException($"a message exceeds {LineBytesMax} bytes");
+                    }
+                    Array.Resize(ref buffer, Math.Min(buffer.Length * 2, LineBytesMax));
+                }
+                int read = _stream.Read(buffer, filled, buffer.Length - filled);
+                if (read == 0)
+                {
+                    break;
+                }
+                long received = Stopwatch.GetTimestamp();
+                int begin = 0;
+                int scan = filled;
+                filled += read;
+                int newline;
+                while ((newline = buffer.AsSpan(scan, filled - scan).IndexOf((byte)'\n')) >= 0)
+                {
+                    Take(buffer.AsMemory(begin, scan + newline - begin), received);
+                    begin = scan = scan + newline + 1;
+                }
+                buffer.AsSpan(begin, filled - begin).CopyTo(buffer);
+                filled -= begin;
+            }
+        }
+        catch (Exception e)
+        {
+            end = e;
+        }
+        _end = end;
+        foreach (Pending pending in _pending.Values)
+        {
+            pending.Answer.TrySetException(Ending(pending.Command, end));
+        }
+        _greeting.TrySetException(Ending("qmp_capabilities", end));
+        _ = _greeting.Task.Exception;
+        _ended.TrySetResult();
+    }
+
+    private void Take(ReadOnlyMemory<byte> line, long received)
+    {
+        JsonObject? message;
+        try
+        {
+            message = line.Span.Trim(" \t\r"u8).IsEmpty ? null : JsonNode.Parse(line.Span) as JsonObject;
+        }
+        catch (JsonException)
+        {
+            // QEMU cannot have meant this for us; an answer that is lost so ends in its command's timeout.
+            return;
+        }
+        if (message is null)
+        {
+            return;
+        }
+        if (message["event"] is JsonValue name && name.TryGetValue(out string? eventName))
+        {
+            EventReceived?.Invoke(new QmpEvent(eventName, message["data"] as JsonObject, received));
+        }
+        else if (message["QMP"] is JsonObject greeting)
+        {
+            _greeting.TrySetResult(greeting);
+        }
+        else if (message["id"] is JsonValue idValue && idValue.TryGetValue(out long id)
+            && _pending.TryGetValue(id, out Pending? pending))
+        {
+            if (message["error"] is JsonObject error)
+            {
+                pending.Answer.TrySetException(new QmpException(
+                    pending.Command, Text(error["class"], "GenericError"), Text(error["desc"], "no description")));
+                _ = pending.Answer.Task.Exception;
+            }
+            else
+            {
+                pending.Answer.TrySetResult(message["return"]);
+            }
+        }
+    }
+
+    private void TakeGreeting(JsonObject greeting)
+    {
+        if (greeting["version"]?["qemu"] is JsonObject version)
+        {
+            Version = new Version(Number(version["major"]), Number(version["minor"]), Number(version["micro"]));
+        }
+        OutOfBand = greeting["capabilities"] is JsonArray capabilities
+            && capabilities.Any(capability => Text(capability, "") == "oob");
+    }
+
+    private static int Number(JsonNode? node) =>
+        node is JsonValue value && value.TryGetValue(out int number) && number >= 0 ? number : 0;
+
+    private static string Text(JsonNode? node, string otherwise) =>
+        node is JsonValue value && value.TryGetValue(out string? text) ? text : otherwise;
+
+    private GodwitException Ending(string command, Exception cause) => new("qemu-ended",
+        $"QEMU of {_name} ended its monitor while '{command}' was under way: {cause.Message}.",
+        "QEMU's log in the guest's runtime directory says why.", cause);
+
+    /// <summary>Closes the connection; QEMU runs on and takes the next one.</summary>
+    public void Dispose()
+    {
+        _stream.Dispose();
+    }
+}

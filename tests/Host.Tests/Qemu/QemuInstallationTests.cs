@@ -1,0 +1,65 @@
+using Godwit.Host.Qemu;
+using Godwit.Migration;
+
+namespace Godwit.Host.Tests.Qemu;
+
+public sealed class QemuInstallationTests
+{
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    [Fact]
+    public async Task It_knows_versioned_machines_and_CPU_models()
+    {
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        Assert.True(qemu.Installation.Version >= QemuInstallation.VersionMin);
+        Assert.DoesNotContain("pc", qemu.Installation.Machines);
+        string newest = Assert.IsType<string>(qemu.Installation.NewestMachine("pc-q35"));
+        Assert.Equal($"pc-q35-{qemu.Installation.Version.ToString(2)}", newest);
+        IReadOnlyDictionary<string, IReadOnlyList<string>> models = await qemu.Installation.CpuModelsAsync("tcg", Token);
+        Assert.Contains("qemu64", models.Keys);
+        Assert.Empty(await qemu.Installation.CheckAsync(qemu.Contract(), Token));
+        Assert.Equal(["machine-unknown", "cpu-unknown"], (await qemu.Installation.CheckAsync(
+            qemu.Contract(c => c with { Machine = "pc-q35-99.1", CpuModel = "Pentium9" }), Token)).Select(r => r.Code));
+    }
+
+    [Fact]
+    public async Task A_path_without_QEMU_is_refused()
+    {
+        Assert.Equal("qemu-missing", (await Assert.ThrowsAsync<GodwitException>(
+            () => QemuInstallation.FindAsync("/nonexistent/qemu", Token))).Code);
+        Assert.Equal("qemu-start", (await Assert.ThrowsAsync<GodwitException>(
+            () => QemuInstallation.FindAsync("/bin/false", Token))).Code);
+        Assert.Equal("qemu-start", (await Assert.ThrowsAsync<GodwitException>(
+            () => QemuInstallation.FindAsync("/bin/true", Token))).Code);
+    }
+
+    // Goal: the probe's guest program is right. TCG runs it on every machine; KVM only where KVM works.
+    [Fact]
+    public async Task The_probes_guest_wins_its_race_under_TCG()
+    {
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        AcceleratorVerdict verdict = await AcceleratorProbe.RaceAsync(qemu.Installation, "tcg", Token);
+        Assert.Equal("A probe guest ran correctly under tcg.", verdict.Reason);
+        verdict = await AcceleratorProbe.RaceAsync(qemu.Installation, "nonsense", Token);
+        Assert.Equal("tcg", verdict.Accelerator);
+        Assert.Contains("nonsense", verdict.Reason, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task The_probes_result_is_kept_for_this_boot()
+    {
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        string cache = Path.Combine(qemu.Root, "state", "accelerator");
+        AcceleratorVerdict verdict = await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token);
+        TestContext.Current.SendDiagnosticMessage(verdict.Reason);
+        Assert.Contains(verdict.Accelerator, new[] { "kvm", "tcg" });
+        if (File.Exists("/dev/kvm"))
+        {
+            string[] lines = await File.ReadAllLinesAsync(cache, Token);
+            await File.WriteAllLinesAsync(cache, [lines[0], "tcg", "from the cache"], Token);
+            Assert.Equal("from the cache", (await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token)).Reason);
+            await File.WriteAllLinesAsync(cache, ["another boot", "tcg", "stale"], Token);
+            Assert.Equal(verdict.Accelerator, (await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token)).Accelerator);
+        }
+    }
+}
