@@ -5,9 +5,6 @@ public static partial class ErrorCatalog
     private static void AddMachines(AddEntry add)
     {
         AddContracts(add);
-        add("qemu-missing", ExitCodes.Refused,
-            "This host has no QEMU for x86-64 where Godwit looks for it.",
-            "Install it (Debian: 'apt install qemu-system-x86'), or configure its path.");
         add("qemu-too-old", ExitCodes.Refused,
             "This host's QEMU is older than 7.2, the oldest that Godwit drives.",
             "Install a newer one, on Debian 12 from bookworm-backports.");
@@ -54,25 +51,12 @@ public static partial class ErrorCatalog
         add("machine-not-movable", ExitCodes.Refused,
             "The machine type carries no version. It means another machine in the next QEMU, so the guest could not move.",
             "Give a versioned PC type, for example pc-q35-10.0.");
-        add("machine-unknown", ExitCodes.Refused,
-            "The host's QEMU does not know the guest's machine type; a newer QEMU runs the types of older ones, "
-                + "never the other way.",
-            "Upgrade QEMU on that host, or create guests with a type that all hosts have.");
         add("cpu-not-movable", ExitCodes.Refused,
             "The CPU model is whatever the host has. On another host the guest would lose features it has found already.",
             "Give a named model that all hosts support; 'qemu-system-x86_64 -cpu help' lists them.");
-        add("cpu-unknown", ExitCodes.Refused,
-            "The host's QEMU does not know the guest's CPU model.",
-            "'qemu-system-x86_64 -cpu help' lists the models.");
         add("cpu-feature", ExitCodes.Refused,
             "The host's processor lacks features that the guest's CPU model has.",
             "Move the guest to another host, or create it with a model that all hosts support.");
-        add("accelerator-missing", ExitCodes.Refused,
-            "The host cannot run guests with the accelerator that the guest was created for.",
-            "'godwit doctor' tells what keeps KVM from working; a guest with accelerator tcg runs anywhere.");
-        add("disk-missing", ExitCodes.Refused,
-            "A disk of the guest's is not there, cannot be opened, or is given twice or without an absolute path.",
-            "Put the image on storage that every host of the guest's reaches under the same path.");
         add("disk-format", ExitCodes.Refused,
             "A disk's format is unknown, or the image's first bytes say another one.",
             "Give the format that 'qemu-img info' tells; raw and qcow2 are known.");
@@ -94,8 +78,5 @@ public static partial class ErrorCatalog
         add("address-invalid", ExitCodes.Refused,
             "An address of the guest's is not an IPv4 or IPv6 unicast address.",
             "Give one like 10.0.0.20 or fd00::20.");
-        add("address-in-use", ExitCodes.Refused,
-            "An address given to the guest is the host's own.",
-            "Give the guest one of its own.");
     }
 }
