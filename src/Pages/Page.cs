@@ -35,6 +35,6 @@ public static class Page
     /// <summary>Bytes in a region.</summary>
     public const int RegionBytes = RegionPages * Size;
 
-    /// <summary>The number of regions that hold <paramref name="pageCount"/> pages, the last one perhaps partly.</summary>
+    /// <summary>Regions that hold <paramref name="pageCount"/> pages, the last one perhaps partly.</summary>
     public static long RegionsFor(long pageCount) => (pageCount + RegionPages - 1) / RegionPages;
 }

@@ -70,7 +70,7 @@ public readonly ref struct PageBatchReader
     /// <param name="body">Exactly one batch.</param>
     /// <param name="blocks">The guest's block table, by index.</param>
     /// <param name="scratch">At least <see cref="PageBatch.RawBytesMax"/> bytes; holds decoded content.</param>
-    /// <exception cref="StreamFormatException">The batch can never be valid; the offset counts from its start.</exception>
+    /// <exception cref="StreamFormatException">Never valid; the offset counts from the batch's start.</exception>
     public static PageBatchReader Parse(
         ReadOnlySpan<byte> body, ReadOnlySpan<RamBlock> blocks, Span<byte> scratch)
     {

@@ -1,6 +1,6 @@
 namespace Godwit.Pages;
 
-/// <summary>Bytes from a peer can never be valid. The message names the offset, the value found and the limit.</summary>
+/// <summary>Bytes that can never be valid. The message names the offset, the value and the limit.</summary>
 /// <remarks>Whoever catches it ends the connection; the reader that threw it must not be fed again.</remarks>
 public sealed class StreamFormatException : Exception
 {

@@ -111,6 +111,19 @@ public class QemuStreamReaderTests
     }
 
     [Fact]
+    public void The_writer_refuses_what_would_derail_QEMU()
+    {
+        RamBlock block = new(0, "a", 2 * Page.Size);
+        var output = new System.Buffers.ArrayBufferWriter<byte>();
+        var writer = new QemuStreamWriter(output, new QemuStreamHead("pc", 1, [block]));
+        Assert.Throws<ArgumentException>(() => writer.Page(block, new PageNumber(0), new byte[Page.Size - 1]));
+        Assert.Throws<ArgumentException>(() => writer.Page(block, new PageNumber(0), []));
+        Assert.Throws<ArgumentOutOfRangeException>(() => writer.Page(block, new PageNumber(2), new byte[Page.Size]));
+        Assert.Throws<ArgumentOutOfRangeException>(() => writer.ZeroPage(block, new PageNumber(-1)));
+        Assert.Equal(0, output.WrittenCount);
+    }
+
+    [Fact]
     public void Pages_cost_no_allocation()
     {
         byte[] stream = Vectors.Load("q35-10.0");

@@ -15,7 +15,8 @@ public class QemuStreamRefusalTests
 
     private static Bytes RamStart => new Bytes().Byte(1).Be32(2).Str("ram").Be32(0).Be32(4);
 
-    private static Bytes BlockList => new Bytes().Be64(0x3000 | Size).Str("a").Be64(0x2000).Str("b").Be64(0x1000).Be64(End);
+    private static Bytes BlockList =>
+        new Bytes().Be64(0x3000 | Size).Str("a").Be64(0x2000).Str("b").Be64(0x1000).Be64(End);
 
     private static Bytes Footer => new Bytes().Byte(0x7E).Be32(2);
 

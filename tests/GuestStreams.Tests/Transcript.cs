@@ -8,7 +8,7 @@ using Godwit.Pages;
 namespace Godwit.GuestStreams.Tests;
 
 /// <summary>Everything a reader reported, in a form that can be compared.</summary>
-/// <remarks>The pieces of the tail are joined, because where they are cut is the only thing a reader is free in.</remarks>
+/// <remarks>The pieces of the tail are joined, because a reader is free in where it cuts them.</remarks>
 internal sealed class Transcript : IQemuStreamSink
 {
     private readonly IncrementalHash _calls = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);

@@ -70,7 +70,8 @@ public class DirtySetTests
                         Assert.NotEqual(0UL, words[bit / 64] & (1UL << (bit % 64)));
                     }
 
-                    long next = model.Where(p => p / Page.RegionPages >= region).DefaultIfEmpty(-Page.RegionPages).Min();
+                    long next = model.Where(p => p / Page.RegionPages >= region)
+                        .DefaultIfEmpty(-Page.RegionPages).Min();
                     Assert.Equal(next / Page.RegionPages, set.NextRegion(region));
                 }
             });

@@ -25,17 +25,20 @@ public static class QemuCommand
     public const ushort SwitchoverStart = 11;
 }
 
-/// <summary>What a <see cref="QemuStreamReader"/> finds, in the stream's order. Spans are valid during the call.</summary>
+/// <summary>What a <see cref="QemuStreamReader"/> finds, in the stream's order.</summary>
+/// <remarks>Spans are valid during the call only.</remarks>
 public interface IQemuStreamSink
 {
-    /// <summary>Once: every byte from the header to the end of RAM's block list, without the section's footer.</summary>
+    /// <summary>Once: every byte from the header to the end of RAM's setup, without its footer.</summary>
     /// <remarks>QEMU keeps the 5 bytes of a footer back until its next write, so nobody waits for one.</remarks>
     void Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head);
 
     /// <summary>A page's content: 4096 bytes, or none for a page of zeros.</summary>
     void Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content);
 
-    /// <summary>The end of a RAM section with so many page records; <paramref name="final"/>: of the last one.</summary>
+    /// <summary>The end of a RAM section.</summary>
+    /// <param name="final">It was the last one.</param>
+    /// <param name="pages">Page records in it.</param>
     void SectionEnd(bool final, int pages);
 
     /// <summary>A command between sections; those before RAM's setup are part of the prologue as well.</summary>

@@ -75,7 +75,8 @@ public sealed partial class QemuStreamReader
         if (b[0] != 7)
         {
             throw Error(
-                $"element 0x{b[0]:x2} where the configuration belongs (very old machine types have none: use a newer one)");
+                $"element 0x{b[0]:x2} where the configuration belongs (very old machine types have none: use a "
+                + "newer one)");
         }
 
         if (b.Length < 5)
@@ -253,9 +254,9 @@ public sealed partial class QemuStreamReader
         return length;
     }
 
-    // Under postcopy-ram a block on huge pages is followed by its be64 page size, and nothing announces the field. A next
-    // entry begins with the length of a name, which is not 0, and a page size begins with 0. After the last entry the
-    // only other word is the end of the section.
+    // Under postcopy-ram a block on huge pages is followed by its be64 page size, and nothing announces the field. A
+    // next entry begins with the length of a name, which is not 0, and a page size begins with 0. After the last entry
+    // the only other word is the end of the section.
     private int BlockPageSize(ReadOnlySpan<byte> b)
     {
         bool last = _blocksSeen == _blocksTotal;

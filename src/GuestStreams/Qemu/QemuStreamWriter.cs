@@ -29,6 +29,7 @@ public sealed class QemuStreamWriter(IBufferWriter<byte> output, QemuStreamHead 
     /// <summary>Opens RAM's last section.</summary>
     public void BeginEnd() => Begin(0x03);
 
+    /// <summary>Writes a record for a page of zeros into the open section.</summary>
     public void ZeroPage(RamBlock block, PageNumber page)
     {
         Record(block, page, Zero);
@@ -36,8 +37,20 @@ public sealed class QemuStreamWriter(IBufferWriter<byte> output, QemuStreamHead 
         output.Advance(1);
     }
 
+    /// <summary>Writes a record for a page into the open section.</summary>
+    /// <param name="block">The block as the prologue lists it.</param>
+    /// <param name="page">A page inside the block.</param>
+    /// <param name="content">4096 bytes; a page of zeros costs less as <see cref="ZeroPage"/>.</param>
     public void Page(RamBlock block, PageNumber page, ReadOnlySpan<byte> content)
     {
+        // A record states no length: one byte more or less and QEMU takes guest memory for records.
+        if (content.Length != Godwit.Pages.Page.Size)
+        {
+            throw new ArgumentException(
+                $"Page {page} of RAM block {block.Name} has {content.Length} bytes, not {Godwit.Pages.Page.Size}.",
+                nameof(content));
+        }
+
         Record(block, page, PageRecord);
         output.Write(content);
     }
@@ -49,6 +62,7 @@ public sealed class QemuStreamWriter(IBufferWriter<byte> output, QemuStreamHead 
         Footer();
     }
 
+    /// <summary>Writes a command between two sections.</summary>
     public void Command(ushort number, ReadOnlySpan<byte> payload)
     {
         Span<byte> command = output.GetSpan(5);
@@ -69,6 +83,12 @@ public sealed class QemuStreamWriter(IBufferWriter<byte> output, QemuStreamHead 
 
     private void Record(RamBlock block, PageNumber page, ulong flags)
     {
+        if ((ulong)page.Value >= (ulong)block.PageCount)
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(page), $"Page {page} lies outside RAM block {block.Name} of {block.PageCount} pages.");
+        }
+
         ulong word = ((ulong)page.Value * Godwit.Pages.Page.Size) | flags;
         if (block.Index == _currentBlock)
         {

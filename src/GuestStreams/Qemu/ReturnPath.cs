@@ -43,7 +43,8 @@ public sealed class ReturnPathReader
         };
         if (length != wanted)
         {
-            throw new StreamFormatException(_offset, $"The return path has message {(ushort)type} with {length} bytes.");
+            throw new StreamFormatException(
+                _offset, $"The return path has message {(ushort)type} with {length} bytes.");
         }
 
         if (bytes.Length < 4 + length)
