@@ -78,5 +78,8 @@ public static partial class ErrorCatalog
         add("address-invalid", ExitCodes.Refused,
             "An address of the guest's is not an IPv4 or IPv6 unicast address.",
             "Give one like 10.0.0.20 or fd00::20.");
+        add("guest-address-in-use", ExitCodes.Refused,
+            "An address given to the guest is the host's own.",
+            "Give the guest one of its own.");
     }
 }

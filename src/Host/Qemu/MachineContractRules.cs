@@ -247,7 +247,7 @@ public static partial class MachineContractRules
             {
                 if (IPAddress.TryParse(address.Split('/')[0], out IPAddress? ip) && addresses.Contains(ip))
                 {
-                    refuse("address-in-use", $"Address {ip} is this host's own.", "A guest needs one of its own.");
+                    refuse("guest-address-in-use", $"Address {ip} is this host's own.", "A guest needs one of its own.");
                 }
             }
         }
