@@ -14,10 +14,10 @@ public static partial class ErrorCatalog
         add("state-in-use", ExitCodes.Refused,
             "Another godwitd holds the same state directory. Two daemons on one registry could both own a guest.",
             "Stop the other one, or give this one its own state and runtime directories and ports.");
-        add("address-in-use", ExitCodes.Refused,
+        add("endpoint-in-use", ExitCodes.Refused,
             "Another process listens on an address, port or socket that godwitd needs.",
             "Find it with 'ss -ltnp', or change peerPort, lanePort, listen or runtimeDirectory.");
-        add("address-unavailable", ExitCodes.Refused,
+        add("endpoint-unavailable", ExitCodes.Refused,
             "godwitd was told to listen on an address that this host does not have, or may not use.",
             "Set listen to an address that 'ip address' shows, or to 0.0.0.0 for all.");
         add("registry-newer", ExitCodes.Refused,

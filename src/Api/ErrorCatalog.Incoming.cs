@@ -18,20 +18,14 @@ public static partial class ErrorCatalog
             "Give it longer with --timeout, or switch it off with --force.");
         add("console-unavailable", ExitCodes.Failed,
             "The guest's console does not answer; it serves one session at a time.", "End the other session.");
-        add("file-missing", ExitCodes.Refused,
-            "A file the guest needs does not exist on the host.",
-            "Check the path; every host of the guest's reaches its files under the same path.");
         add("disk-missing", ExitCodes.Refused,
-            "A disk of the guest's does not exist on the destination.",
-            "Mount the shared storage there under the same path.");
+            "A disk of the guest's does not exist on the host, or cannot be opened there.",
+            "Mount the shared storage under the same path on every host of the guest's, and check its permissions.");
         add("disk-different", ExitCodes.Refused,
             "A disk has another size on the destination: it is not the same disk.",
             "Mount the same shared storage under the same path on both hosts.");
         add("disk-full", ExitCodes.Refused,
             "A directory that godwitd needs for a running guest has no space left.", "Free some space there.");
-        add("bridge-missing", ExitCodes.Refused,
-            "The host lacks the bridge to which the guest's network interface belongs.",
-            "Make it: ip link add NAME type bridge && ip link set NAME up; and connect it to the same network.");
         add("memory-short", ExitCodes.Refused,
             "The host has too little free memory for the guest.",
             "Free memory there, or choose another host: 'godwit host list' shows who has how much.");
@@ -39,11 +33,14 @@ public static partial class ErrorCatalog
             "The host's QEMU does not have the guest's machine type; an older QEMU lacks newer ones.",
             "Install the QEMU version the guest was created with, or a newer one.");
         add("cpu-unknown", ExitCodes.Refused,
-            "The host cannot give a guest this CPU model.",
-            "Choose a host whose CPU has it, or create the guest with an older model.");
+            "The host's QEMU does not have this CPU model.",
+            "'qemu-system-x86_64 -cpu help' lists its models; create the guest with one that all its hosts have.");
         add("accelerator-missing", ExitCodes.Refused,
-            "The guest runs under an accelerator that the host does not have; it cannot change while it runs.",
+            "The guest's accelerator does not run on the host, and a guest cannot change it while it runs.",
             "'godwit doctor' on that host says why KVM does not work there.");
+        add("address-in-use", ExitCodes.Refused,
+            "An address given to the guest is a host's own.",
+            "Give the guest an address that nobody else on its network has.");
         add("wire-version", ExitCodes.Refused,
             "The two daemons have no version of the wire protocol in common.",
             "Bring both hosts to neighbouring versions of godwitd.");

@@ -5,7 +5,7 @@ public static partial class ErrorCatalog
 {
     private static void AddTrust(AddEntry add)
     {
-        const string NewToken = "Make a new token with 'godwit host token' on the host that holds the CA key.";
+        const string NewToken = "Make a new token with 'godwit host invite NAME' on the host that holds the CA key.";
         add("key-mode", ExitCodes.Authentication,
             "A private key's file can be read by others than its owner, so the key may be known to them.",
             "If nobody can have read it: chmod 600 FILE. Otherwise remove it and join again, which makes a new one.");
@@ -26,7 +26,7 @@ public static partial class ErrorCatalog
             "Compare the clocks of both hosts; then renew the certificate by joining again with a token for this host.");
         add("certificate-expires-soon", ExitCodes.Ok,
             "A host's certificate expires within 30 days.",
-            "Renew it: 'godwit host token --host NAME' on the CA host, then 'godwit host join TOKEN' on the host.");
+            "Renew it: 'godwit host invite NAME' on the CA host, then 'godwit host join TOKEN' on the host.");
         add("certificate-host-mismatch", ExitCodes.Authentication,
             "A host claims a name that its certificate does not bind.",
             "Set hostName to the name under which the host joined, or join it again.");
@@ -42,7 +42,7 @@ public static partial class ErrorCatalog
         add("peer-remote-only", ExitCodes.Authentication,
             "The Peer service is served over mutual TLS only.", "Operators use the commands of godwit.");
         add("token-malformed", ExitCodes.Usage,
-            "The join token is incomplete or damaged.", "Copy the whole line as 'godwit host token' printed it.");
+            "The join token is incomplete or damaged.", "Copy the whole line as 'godwit host invite' printed it.");
         add("token-unknown", ExitCodes.Authentication,
             "The join token was never made by this cluster.", NewToken);
         add("token-expired", ExitCodes.Authentication,
@@ -67,7 +67,7 @@ public static partial class ErrorCatalog
             "The joiner's host name or address is not valid.", "Set hostName and address on the joining host.");
         add("host-exists", ExitCodes.Refused,
             "A host of this name is a member already.",
-            "Give the joiner another hostName; or, to replace the member, use a token made with --host NAME.");
+            "Give the joiner another hostName; or, to replace the member, use a token of 'godwit host invite NAME'.");
         add("host-unreachable", ExitCodes.Failed,
             "A host does not answer. Guests on it are not affected by that.",
             "Check that godwitd runs there and that its address and port can be reached from here.");

@@ -23,8 +23,8 @@ public sealed record DaemonSettings
     /// <summary>Group that may use the control socket besides root; empty for the daemon's own.</summary>
     public string ControlGroup { get; init; } = "";
 
-    /// <summary>QEMU's executable, a name in PATH or a path.</summary>
-    public string Qemu { get; init; } = "qemu-system-x86_64";
+    /// <summary>Path of QEMU's executable; empty to look in the usual places.</summary>
+    public string Qemu { get; init; } = "";
 
     /// <summary>auto, kvm or tcg: what new guests get. auto is kvm where it really runs guests.</summary>
     public string Accelerator { get; init; } = "auto";

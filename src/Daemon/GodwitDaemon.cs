@@ -40,7 +40,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
     /// <param name="logging">Takes the place of the configured log output.</param>
     /// <exception cref="GodwitException">
     /// It cannot start: <c>state-unwritable</c>, <c>state-in-use</c>, <c>registry-*</c>, <c>key-*</c>,
-    /// <c>certificate-*</c>, <c>address-in-use</c>, <c>address-unavailable</c>.
+    /// <c>certificate-*</c>, <c>endpoint-in-use</c>, <c>endpoint-unavailable</c>.
     /// </exception>
     public static async Task<GodwitDaemon> StartAsync(
         DaemonSettings settings, TimeProvider clock, Action<ILoggingBuilder>? logging = null)
@@ -307,9 +307,9 @@ public sealed class GodwitDaemon : IAsyncDisposable
     {
         var socketError = (exception.GetBaseException() as SocketException)?.SocketErrorCode;
         return socketError == SocketError.AddressAlreadyInUse || exception.InnerException is AddressInUseException
-            ? new GodwitException("address-in-use", $"{endpoint} is in use by another process.",
+            ? new GodwitException("endpoint-in-use", $"{endpoint} is in use by another process.",
                 $"Find it with 'ss -ltnp', or set {key} or listen to another one.", exception)
-            : new GodwitException("address-unavailable", $"{endpoint} cannot be listened on: {exception.Message}",
+            : new GodwitException("endpoint-unavailable", $"{endpoint} cannot be listened on: {exception.Message}",
                 "Set listen to an address of this host, or to 0.0.0.0.", exception);
     }
 
@@ -340,7 +340,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             return;
         }
 
-        throw new GodwitException("address-in-use", $"Another process serves {path}.",
+        throw new GodwitException("endpoint-in-use", $"Another process serves {path}.",
             "Stop it, or give this daemon its own --runtime-dir.");
     }
 

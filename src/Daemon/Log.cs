@@ -68,8 +68,8 @@ internal static partial class Log
     [LoggerMessage(306, LogLevel.Warning, "Incoming guest {Guest} was never committed; its QEMU is ended")]
     public static partial void IncomingDropped(ILogger logger, string guest);
 
-    [LoggerMessage(307, LogLevel.Warning, "TAP {Tap} of guest {Guest} was not removed: {Reason}")]
-    public static partial void TapLeft(ILogger logger, string tap, string guest, string reason);
+    [LoggerMessage(307, LogLevel.Warning, "Guest {Guest}: its network port: {Reason}")]
+    public static partial void AnnouncementFailed(ILogger logger, string guest, string reason);
 
     [LoggerMessage(400, LogLevel.Information, "Migration {Id}: {Guest} leaves {From} for {To}")]
     public static partial void MoveStarted(ILogger logger, string id, string guest, string from, string to);

@@ -209,7 +209,7 @@ internal static partial class SettingsReader
             StateDirectory = FullPath("stateDirectory", "/var/lib/godwit"),
             RuntimeDirectory = FullPath("runtimeDirectory", "/run/godwit"),
             ControlGroup = Text("controlGroup", ""),
-            Qemu = Text("qemu", "qemu-system-x86_64"),
+            Qemu = Text("qemu", "") is { Length: > 0 } ? FullPath("qemu", "") : "",
             Accelerator = OneOf("accelerator", "auto", "auto", "kvm", "tcg"),
             LogFormat = OneOf("logFormat", "text", "text", "json", "systemd"),
             LogLevel = OneOf("logLevel", "Information", "Trace", "Debug", "Information", "Warning", "Error"),

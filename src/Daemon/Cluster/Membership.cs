@@ -93,7 +93,7 @@ internal sealed class Membership(
             ?? throw new GodwitException("host-unknown",
                 $"No host named '{name}' has joined this cluster; its members are "
                 + $"{string.Join(", ", hosts.Select(host => host.Name))}.",
-                "Join it: 'godwit host token' here, then 'godwit host join TOKEN' there.");
+                "Join it: 'godwit host invite' here, then 'godwit host join TOKEN' there.");
     }
 
     /// <summary>Makes a token that admits one host once. The secret is in the answer only; its hash is what is kept.</summary>
@@ -154,12 +154,12 @@ internal sealed class Membership(
             && (request.Name == settings.HostName || token.Host != request.Name))
         {
             throw new GodwitException("host-exists", $"A host named '{request.Name}' is a member already.",
-                $"Give the joiner another hostName, or replace the member: 'godwit host token --host {request.Name}'.");
+                $"Give the joiner another hostName, or replace the member: 'godwit host invite {request.Name}'.");
         }
 
         var verdict = await registry.TakeTokenAsync(
             hash, request.Name, clock.GetUtcNow(), cancellationToken);
-        const string Again = "Make a new one with 'godwit host token' on the host that holds the CA key.";
+        const string Again = "Make a new one with 'godwit host invite NAME' on the host that holds the CA key.";
         switch (verdict)
         {
             case TokenVerdict.Unknown:
@@ -248,7 +248,9 @@ internal sealed class Membership(
         JoinToken token, string addressOverride, CancellationToken cancellationToken)
     {
         var members = await registry.ListHostsAsync(cancellationToken);
-        if (members.Any(host => host.Name != settings.HostName))
+        // A token of its own cluster renews a member's certificate.
+        if (token.AuthoritySha256 != trust.Identity.AuthoritySha256
+            && members.Any(host => host.Name != settings.HostName))
         {
             throw new GodwitException("cluster-joined",
                 $"This host is a member of a cluster of {members.Count} already.",
@@ -256,6 +258,12 @@ internal sealed class Membership(
         }
 
         var address = addressOverride.Length > 0 ? addressOverride : token.Address;
+        if (HoldsAuthority && token.AuthoritySha256 == trust.Identity.AuthoritySha256)
+        {
+            throw new GodwitException("cluster-joined", "The token is of this host's own cluster.",
+                "Use it on the host that is to join.");
+        }
+
         using var authority = await FetchAuthorityAsync(token, address, cancellationToken);
 
         // The second connection is pinned: only a member of the token's cluster with the token's name sees the secret.
@@ -348,7 +356,7 @@ internal sealed class Membership(
         var holder = (await registry.ListHostsAsync(cancellationToken)).FirstOrDefault(host => host.HoldsAuthority);
         return new GodwitException("authority-absent",
             $"Host '{settings.HostName}' does not hold the cluster's CA key.",
-            holder is null ? "Ask the host that made the cluster." : $"Run 'godwit host token' on host '{holder.Name}'.");
+            holder is null ? "Ask the host that made the cluster." : $"Run 'godwit host invite NAME' on host '{holder.Name}'.");
     }
 
     public static HostInfo Describe(HostRecord host) => new()

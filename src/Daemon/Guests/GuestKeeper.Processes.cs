@@ -1,4 +1,3 @@
-using System.Text.Json.Nodes;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Migration;
@@ -8,40 +7,107 @@ namespace Godwit.Daemon.Guests;
 /// <summary>How a guest's QEMU is found again, watched, and changes hands.</summary>
 internal sealed partial class GuestKeeper
 {
+    /// <remarks>
+    /// A QEMU is looked for whatever the record says: the daemon may have ended between starting one and recording it,
+    /// or between giving a guest away and ending its own.
+    /// </remarks>
     private async Task RecoverAsync(LocalGuest guest, CancellationToken cancellationToken)
     {
         var record = guest.Record;
-        if (record.Intent == GuestIntent.Stopped || (record.Host != settings.HostName
-            && record.Intent != GuestIntent.Incoming))
-        {
-            return;
-        }
-
         var (machine, reason) = await TryAdoptAsync(record.Contract, cancellationToken);
         var state = machine is null ? "" : await RunStateAsync(machine, cancellationToken);
         if (record.Intent == GuestIntent.Incoming)
         {
             await RecoverIncomingAsync(guest, machine, state);
-            return;
         }
-
-        if (machine is null)
+        else if (record.Host != settings.HostName)
         {
-            machines.RemoveTaps(record.Contract);
+            if (machine is not null)
+            {
+                await RecoverDepartedAsync(guest, machine, state);
+            }
+        }
+        else if (machine is not null)
+        {
+            await RecoverRunningAsync(guest, machine, state);
+        }
+        else if (record.Intent == GuestIntent.Running)
+        {
             guest.Record = record with
             {
+                Intent = GuestIntent.Stopped,
                 Detail = $"Its QEMU ended while godwitd was not running: {reason}",
             };
             await SaveAsync(guest, record.Epoch);
             Log.GuestLost(logger, record.Name, guest.Record.Detail);
-            return;
+        }
+    }
+
+    private async Task RecoverRunningAsync(LocalGuest guest, QemuMachine machine, string state)
+    {
+        var record = guest.Record;
+        if (state is not "running")
+        {
+            // A move that the last daemon did not end. The record says that it was never committed, so the guest is
+            // ours and goes on here.
+            await TryExecuteAsync(machine, "migrate_cancel");
+            await WaitForMigrationEndAsync(machine);
+            await TryExecuteAsync(machine, "cont");
+            machines.SetLinks(machine, up: true);
+            state = await RunStateAsync(machine, CancellationToken.None);
+        }
+        else
+        {
+            await TryExecuteAsync(machine, "migrate_cancel");
         }
 
-        // A move that the last daemon did not end: the guest is ours, so QEMU has to give it up. Idempotent.
-        await TryExecuteAsync(machine, "migrate_cancel", null);
+        guest.Record = record with { Intent = GuestIntent.Running, Detail = "" };
+        await SaveAsync(guest, record.Epoch);
         Attach(guest, machine);
         guest.IsPaused = state != "running";
         Log.GuestAdopted(logger, record.Name, machine.ProcessId, state);
+    }
+
+    /// <summary>A guest given to another host, whose QEMU is still here.</summary>
+    private async Task RecoverDepartedAsync(LocalGuest guest, QemuMachine machine, string state)
+    {
+        // QEMU is in this state only after the destination has confirmed that the guest runs there.
+        if (state == "postmigrate")
+        {
+            await Machines.EndAsync(machine);
+            return;
+        }
+
+        guest.Record = guest.Record with
+        {
+            Detail = $"Given to host '{guest.Record.Host}', which has not confirmed it; a paused copy is kept here as "
+                + $"process {machine.ProcessId}. Look whether it runs there before you end that process.",
+        };
+        await SaveAsync(guest, guest.Record.Epoch);
+        Log.GuestLost(logger, guest.Record.Name, guest.Record.Detail);
+        await machine.DisposeAsync();
+    }
+
+    private static async Task WaitForMigrationEndAsync(QemuMachine machine)
+    {
+        const int Attempts = 250;
+        for (var attempt = 0; attempt < Attempts; attempt++)
+        {
+            try
+            {
+                var migration = await machine.ExecuteAsync("query-migrate", null, CancellationToken.None);
+                if ((migration?["status"]?.GetValue<string>() ?? "none") is "none" or "failed" or "cancelled" or "completed")
+                {
+                    return;
+                }
+            }
+            catch (Exception exception) when (exception is QmpException or IOException or GodwitException)
+            {
+                return;
+            }
+
+            await Task.Delay(20);
+        }
     }
 
     /// <summary>
@@ -67,7 +133,7 @@ internal sealed partial class GuestKeeper
 
         if (machine is not null)
         {
-            await machines.EndAsync(machine);
+            await Machines.EndAsync(machine);
         }
 
         Log.IncomingDropped(logger, record.Name);
@@ -94,22 +160,21 @@ internal sealed partial class GuestKeeper
     {
         try
         {
-            var status = await machine.ExecuteAsync("query-status", null, cancellationToken);
-            return status?["status"]?.GetValue<string>() ?? "";
+            return await machine.QueryStateAsync(cancellationToken);
         }
-        catch (Exception exception) when (exception is QmpException or IOException)
+        catch (Exception exception) when (exception is QmpException or IOException or GodwitException)
         {
             return "";
         }
     }
 
-    private static async Task TryExecuteAsync(QemuMachine machine, string command, JsonObject? arguments)
+    private static async Task TryExecuteAsync(QemuMachine machine, string command)
     {
         try
         {
-            await machine.ExecuteAsync(command, arguments, CancellationToken.None);
+            await machine.ExecuteAsync(command, null, CancellationToken.None);
         }
-        catch (Exception exception) when (exception is QmpException or IOException)
+        catch (Exception exception) when (exception is QmpException or IOException or GodwitException)
         {
             // Nothing to cancel, or QEMU is gone: the watch on its exit tells.
         }
@@ -160,7 +225,7 @@ internal sealed partial class GuestKeeper
             var detail = guest.HasShutDown ? ""
                 : $"Its QEMU (process {machine.ProcessId}) ended by itself: {machines.LastWords(guest.Record.Contract)}";
             guest.Record = guest.Record with { Intent = GuestIntent.Stopped, Detail = detail };
-            await machines.EndAsync(machine);
+            await Machines.EndAsync(machine);
             await SaveAsync(guest, guest.Record.Epoch);
             if (detail.Length > 0)
             {
@@ -190,12 +255,12 @@ internal sealed partial class GuestKeeper
     }
 
     /// <summary>Ends the QEMU of a guest that runs elsewhere now.</summary>
-    public async Task LeaveAsync(LocalGuest guest)
+    public static async Task LeaveAsync(LocalGuest guest)
     {
         if (guest.Machine is { } machine)
         {
             guest.Machine = null;
-            await machines.EndAsync(machine);
+            await Machines.EndAsync(machine);
         }
     }
 
@@ -215,6 +280,7 @@ internal sealed partial class GuestKeeper
                     "Look at 'godwit vm show' on both hosts; only one of them may own the guest.");
             }
 
+            guest.BeforeArrival = known;
             guest.Record = record;
             await SaveAsync(guest, known.Epoch);
         }
@@ -244,12 +310,19 @@ internal sealed partial class GuestKeeper
         await SaveAsync(guest, epoch);
     }
 
-    /// <summary>Forgets an arrival that was never committed.</summary>
+    /// <summary>Forgets an arrival that was never committed; what was known of the guest before stays known.</summary>
     public async Task DropIncomingAsync(LocalGuest guest)
     {
-        machines.RemoveTaps(guest.Record.Contract);
         guest.MigrationId = "";
         guest.Machine = null;
+        if (guest.BeforeArrival is { } before)
+        {
+            var epoch = guest.Record.Epoch;
+            guest.Record = before;
+            await SaveAsync(guest, epoch);
+            return;
+        }
+
         await registry.RemoveGuestAsync(guest.Record.Uuid, CancellationToken.None);
         _guests.TryRemove(guest.Record.Uuid, out _);
     }

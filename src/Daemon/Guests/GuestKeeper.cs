@@ -35,7 +35,7 @@ internal sealed partial class GuestKeeper(
         }
         else
         {
-            Log.QemuFound(logger, qemu.VersionText, settings.Qemu, qemu.Accelerator);
+            Log.QemuFound(logger, qemu.VersionText, qemu.Path, qemu.Accelerator);
         }
 
         foreach (var record in await registry.ListGuestsAsync(cancellationToken))
@@ -67,8 +67,8 @@ internal sealed partial class GuestKeeper(
         try
         {
             var contract = NewContract.Complete(spec, qemu);
-            machines.Check(contract);
             RequireUnused(contract);
+            await RequireMovableAsync(contract, cancellationToken);
             guest = new LocalGuest(new GuestRecord(
                 contract, settings.HostName, 1, GuestIntent.Stopped, clock.GetUtcNow(), null, ""));
             await registry.AddGuestAsync(guest.Record, cancellationToken);
@@ -116,6 +116,25 @@ internal sealed partial class GuestKeeper(
                     }
                 }
             }
+        }
+    }
+
+    /// <summary>Refuses at creation what could not be moved later, and what this host's QEMU does not have.</summary>
+    private async Task RequireMovableAsync(MachineContract contract, CancellationToken cancellationToken)
+    {
+        var refusals = MachineContractRules.Check(contract)
+            .Concat(await qemu.CheckAsync(contract, cancellationToken)).ToList();
+        if (refusals is [var only])
+        {
+            throw new GodwitException(only.Code, only.Message, only.Remedy);
+        }
+
+        if (refusals.Count > 0)
+        {
+            throw new GodwitException("contract-invalid",
+                $"Guest '{contract.Name}' cannot be created for {refusals.Count} reasons:"
+                + string.Concat(refusals.Select(one => $"\n  {one.Code}: {one.Message}")),
+                string.Join(" ", refusals.Select(one => one.Remedy).Distinct()));
         }
     }
 
@@ -172,13 +191,8 @@ internal sealed partial class GuestKeeper(
 
         if (!force)
         {
-            await machines.PowerDownAsync(machine, cancellationToken);
             var patience = timeout > TimeSpan.Zero ? timeout : PowerDownTimeout;
-            try
-            {
-                await machine.Exited.WaitAsync(patience, cancellationToken);
-            }
-            catch (TimeoutException)
+            if (!await machine.PowerDownAsync(patience, cancellationToken))
             {
                 throw new GodwitException("guest-stop-timeout",
                     $"Guest '{guest.Record.Name}' has not switched itself off within {patience.TotalSeconds:F0} s; it runs on.",
@@ -188,7 +202,7 @@ internal sealed partial class GuestKeeper(
 
         // From here on the exit is wished for, and not a failure.
         guest.Machine = null;
-        await machines.EndAsync(machine);
+        await Machines.EndAsync(machine);
         guest.Record = guest.Record with { Intent = GuestIntent.Stopped, Detail = "" };
         await SaveAsync(guest, guest.Record.Epoch);
         Log.GuestStopped(logger, guest.Record.Name, force ? "by force" : "by its own shutdown");
@@ -245,7 +259,7 @@ internal sealed partial class GuestKeeper(
             Host = record.Host,
             ProcessId = guest.Machine?.ProcessId ?? 0,
             Detail = record.Detail,
-            ConsoleSocket = guest.Machine is null ? "" : machines.ConsoleSocket(record.Contract),
+            ConsoleSocket = guest.Machine?.ConsoleSocket ?? "",
             MigrationId = guest.MigrationId,
             CreatedUnixMs = record.Created.ToUnixTimeMilliseconds(),
             StartedUnixMs = record.Started?.ToUnixTimeMilliseconds() ?? 0,

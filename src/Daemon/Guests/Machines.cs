@@ -1,40 +1,83 @@
+using System.Diagnostics;
+using Godwit.Host.Network;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
 
 namespace Godwit.Daemon.Guests;
 
-/// <summary>Starts, finds again and ends QEMU processes, with the TAPs they need.</summary>
-#pragma warning disable CA1822
+/// <summary>Starts, finds again and ends QEMU processes, each in a runtime directory of its own.</summary>
 internal sealed class Machines(DaemonSettings settings, QemuFacts qemu, ILogger<Machines> logger)
 {
-    public Task<QemuMachine> StartAsync(MachineContract contract, bool incoming, CancellationToken cancellationToken)
-    {
-        _ = (settings, logger, incoming, cancellationToken);
-        throw new GodwitException("qemu-missing", $"Guest '{contract.Name}' cannot start: {qemu.Missing}.",
-            "Install QEMU: apt install qemu-system-x86; or set qemu in the configuration.");
-    }
+    private static readonly TimeSpan QuitTimeout = TimeSpan.FromSeconds(10);
 
-    public void Check(MachineContract contract) => _ = contract;
-
-    /// <summary>What QEMU said last on its standard error.</summary>
-    public string LastWords(MachineContract contract) => $"see {Directory(contract)}/qemu.log";
-
-    public Task<QemuMachine?> AdoptAsync(MachineContract contract, CancellationToken cancellationToken) =>
-        Task.FromResult<QemuMachine?>(null);
-
-    public Task PowerDownAsync(QemuMachine machine, CancellationToken cancellationToken) => Task.CompletedTask;
-
-    /// <summary>Ends a QEMU for good, and removes its TAPs.</summary>
-    public async Task EndAsync(QemuMachine machine) => await machine.DisposeAsync();
-
-    public void RemoveTaps(MachineContract contract) { }
-
-    public string ConsoleSocket(MachineContract contract) =>
-        Path.Combine(settings.RuntimeDirectory, "guests", contract.Uuid.ToString(), "console.sock");
-
+    /// <summary>The directory of a guest's sockets and QEMU's log.</summary>
     public string Directory(MachineContract contract) =>
         Path.Combine(settings.RuntimeDirectory, "guests", contract.Uuid.ToString());
 
-    /// <summary>Announces the guest's addresses on its bridges; returns when the first announcement is on its way.</summary>
-    public Task AnnounceAsync(MachineContract contract, CancellationToken cancellationToken) => Task.CompletedTask;
+    public Task<QemuMachine> StartAsync(
+        MachineContract contract, bool incoming, CancellationToken cancellationToken) =>
+        QemuMachine.StartAsync(qemu.Require(), contract, Directory(contract), incoming, cancellationToken);
+
+    /// <summary>The guest's QEMU if an earlier daemon left it running; null if it has ended.</summary>
+    public Task<QemuMachine?> AdoptAsync(MachineContract contract, CancellationToken cancellationToken) =>
+        QemuMachine.AdoptAsync(contract, Directory(contract), cancellationToken);
+
+    /// <summary>Ends a QEMU for good; its TAPs and sockets go with it.</summary>
+    public static async Task EndAsync(QemuMachine machine)
+    {
+        await machine.QuitAsync(QuitTimeout, CancellationToken.None);
+        await machine.DisposeAsync();
+    }
+
+    /// <summary>What QEMU said last, in one line.</summary>
+    public string LastWords(MachineContract contract)
+    {
+        var log = Path.Combine(Directory(contract), "qemu.log");
+        try
+        {
+            var lines = File.ReadLines(log).Where(line => line.Length > 0).TakeLast(3).ToList();
+            return lines.Count > 0 ? $"{string.Join(" / ", lines)} (log: {log})" : $"it said nothing (log: {log})";
+        }
+        catch (IOException)
+        {
+            return $"it left no log at {log}";
+        }
+    }
+
+    /// <summary>Readies the announcement of a guest that is about to arrive.</summary>
+    public static Announcer OpenAnnouncer(QemuMachine machine) => Announcer.Open(machine.Interfaces);
+
+    /// <summary>Announces the guest from here; the repeats follow in the background.</summary>
+    /// <returns>From the call to the first frame on the bridge; zero if there was nothing to announce.</returns>
+    public TimeSpan Announce(Announcer announcer, string guest)
+    {
+        var resumed = Stopwatch.GetTimestamp();
+        var first = announcer.Announce();
+        _ = FinishAsync(announcer, guest);
+        return first == 0 ? TimeSpan.Zero : Stopwatch.GetElapsedTime(resumed, first);
+    }
+
+    private async Task FinishAsync(Announcer announcer, string guest)
+    {
+        await announcer.Repeats;
+        foreach (var error in announcer.Errors)
+        {
+            Log.AnnouncementFailed(logger, guest, error);
+        }
+
+        announcer.Dispose();
+    }
+
+    /// <summary>Silences the guest's ports, or lets them speak; a port that will not obey is only logged.</summary>
+    public void SetLinks(QemuMachine machine, bool up)
+    {
+        try
+        {
+            machine.SetLinks(up);
+        }
+        catch (GodwitException exception)
+        {
+            Log.AnnouncementFailed(logger, machine.Contract.Name, exception.Message);
+        }
+    }
 }

@@ -1,8 +1,8 @@
 using System.Collections.Concurrent;
-using System.Diagnostics;
 using System.Security.Cryptography;
 using Godwit.Api.V1;
 using Godwit.Daemon.Guests;
+using Godwit.Host.Network;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Host.Transfers;
@@ -24,7 +24,9 @@ internal sealed class IncomingMoves(
 
     private long ReservedBytes => _arrivals.Values.Sum(arrival => arrival.Contract.MemoryBytes);
 
-    public List<Refusal> Check(CheckIncomingRequest request, string from) => checks.Check(request, from, ReservedBytes);
+    public Task<List<Refusal>> CheckAsync(
+        CheckIncomingRequest request, string from, CancellationToken cancellationToken) =>
+        checks.CheckAsync(request, from, ReservedBytes, cancellationToken);
 
     public IEnumerable<Move> All => _arrivals.Values.Select(arrival => arrival.Move);
 
@@ -37,14 +39,14 @@ internal sealed class IncomingMoves(
         try
         {
             // Asked again although the source asked before: the host may have changed, and the source may be another.
-            MoveRefusals.Throw(contract.Name, settings.HostName, Check(
+            MoveRefusals.Throw(contract.Name, settings.HostName, await CheckAsync(
                 new CheckIncomingRequest
                 {
                     Spec = request.Spec,
                     WireVersionMin = request.WireVersionMin,
                     WireVersionMax = request.WireVersionMax,
                 },
-                request.From));
+                request.From, cancellationToken));
             return await PrepareCheckedAsync(request, contract, cancellationToken);
         }
         finally
@@ -82,12 +84,14 @@ internal sealed class IncomingMoves(
             throw;
         }
 
+        // Made ready now, so that nothing but sending is left at the instant of resume.
+        var announcer = Machines.OpenAnnouncer(machine);
         var transfer = new DestinationTransfer(
-            machine, terms, machines.Directory(contract), token => AnnounceAsync(guest, machine, contract, token), logger);
+            machine, terms, machines.Directory(contract), _ => ArriveAsync(guest, machine, announcer), logger);
         var move = new Move(new MigrationRecord(
             terms.MigrationId, contract.Uuid, contract.Name, terms.From, terms.To, terms.Policy, clock.GetUtcNow(),
             terms.From, new MigrationSnapshot()));
-        var arrival = new Arrival(contract, transfer, move);
+        var arrival = new Arrival(contract, transfer, announcer, move);
         _arrivals[terms.MigrationId] = arrival;
         lanes.Expect(transfer);
         arrival.Finished = Task.Run(() => ReceiveAsync(arrival, guest, machine), CancellationToken.None);
@@ -131,12 +135,10 @@ internal sealed class IncomingMoves(
 
     /// <summary>Called at the instant of resume: the network first, for clients wait for it; then the record.</summary>
     /// <returns>From the resume to the first announcement.</returns>
-    private async Task<TimeSpan> AnnounceAsync(
-        LocalGuest guest, QemuMachine machine, MachineContract contract, CancellationToken cancellationToken)
+    private async Task<TimeSpan> ArriveAsync(LocalGuest guest, QemuMachine machine, Announcer announcer)
     {
-        var resumed = Stopwatch.GetTimestamp();
-        await machines.AnnounceAsync(contract, cancellationToken);
-        var announced = Stopwatch.GetElapsedTime(resumed);
+        var contract = guest.Record.Contract;
+        var announced = machines.Announce(announcer, contract.Name);
         try
         {
             await guests.TakeAsync(guest);
@@ -166,7 +168,8 @@ internal sealed class IncomingMoves(
         else
         {
             arrival.Move.Set(record => record with { Snapshot = snapshot });
-            await machines.EndAsync(machine);
+            arrival.Announcer.Dispose();
+            await Machines.EndAsync(machine);
             await guests.DropIncomingAsync(guest);
             Log.MoveFailed(logger, terms.MigrationId, snapshot.ErrorCode, snapshot.Error, arrival.Contract.Name, terms.From);
         }
@@ -196,10 +199,12 @@ internal sealed class IncomingMoves(
         }
     }
 
-    private sealed class Arrival(MachineContract contract, DestinationTransfer transfer, Move move)
+    private sealed class Arrival(
+        MachineContract contract, DestinationTransfer transfer, Announcer announcer, Move move)
     {
         public MachineContract Contract => contract;
         public DestinationTransfer Transfer => transfer;
+        public Announcer Announcer => announcer;
         public Move Move => move;
         public Task Finished { get; set; } = Task.CompletedTask;
     }

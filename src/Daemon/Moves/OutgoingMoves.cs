@@ -220,7 +220,23 @@ internal sealed partial class OutgoingMoves(
             machines.Directory(departure.Guest.Record.Contract), () => guests.GiveAsync(departure.Guest, host.Name), logger);
         transfer.Changed += snapshot => move.Set(record => record with { Snapshot = Monotonic(record.Snapshot, snapshot) });
         departure.Transfer = transfer;
+        // Silent from the pause on: the switch must not hear the guest from here once it may run there.
+        void FollowPause(QmpEvent qmpEvent)
+        {
+            if (qmpEvent.Name is "STOP" or "RESUME")
+            {
+                machines.SetLinks(machine, up: qmpEvent.Name == "RESUME");
+            }
+        }
+
+        machine.EventReceived += FollowPause;
         var final = await transfer.RunAsync(cancellationToken);
+        machine.EventReceived -= FollowPause;
+        if (final.Outcome is not (MigrationOutcome.Completed or MigrationOutcome.Unsettled))
+        {
+            machines.SetLinks(machine, up: true);
+        }
+
         return refused is { } verdict && final.Outcome == MigrationOutcome.Failed
             ? final with { ErrorCode = verdict.Code, Error = $"{final.Error} Cause: {verdict.Reason}." }
             : final;
@@ -250,7 +266,7 @@ internal sealed partial class OutgoingMoves(
         {
             case MigrationOutcome.Completed:
                 runsOn = host.Name;
-                await guests.LeaveAsync(guest);
+                await GuestKeeper.LeaveAsync(guest);
                 break;
             case MigrationOutcome.Unsettled:
                 // Both hosts are possible. The paused guest here is kept until an operator has looked.

@@ -10,7 +10,7 @@ namespace Godwit.Daemon.Services;
 
 /// <summary>What the operator of this host asks for, over the Unix socket.</summary>
 internal sealed partial class ControlService(
-    GuestKeeper guests, Machines machines, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
+    GuestKeeper guests, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
     Membership membership, HostReports hosts, Doctor doctor) : Control.ControlBase
 {
     public override Task<VersionInfo> GetVersion(GetVersionRequest request, ServerCallContext context) =>
@@ -83,12 +83,12 @@ internal sealed partial class ControlService(
     {
         var guest = guests.Find(name);
         guests.RequireHere(guest);
-        if (guest.Machine is null)
+        if (guest.Machine is not { } machine)
         {
             throw GuestKeeper.State(guest, "does not run", $"Start it first: 'godwit vm start {guest.Record.Name}'.");
         }
 
-        var path = machines.ConsoleSocket(guest.Record.Contract);
+        var path = machine.ConsoleSocket;
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {

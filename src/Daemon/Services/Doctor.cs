@@ -34,7 +34,7 @@ internal sealed class Doctor(
     private IEnumerable<Finding> Qemu()
     {
         yield return qemu.Missing.Length == 0
-            ? Good("qemu", $"QEMU {qemu.VersionText} at {settings.Qemu}, newest machine type {qemu.DefaultMachine}")
+            ? Good("qemu", $"QEMU {qemu.VersionText} at {qemu.Path}, newest machine type {qemu.DefaultMachine}")
             : Bad("qemu-missing", "qemu", qemu.Missing, "Install QEMU: apt install qemu-system-x86.");
         yield return qemu.Accelerator == "kvm"
             ? Good("kvm", "KVM runs guests; a test guest was started to be sure")
@@ -52,7 +52,7 @@ internal sealed class Doctor(
         var bridges = HostFacts.Bridges();
         yield return bridges.Count > 0
             ? Good("bridge", $"bridges: {string.Join(", ", bridges)}")
-            : Warn("bridge-missing", "bridge", "There is no bridge: guests with a network interface cannot come here",
+            : Warn("bridge-unknown", "bridge", "There is no bridge: guests with a network interface cannot come here",
                 "Make one: ip link add br0 type bridge && ip link set br0 up.");
     }
 

@@ -32,11 +32,13 @@ internal sealed class PeerService(
         return response;
     }
 
-    public override Task<CheckIncomingResponse> CheckIncoming(CheckIncomingRequest request, ServerCallContext context)
+    public override async Task<CheckIncomingResponse> CheckIncoming(
+        CheckIncomingRequest request, ServerCallContext context)
     {
         var response = new CheckIncomingResponse();
-        response.Refusals.AddRange(incoming.Check(request, Gate.CallerOf(context)));
-        return Task.FromResult(response);
+        response.Refusals.AddRange(
+            await incoming.CheckAsync(request, Gate.CallerOf(context), context.CancellationToken));
+        return response;
     }
 
     public override Task<PrepareIncomingResponse> PrepareIncoming(

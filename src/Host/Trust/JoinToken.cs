@@ -38,7 +38,7 @@ public sealed record JoinToken(string Host, string Address, string AuthoritySha2
         {
             throw new GodwitException("token-malformed",
                 "The join token is incomplete or damaged; it is one line that begins with 'godwit-join-1/'.",
-                "Copy it again as 'godwit host token' printed it.");
+                "Copy it again as 'godwit host invite' printed it.");
         }
 
         return new JoinToken(host, address, fingerprint, secret);

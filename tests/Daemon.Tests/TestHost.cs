@@ -1,0 +1,237 @@
+using System.Collections.Concurrent;
+using System.Net;
+using System.Net.Security;
+using System.Net.Sockets;
+using Godwit.Api.V1;
+using Godwit.Host.Trust;
+using Grpc.Core;
+using Grpc.Net.Client;
+using Microsoft.Extensions.Logging;
+
+namespace Godwit.Daemon.Tests;
+
+/// <summary>A real daemon in this process, in a directory of its own, on loopback; everything it logs is kept.</summary>
+internal sealed class TestHost : IAsyncDisposable
+{
+    private readonly List<GrpcChannel> _channels = [];
+    private readonly LogRecorder _log = new();
+    private readonly TimeProvider _clock;
+    private GodwitDaemon? _daemon;
+
+    private TestHost(string name, Func<DaemonSettings, DaemonSettings>? adjust, TimeProvider? clock)
+    {
+        _clock = clock ?? TimeProvider.System;
+        DirectoryPath = Directory.CreateTempSubdirectory($"gw-{name}-").FullName;
+        var settings = new DaemonSettings
+        {
+            HostName = name,
+            Address = "127.0.0.1",
+            Listen = "127.0.0.1",
+            PeerPort = FreePort(),
+            LanePort = FreePort(),
+            PkiDirectory = Path.Combine(DirectoryPath, "pki"),
+            StateDirectory = Path.Combine(DirectoryPath, "state"),
+            RuntimeDirectory = Path.Combine(DirectoryPath, "run"),
+            Accelerator = "tcg",
+            ReservationSeconds = 20,
+        };
+        Settings = adjust?.Invoke(settings) ?? settings;
+        Control = new Control.ControlClient(Track(GrpcChannel.ForAddress("http://localhost", new GrpcChannelOptions
+        {
+            HttpHandler = new SocketsHttpHandler
+            {
+                ConnectCallback = async (_, token) =>
+                {
+                    var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+                    await socket.ConnectAsync(new UnixDomainSocketEndPoint(Settings.ControlSocket), token);
+                    return new NetworkStream(socket, ownsSocket: true);
+                },
+            },
+            DisposeHttpClient = true,
+            InitialReconnectBackoff = TimeSpan.FromMilliseconds(50),
+            MaxReconnectBackoff = TimeSpan.FromMilliseconds(200),
+        })));
+    }
+
+    public DaemonSettings Settings { get; }
+    public string DirectoryPath { get; }
+    public Control.ControlClient Control { get; }
+    public IEnumerable<string> Log => _log.Lines;
+
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    public static async Task<TestHost> StartAsync(
+        string name, Func<DaemonSettings, DaemonSettings>? adjust = null, TimeProvider? clock = null)
+    {
+        var host = new TestHost(name, adjust, clock);
+        try
+        {
+            await host.StartAsync();
+            return host;
+        }
+        catch
+        {
+            await host.DisposeAsync();
+            throw;
+        }
+    }
+
+    public async Task StartAsync() => _daemon = await GodwitDaemon.StartAsync(
+        Settings, _clock, logging => logging.AddProvider(_log));
+
+    public async Task StopAsync()
+    {
+        if (_daemon is { } daemon)
+        {
+            _daemon = null;
+            await daemon.DisposeAsync();
+        }
+    }
+
+    /// <summary>A peer's client: TLS that takes any server, with the certificate given or none.</summary>
+    public Peer.PeerClient PeerClient(SslClientAuthenticationOptions? tls = null) =>
+        new(TlsChannel(tls));
+
+    public GrpcChannel TlsChannel(SslClientAuthenticationOptions? tls = null)
+    {
+        tls ??= new SslClientAuthenticationOptions();
+#pragma warning disable CA5359 // The tests look at what the server does with the client.
+        tls.RemoteCertificateValidationCallback = (_, _, _, _) => true;
+#pragma warning restore CA5359
+        return Track(GrpcChannel.ForAddress($"https://{Settings.PeerAddress}", new GrpcChannelOptions
+        {
+            HttpHandler = new SocketsHttpHandler { SslOptions = tls },
+            DisposeHttpClient = true,
+        }));
+    }
+
+    /// <summary>This host's own credentials, as it would use them towards a peer.</summary>
+    public SslClientAuthenticationOptions Credentials() =>
+        new ClusterTrust(Settings.PkiDirectory, HostIdentity.Load(Settings.PkiDirectory)!, _clock).ClientOptions("any");
+
+    public async Task<string> TokenForAsync(string host = "", uint seconds = 60) => (await Control.CreateJoinTokenAsync(
+        new CreateJoinTokenRequest { Host = host, ValidSeconds = seconds }, cancellationToken: Token)).Token;
+
+    public async Task<HostInfo> JoinAsync(string token, string address = "") => await Control.JoinClusterAsync(
+        new JoinClusterRequest { Token = token, Address = address }, cancellationToken: Token);
+
+    /// <summary>Two hosts in one cluster.</summary>
+    public static async Task<(TestHost A, TestHost B)> PairAsync(
+        Func<DaemonSettings, DaemonSettings>? adjustSecond = null)
+    {
+        var a = await StartAsync("a");
+        var b = await StartAsync("b", adjustSecond);
+        await b.JoinAsync(await a.TokenForAsync());
+        return (a, b);
+    }
+
+    public static int FreePort()
+    {
+        using var socket = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
+        socket.Bind(new IPEndPoint(IPAddress.Loopback, 0));
+        return ((IPEndPoint)socket.LocalEndPoint!).Port;
+    }
+
+    private GrpcChannel Track(GrpcChannel channel)
+    {
+        _channels.Add(channel);
+        return channel;
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        _channels.ForEach(channel => channel.Dispose());
+        await StopAsync();
+        // Guests outlive their daemon, but not the test.
+        var guests = Path.Combine(Settings.RuntimeDirectory, "guests");
+        foreach (var file in Directory.Exists(guests)
+            ? Directory.EnumerateFiles(guests, "qemu.pid", SearchOption.AllDirectories) : [])
+        {
+            if (int.TryParse(await File.ReadAllTextAsync(file), out var id))
+            {
+                Processes.Kill(id, DirectoryPath);
+            }
+        }
+
+        Directory.Delete(DirectoryPath, recursive: true);
+    }
+
+    private sealed class LogRecorder : ILoggerProvider
+    {
+        public ConcurrentQueue<string> Lines { get; } = new();
+
+        public ILogger CreateLogger(string categoryName) => new Recorder(Lines);
+
+        public void Dispose()
+        {
+        }
+
+        private sealed class Recorder(ConcurrentQueue<string> lines) : ILogger
+        {
+            public IDisposable? BeginScope<TState>(TState state) where TState : notnull => null;
+
+            public bool IsEnabled(LogLevel logLevel) => true;
+
+            public void Log<TState>(
+                LogLevel logLevel, EventId eventId, TState state, Exception? exception,
+                Func<TState, Exception?, string> formatter) =>
+                lines.Enqueue($"{eventId.Id} {formatter(state, exception)}{(exception is null ? "" : $" {exception}")}");
+        }
+    }
+}
+
+internal static class Refusals
+{
+    /// <summary>The call is refused with this code, which the catalog knows, and a remedy.</summary>
+    public static async Task<string> RefusedAsync(string code, Func<Task> call)
+    {
+        var exception = await Assert.ThrowsAsync<RpcException>(call);
+        Assert.Equal(code, exception.Trailers.GetValue("godwit-code")
+            ?? $"none: {exception.Status} {exception.Status.DebugException}");
+        Assert.NotNull(Godwit.Api.ErrorCatalog.Find(code));
+        Assert.False(string.IsNullOrEmpty(exception.Trailers.GetValue("godwit-remedy")));
+        return exception.Status.Detail;
+    }
+}
+
+internal static class Wait
+{
+    /// <summary>Waits until it is so; a deadline far beyond any machine's slowness tells a hang from a delay.</summary>
+    public static async Task UntilAsync(Func<Task<bool>> isSo, string what)
+    {
+        for (var attempt = 0; attempt < 1200; attempt++)
+        {
+            if (await isSo())
+            {
+                return;
+            }
+
+            await Task.Delay(50, TestContext.Current.CancellationToken);
+        }
+
+        Assert.Fail($"Never came true: {what}");
+    }
+
+    public static Task UntilAsync(Func<bool> isSo, string what) => UntilAsync(() => Task.FromResult(isSo()), what);
+}
+
+internal static class Processes
+{
+    /// <summary>Kills a process if its command line names the directory: a number may have changed hands.</summary>
+    public static void Kill(int id, string directory)
+    {
+        try
+        {
+            if (File.ReadAllText($"/proc/{id}/cmdline").Contains(directory, StringComparison.Ordinal))
+            {
+                using var process = System.Diagnostics.Process.GetProcessById(id);
+                process.Kill();
+                process.WaitForExit(10_000);
+            }
+        }
+        catch (Exception exception) when (exception is IOException or ArgumentException or InvalidOperationException)
+        {
+            // It has ended.
+        }
+    }
+}
