@@ -1,0 +1,214 @@
+using System.Net;
+using System.Security.Cryptography;
+using System.Text.Json.Nodes;
+using Godwit.Host.Qemu;
+using Godwit.Host.Transfers;
+using Godwit.Host.Trust;
+using Godwit.Migration;
+using Godwit.Pages;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace Godwit.Host.Tests;
+
+// Goal: a guest of real QEMU crosses between two processes through both transfers, over TLS on loopback, with every
+// byte of its memory. Method: firmware only, so that the test needs no guest image; memory is stamped by the test.
+public sealed class TransferTests : IAsyncLifetime
+{
+    private readonly string _directory = Directory.CreateTempSubdirectory("godwit-transfer-").FullName;
+    private ClusterTrust _a = null!;
+    private ClusterTrust _b = null!;
+    private QemuInstallation _qemu = null!;
+
+    public async ValueTask InitializeAsync()
+    {
+        _a = ClusterTrust.LoadOrCreate(Path.Combine(_directory, "pki-a"), "a", "127.0.0.1", TimeProvider.System);
+        string pkiB = Folder("pki-b");
+        _b = new ClusterTrust(
+            pkiB, HostIdentity.Create(pkiB, _a.LoadAuthority()!, "b", "127.0.0.1"), TimeProvider.System);
+        _qemu = await QemuInstallation.FindAsync(
+            Environment.GetEnvironmentVariable("GODWIT_TEST_QEMU"), TestContext.Current.CancellationToken);
+    }
+
+    public ValueTask DisposeAsync()
+    {
+        Directory.Delete(_directory, recursive: true);
+        return ValueTask.CompletedTask;
+    }
+
+    [Theory]
+    [InlineData(true, true)]
+    [InlineData(false, false)]
+    [InlineData(true, false)]
+    [InlineData(false, true)]
+    public async Task A_guest_arrives_with_all_of_its_memory(bool mappedAtSource, bool mappedAtDestination)
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        await using Pair pair = await Pair.StartAsync(this, mappedAtSource, mappedAtDestination, new(), cancel);
+        byte[] before = await pair.StampAsync(cancel);
+        (MigrationSnapshot source, MigrationSnapshot destination) = await pair.MoveAsync(cancel);
+        Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
+        Assert.Equal(MigrationOutcome.Completed, destination.Outcome);
+        Assert.Equal("running", await pair.Destination.QueryStateAsync(cancel));
+        Assert.Equal("postmigrate", await pair.Source.QueryStateAsync(cancel));
+        Assert.True(source.Downtime > TimeSpan.Zero && source.WireBytes > 0);
+        Assert.Equal(before, await pair.ReadStampAsync(pair.Destination, cancel));
+    }
+
+    [Fact]
+    public async Task A_destination_that_dies_leaves_the_guest_running_at_the_source()
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        var slow = new MigrationPolicy { BandwidthBitsPerSecond = 8_000_000 };
+        await using Pair pair = await Pair.StartAsync(this, true, true, slow, cancel);
+        await pair.StampAsync(cancel);
+        Task<(MigrationSnapshot Source, MigrationSnapshot Destination)> move = pair.MoveAsync(cancel);
+        await Task.Delay(500, cancel);
+        await pair.Destination.KillAsync();
+        (MigrationSnapshot source, MigrationSnapshot destination) = await move;
+        Assert.Equal(MigrationOutcome.Failed, source.Outcome);
+        Assert.Equal(MigrationOutcome.Failed, destination.Outcome);
+        Assert.Contains("runs on a", source.Error, StringComparison.Ordinal);
+        Assert.Equal("running", await pair.Source.QueryStateAsync(cancel));
+    }
+
+    [Fact]
+    public async Task A_cancelled_guest_can_be_moved_afterwards()
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        var slow = new MigrationPolicy { BandwidthBitsPerSecond = 8_000_000 };
+        await using (Pair pair = await Pair.StartAsync(this, true, true, slow, cancel))
+        {
+            await pair.StampAsync(cancel);
+            Task<(MigrationSnapshot Source, MigrationSnapshot)> move = pair.MoveAsync(cancel);
+            await Task.Delay(500, cancel);
+            Assert.True(pair.Outgoing.Cancel());
+            Assert.Equal(MigrationOutcome.Cancelled, (await move).Source.Outcome);
+            Assert.Equal("running", await pair.Source.QueryStateAsync(cancel));
+            await pair.RenewDestinationAsync(new MigrationPolicy(), cancel);
+            (MigrationSnapshot source, _) = await pair.MoveAsync(cancel);
+            Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
+        }
+    }
+
+    private sealed class Pair : IAsyncDisposable
+    {
+        private const int StampBytes = 24 << 20;
+        private const int StampOffset = 32 << 20;
+        private readonly TransferTests _test;
+        private readonly bool _mappedAtDestination;
+        private LaneListener _listener = null!;
+        private DestinationTransfer _incoming = null!;
+        private int _run;
+
+        private Pair(TransferTests test, bool mappedAtDestination)
+        {
+            _test = test;
+            _mappedAtDestination = mappedAtDestination;
+        }
+
+        public QemuMachine Source { get; private set; } = null!;
+        public QemuMachine Destination { get; private set; } = null!;
+        public SourceTransfer Outgoing { get; private set; } = null!;
+
+        public static async Task<Pair> StartAsync(
+            TransferTests test, bool mappedAtSource, bool mappedAtDestination, MigrationPolicy policy,
+            CancellationToken cancellationToken)
+        {
+            var pair = new Pair(test, mappedAtDestination);
+            pair._listener = new LaneListener(
+                new IPEndPoint(IPAddress.Loopback, 0), () => test._b.ServerOptions(), NullLogger.Instance);
+            pair._listener.Start();
+            pair.Source = await QemuMachine.StartAsync(
+                test._qemu, pair.Contract(mappedAtSource), test.Folder("source"), incoming: false, cancellationToken);
+            await pair.RenewDestinationAsync(policy, cancellationToken);
+            return pair;
+        }
+
+        public async Task RenewDestinationAsync(MigrationPolicy policy, CancellationToken cancellationToken)
+        {
+            if (Destination is not null)
+            {
+                await Destination.KillAsync();
+                await Destination.DisposeAsync();
+            }
+
+            string folder = _test.Folder($"destination-{++_run}");
+            Destination = await QemuMachine.StartAsync(
+                _test._qemu, Contract(_mappedAtDestination), folder, incoming: true, cancellationToken);
+            var terms = new TransferTerms(
+                $"m{_run}", "web1", "a", "b", policy, RandomNumberGenerator.GetBytes(32), WireVersions.Max, 2);
+            _incoming = new DestinationTransfer(
+                Destination, terms, folder, _ => Task.FromResult(TimeSpan.Zero), NullLogger.Instance);
+            _listener.Expect(_incoming);
+            Outgoing = new SourceTransfer(
+                Source, terms, new IPEndPoint(IPAddress.Loopback, _listener.Port), _test._a.ClientOptions("b"),
+                _test.Folder("source"), () => Task.CompletedTask, NullLogger.Instance);
+        }
+
+        public async Task<(MigrationSnapshot Source, MigrationSnapshot Destination)> MoveAsync(
+            CancellationToken cancellationToken)
+        {
+            Task<MigrationSnapshot> destination = _incoming.RunAsync(cancellationToken);
+            MigrationSnapshot source = await Outgoing.RunAsync(cancellationToken);
+            return (source, await destination);
+        }
+
+        /// <summary>Fills part of the guest's memory, half of it with noise, and gives what it then holds.</summary>
+        public async Task<byte[]> StampAsync(CancellationToken cancellationToken)
+        {
+            if (Source.Contract.SharedMemory)
+            {
+                using MappedBlock memory = Source.MapMemory().Single();
+                byte[] page = new byte[Page.Size];
+                var random = new Random(1);
+                for (int i = 0; i < StampBytes / Page.Size; i++)
+                {
+                    page.AsSpan().Fill((byte)i);
+                    if (i % 2 == 0)
+                    {
+                        random.NextBytes(page);
+                    }
+
+                    memory.Write(new PageNumber((StampOffset / Page.Size) + i), page);
+                }
+            }
+
+            return await ReadStampAsync(Source, cancellationToken);
+        }
+
+        public async Task<byte[]> ReadStampAsync(QemuMachine machine, CancellationToken cancellationToken)
+        {
+            string file = Path.Combine(_test._directory, "memory");
+            await machine.ExecuteAsync(
+                "pmemsave", new JsonObject { ["val"] = StampOffset, ["size"] = StampBytes, ["filename"] = file },
+                cancellationToken);
+            byte[] bytes = await File.ReadAllBytesAsync(file, cancellationToken);
+            File.Delete(file);
+            return bytes;
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            await _listener.DisposeAsync();
+            await Source.KillAsync();
+            await Source.DisposeAsync();
+            await Destination.KillAsync();
+            await Destination.DisposeAsync();
+        }
+
+        private MachineContract Contract(bool mapped) => new()
+        {
+            Name = "web1",
+            Uuid = Guid.Parse("6f1f9f4e-3b43-4b43-9c1a-5d3b1c0a7e01"),
+            MemoryBytes = 128 << 20,
+            Cpus = 1,
+            Machine = _test._qemu.NewestMachine("pc-q35")!,
+            CpuModel = "qemu64",
+            Accelerator = "tcg",
+            SharedMemory = mapped,
+            Video = true,
+        };
+    }
+
+    private string Folder(string name) => Directory.CreateDirectory(Path.Combine(_directory, name)).FullName;
+}
