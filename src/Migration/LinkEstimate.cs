@@ -11,6 +11,7 @@ internal sealed class LinkEstimate
     private const long WindowBytesMin = 512 << 10;
     private const long WindowBytesStart = 4 << 20;
     private const long WindowBytesMax = 64 << 20;
+    private const long TrustedBytes = 4 << 20;
     private static readonly TimeSpan RoundTripForget = TimeSpan.FromSeconds(10);
 
     private double _bytes;
@@ -30,6 +31,9 @@ internal sealed class LinkEstimate
 
     /// <summary>Bytes per second; 0 until known.</summary>
     public double Rate => _seconds > 0.002 ? _bytes / _seconds : 0;
+
+    /// <summary>Enough has crossed for <see cref="Rate"/> to be held against a guest that is paused already.</summary>
+    public bool Trusted => Acknowledged >= TrustedBytes;
 
     public TimeSpan RoundTrip => _roundTripMin == TimeSpan.MaxValue ? TimeSpan.Zero : _roundTripMin;
 
@@ -52,7 +56,13 @@ internal sealed class LinkEstimate
         Sent += bytes;
     }
 
-    public void OnAcknowledged(long totalBytes, TimeSpan now)
+    /// <param name="totalBytes">Everything acknowledged so far.</param>
+    /// <param name="now">When this was heard.</param>
+    /// <param name="starved">
+    /// There was nothing more to send: the sample then says how little was asked of the link, not how little it can do,
+    /// and counts only if it is better than what is known (as in BBR's bandwidth filter).
+    /// </param>
+    public void OnAcknowledged(long totalBytes, TimeSpan now, bool starved)
     {
         long bytes = totalBytes - Acknowledged;
         if (bytes <= 0)
@@ -62,7 +72,7 @@ internal sealed class LinkEstimate
 
         Acknowledged = totalBytes;
         double seconds = (now - _lastAcknowledged).TotalSeconds;
-        if (_wasBusy && seconds > 0)
+        if (_wasBusy && seconds > 0 && (!starved || bytes / seconds > Rate))
         {
             double keep = Math.Exp(-seconds / MemorySeconds);
             _bytes = (_bytes * keep) + bytes;

@@ -46,6 +46,9 @@ internal sealed class PageQueue
     /// <summary>Pages dirtied since they were taken.</summary>
     public long Next { get; private set; }
 
+    /// <summary>Pages of both sets that are zero by their newest record: they cost next to nothing to send.</summary>
+    public long ZeroWaiting { get; private set; }
+
     /// <summary>Records that changed nothing because their page was waiting already.</summary>
     public long Superseded { get; private set; }
 
@@ -61,39 +64,31 @@ internal sealed class PageQueue
     public void Report(int blockIndex, PageNumber page, bool zero)
     {
         Block block = _blocks[blockIndex];
-        if (zero)
-        {
-            block.Zero.Add(page);
-        }
-        else
-        {
-            block.Zero.Remove(page);
-        }
-
+        bool turned = zero ? block.Zero.Add(page) : block.Zero.Remove(page);
         bool first = _firstRound && block.Named.Add(page);
         if (first && ++_named == TotalPages)
         {
             AllNamed = true;
         }
 
-        if (block.Current.Contains(page))
+        if (block.Current.Contains(page) || block.Next.Contains(page))
         {
             Superseded++;
+            ZeroWaiting += !turned ? 0 : zero ? 1 : -1;
+            return;
         }
-        else if (first || _everythingIsCurrent)
+
+        ReportedThisRound++;
+        ZeroWaiting += zero ? 1 : 0;
+        if (first || _everythingIsCurrent)
         {
             block.Current.Add(page);
             Current++;
-            ReportedThisRound++;
-        }
-        else if (block.Next.Add(page))
-        {
-            Next++;
-            ReportedThisRound++;
         }
         else
         {
-            Superseded++;
+            block.Next.Add(page);
+            Next++;
         }
     }
 
@@ -216,6 +211,7 @@ internal sealed class PageQueue
 
                 block.Current.Remove(page);
                 Current--;
+                ZeroWaiting -= zero ? 1 : 0;
             }
         }
 

@@ -38,7 +38,6 @@ public sealed partial class SourceEngine
     private TimeSpan _lastCaughtUp;
     private bool _caughtUp;
     private bool _firstPassDone;
-    private bool _firstPassHandled;
     private bool _firstRoundEnded;
     private bool _switchoverRequested;
     private int _qemuPass;
@@ -96,14 +95,14 @@ public sealed partial class SourceEngine
     private double WireBytesPerPage() =>
         _pagesSent == 0 ? Page.Size : Math.Max(1, (double)_contentFrameBytes / _pagesSent);
 
-    // Pages of later rounds are mostly not zero: the average over everything sent would flatter the forecast.
     private double WireBytesPerDirtyPage() => _pagesSent == _zeroPagesSent
         ? Page.Size
         : Math.Max(1, (double)_contentFrameBytes / (_pagesSent - _zeroPagesSent));
 
+    // Zero pages cost bits and the others kilobytes: an average over both would hide megabytes that still wait.
     private double WireBytesWaiting() => _queue is null
         ? 0
-        : _link.InFlight + ((_queue.Current + _queue.Next) * (_firstRoundEnded ? WireBytesPerDirtyPage() : WireBytesPerPage()));
+        : _link.InFlight + ((_queue.Current + _queue.Next - _queue.ZeroWaiting) * WireBytesPerDirtyPage());
 
     private TimeSpan DrainTime()
     {
@@ -135,7 +134,8 @@ public sealed partial class SourceEngine
 
     private void StepRound()
     {
-        if (!_firstPassHandled && (_firstPassDone || _queue!.AllNamed))
+        // A guest that reports free pages may leave some unnamed: then QEMU's second look at its bitmap tells.
+        if (!_firstPassDone && (_queue!.AllNamed || _qemuPass >= 2))
         {
             FirstPassDone();
         }
@@ -162,7 +162,7 @@ public sealed partial class SourceEngine
 
     private void FirstPassDone()
     {
-        _firstPassHandled = _firstPassDone = true;
+        _firstPassDone = true;
         if (_options.HoldsSwitchover)
         {
             // From here on QEMU shall look at its bitmap for every section, and stop the moment it is allowed to.
@@ -177,9 +177,13 @@ public sealed partial class SourceEngine
         long set = _options.HoldsSwitchover ? _queue!.Next : _queue!.ReportedThisRound;
         _queue.BeginRound();
         bool shrinking = set < _previousSet * ShrinkWanted;
-        _stuckRounds = shrinking ? 0 : _stuckRounds + 1;
         _previousSet = set;
         _firstRoundEnded = true;
+        TimeSpan expected = _options.HoldsSwitchover
+            ? ExpectedDowntime()
+            : ExpectedDowntime() + TimeSpan.FromSeconds(set * WireBytesPerDirtyPage() / Math.Max(1, EffectiveRate()));
+        bool fits = _link.Rate > 0 && expected <= _policy.DowntimeMax * BudgetPlanned;
+        _stuckRounds = shrinking || fits ? 0 : _stuckRounds + 1;
         bool paceAllows = FollowDirtyRate(set);
         if (!_options.HoldsSwitchover)
         {
@@ -188,8 +192,6 @@ public sealed partial class SourceEngine
             return;
         }
 
-        TimeSpan expected = ExpectedDowntime();
-        bool fits = _link.Rate > 0 && expected <= _policy.DowntimeMax * BudgetPlanned;
         if (fits && paceAllows)
         {
             bool quiet = DrainTime() <= QuietEnough;

@@ -64,7 +64,8 @@ public sealed partial class SourceEngine
         {
             _budgetChecked = true;
             TimeSpan expected = paused + ExpectedDowntime();
-            if (expected > _policy.DowntimeMax)
+            // A guest so small that the rate is not known yet is not turned back on a guess; the limit below holds.
+            if (expected > _policy.DowntimeMax && _link.Trusted)
             {
                 Fail(MigrationOutcome.NotConverged, "pause-budget",
                     $"With {_options.Guest} paused, {WireBytesWaiting() / 1e6:0.0} MB were left to send: a pause of "

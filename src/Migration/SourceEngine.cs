@@ -42,7 +42,6 @@ public enum LaneWork
 /// </remarks>
 public sealed partial class SourceEngine : IQemuStreamSink
 {
-    private const int ShortSectionPages = 64;
     private const int ListedSectionPages = 1024;
     private const int PingEveryMilliseconds = 200;
     private static readonly TimeSpan LinkSilenceMax = TimeSpan.FromSeconds(15);
@@ -131,7 +130,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
                         0, $"The destination acknowledges {m.FrameBytes} bytes; {_link.Sent} have been sent.");
                 }
 
-                _link.OnAcknowledged(m.FrameBytes, now);
+                _link.OnAcknowledged(m.FrameBytes, now, starved: _queue is { Current: 0 });
                 break;
             case ControlMessage.Pong m when _pings.Remove(m.Number, out TimeSpan sent):
                 _link.OnRoundTrip(now - sent, now);
@@ -387,10 +386,6 @@ public sealed partial class SourceEngine : IQemuStreamSink
         {
             _feedEnded = true;
             Pause(_now);
-        }
-        else if (pages < ShortSectionPages)
-        {
-            _firstPassDone = true;
         }
     }
 

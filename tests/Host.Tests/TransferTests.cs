@@ -81,7 +81,7 @@ public sealed class TransferTests : IAsyncLifetime
             await pair.StampAsync(cancel);
             Task<(MigrationSnapshot Source, MigrationSnapshot)> move = pair.MoveAsync(cancel);
             await Task.Delay(500, cancel);
-            Assert.True(pair.Outgoing.Cancel());
+            Assert.True(pair.Outgoing.Cancel(), pair.Outgoing.Snapshot.Error);
             Assert.Equal(MigrationOutcome.Cancelled, (await move).Source.Outcome);
             Assert.Equal("running", await pair.Source.QueryStateAsync(cancel));
             await pair.RenewDestinationAsync(new MigrationPolicy(), cancel);
@@ -173,7 +173,14 @@ public sealed class TransferTests : IAsyncLifetime
                 }
             }
 
-            return await ReadStampAsync(Source, cancellationToken);
+            byte[] stamp = await ReadStampAsync(Source, cancellationToken);
+            if (Source.Contract.SharedMemory)
+            {
+                Assert.All(Enumerable.Range(0, StampBytes / Page.Size).Where(i => i % 2 == 1 && i % 256 != 0),
+                    i => Assert.Equal((byte)i, stamp[i * Page.Size]));
+            }
+
+            return stamp;
         }
 
         public async Task<byte[]> ReadStampAsync(QemuMachine machine, CancellationToken cancellationToken)
