@@ -69,6 +69,9 @@ public static partial class ErrorCatalog
         add("bridge-unknown", ExitCodes.Refused,
             "The host has no bridge of this name.",
             "Create it with 'ip link add NAME type bridge'; a guest needs its bridge on every host.");
+        add("bridge-down", ExitCodes.Refused,
+            "The guest's bridge is down on the host, so no frame would reach the guest.",
+            "Set it up with 'ip link set NAME up'.");
         add("mac-invalid", ExitCodes.Refused,
             "The MAC address is not one for a guest: it is multicast, all zeros, begins with fe, or is not six bytes.",
             "Leave it out and one is made, or give one like 52:54:00:12:34:56.");
@@ -78,5 +81,8 @@ public static partial class ErrorCatalog
         add("address-invalid", ExitCodes.Refused,
             "An address of the guest's is not an IPv4 or IPv6 unicast address.",
             "Give one like 10.0.0.20 or fd00::20.");
+        add("guest-address-in-use", ExitCodes.Refused,
+            "An address given to the guest is the host's own.",
+            "Give the guest one of its own.");
     }
 }

@@ -19,7 +19,7 @@ internal sealed record Link(int Index, string Name, string Kind, byte[] Mac, boo
 internal sealed partial class RouteNetlink : IDisposable
 {
     private const ushort NewLink = 16, DeleteLink = 17, GetLink = 18, GetAddress = 22, NewNeighbour = 28, DeleteNeighbour = 29;
-    private const ushort Request = 1, Acknowledge = 4, Dump = 0x300, Replace = 0x100, Create = 0x400;
+    private const ushort Request = 1, Acknowledge = 4, Dump = 0x300, Replace = 0x100, Exclusive = 0x200, Create = 0x400;
     private const ushort LinkAddress = 1, LinkName = 3, LinkMaster = 10, LinkInfo = 18, InfoKind = 1;
     private const int HeaderBytes = 16;
     private const byte FamilyBridge = 7;
@@ -72,7 +72,7 @@ internal sealed partial class RouteNetlink : IDisposable
     }
 
     internal void CreateBridge(string name) =>
-        Send(NewLink, Create, "create bridge " + name, LinkMessage(0, 0, 0,
+        Send(NewLink, Create | Exclusive, "create bridge " + name, LinkMessage(0, 0, 0,
             (LinkName, Text(name)), (LinkInfo, Encode(InfoKind, "bridge"u8.ToArray()))));
 
     internal void SetUp(int index, bool up, string name) =>

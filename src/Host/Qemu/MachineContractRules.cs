@@ -230,7 +230,13 @@ public static partial class MachineContractRules
         }
         foreach (InterfaceContract guest in contract.Interfaces)
         {
-            if (!links.Any(link => link.Kind == "bridge" && link.Name == guest.Bridge))
+            Link? bridge = links.FirstOrDefault(link => link.Kind == "bridge" && link.Name == guest.Bridge);
+            if (bridge is { Up: false })
+            {
+                refuse("bridge-down", $"Bridge {guest.Bridge} of this host is down: no frame would reach the guest.",
+                    $"Set it up with 'ip link set {guest.Bridge} up'.");
+            }
+            if (bridge is null)
             {
                 string[] bridges = [.. links.Where(link => link.Kind == "bridge").Select(link => link.Name)];
                 refuse("bridge-unknown", $"This host has no bridge named {guest.Bridge}; it has " +
@@ -247,7 +253,7 @@ public static partial class MachineContractRules
             {
                 if (IPAddress.TryParse(address.Split('/')[0], out IPAddress? ip) && addresses.Contains(ip))
                 {
-                    refuse("address-in-use", $"Address {ip} is this host's own.", "A guest needs one of its own.");
+                    refuse("guest-address-in-use", $"Address {ip} is this host's own.", "A guest needs one of its own.");
                 }
             }
         }

@@ -138,8 +138,6 @@ public sealed partial class QemuInstallation
                 "a probe", new StandardStreams(process), null, cancellationToken);
             JsonNode? answer = await monitor.ExecuteAsync(
                 "query-cpu-definitions", null, QmpClient.CommandTimeout, cancellationToken);
-            // Before the monitor is disposed: its reader sits in the pipe, and closing that waits for the read to end.
-            process.Kill();
             Dictionary<string, IReadOnlyList<string>> models = [];
             foreach (JsonNode? definition in answer as JsonArray ?? [])
             {

@@ -273,7 +273,7 @@ internal sealed class QmpClient : IDisposable
 
     private void TakeGreeting(JsonObject greeting)
     {
-        if (greeting["version"]?["qemu"] is JsonObject version)
+        if ((greeting["version"] as JsonObject)?["qemu"] is JsonObject version)
         {
             Version = new Version(Number(version["major"]), Number(version["minor"]), Number(version["micro"]));
         }

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Godwit.Host.Qemu;
 
 namespace Godwit.Host.Tests.Qemu;
@@ -27,6 +28,27 @@ internal sealed class RealQemu : IAsyncDisposable
             Assert.Skip("no QEMU here: " + e.Message);
             throw;
         }
+    }
+
+    /// <summary>Debian 12's own QEMU 7.2, the oldest that Godwit drives.</summary>
+    public static async Task<RealQemu> OpenOldestAsync()
+    {
+        DirectoryInfo? root = new(AppContext.BaseDirectory);
+        while (root is not null && !File.Exists(Path.Combine(root.FullName, "Godwit.slnx")))
+        {
+            root = root.Parent;
+        }
+        Assert.NotNull(root);
+        using Process fetch = Process.Start(new ProcessStartInfo(Path.Combine(root.FullName, "tests", "fetch-qemu-7.2"))
+        {
+            RedirectStandardOutput = true, RedirectStandardError = true,
+        })!;
+        Task<string> words = fetch.StandardError.ReadToEndAsync(Token);
+        string path = (await fetch.StandardOutput.ReadToEndAsync(Token)).Trim();
+        await fetch.WaitForExitAsync(Token);
+        Assert.SkipWhen(fetch.ExitCode == 3, $"no QEMU 7.2 here: {await words}");
+        Assert.True(fetch.ExitCode == 0, await words);
+        return new RealQemu(await QemuInstallation.FindAsync(path, Token));
     }
 
     /// <summary>SeaBIOS alone: the kernel path is a file that the firmware never gets to, so no disk is needed.</summary>
