@@ -37,7 +37,8 @@ public static partial class ErrorCatalog
     private static void AddContracts(AddEntry add)
     {
         add("guest-name", ExitCodes.Refused,
-            "A guest's name has 1 to 63 letters, digits, dots, hyphens or underscores and begins with a letter or digit.",
+            "A guest's name has 1 to 63 letters, digits, dots, hyphens or underscores, beginning with a letter or "
+                + "digit.",
             "Choose another name.");
         add("guest-memory", ExitCodes.Refused,
             "A guest's memory is a multiple of 2 MiB, from 2 MiB to 4 TiB.",
@@ -49,10 +50,12 @@ public static partial class ErrorCatalog
             "A guest has at most 16 disks and 8 interfaces.",
             "Give it fewer.");
         add("machine-not-movable", ExitCodes.Refused,
-            "The machine type carries no version. It means another machine in the next QEMU, so the guest could not move.",
+            "The machine type carries no version. It means another machine in the next QEMU, so the guest could not "
+                + "move.",
             "Give a versioned PC type, for example pc-q35-10.0.");
         add("cpu-not-movable", ExitCodes.Refused,
-            "The CPU model is whatever the host has. On another host the guest would lose features it has found already.",
+            "The CPU model is whatever the host has. On another host the guest would lose features it has found "
+                + "already.",
             "Give a named model that all hosts support; 'qemu-system-x86_64 -cpu help' lists them.");
         add("cpu-feature", ExitCodes.Refused,
             "The host's processor lacks features that the guest's CPU model has.",

@@ -4,7 +4,9 @@ using System.Net.Sockets;
 
 namespace Godwit.Host.Network;
 
-/// <summary>The Ethernet frames by which a guest's new place becomes known; all come from the guest's own MAC.</summary>
+/// <summary>
+/// The Ethernet frames by which a guest's new place becomes known; all come from the guest's own MAC.
+/// </summary>
 /// <remarks>
 /// Switches learn the MAC's port from any of them. Neighbours that hold an entry for the address refresh it: some only
 /// on an ARP request, others only on a reply, hence both (RFC 5227, section 3).
@@ -63,7 +65,9 @@ internal static class AnnouncementFrames
         return frame;
     }
 
-    /// <summary>Unsolicited neighbour advertisement with the override flag, to all nodes (RFC 4861, section 7.2.6).</summary>
+    /// <summary>
+    /// Unsolicited neighbour advertisement with the override flag, to all nodes (RFC 4861, section 7.2.6).
+    /// </summary>
     internal static byte[] NeighbourAdvertisement(byte[] mac, IPAddress address)
     {
         byte[] frame = new byte[14 + 40 + 32];

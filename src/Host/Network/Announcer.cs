@@ -17,7 +17,9 @@ public sealed record GuestInterface(Tap Tap, string Mac, IReadOnlyList<string> A
 /// </remarks>
 public sealed partial class Announcer : IDisposable
 {
-    /// <summary>Pauses between the rounds: short while clients wait, longer for the frame that got lost in a switch.</summary>
+    /// <summary>
+    /// Pauses between the rounds: short while clients wait, longer for the frame that got lost in a switch.
+    /// </summary>
     private static readonly TimeSpan[] Pauses =
         [.. new[] { 50, 150, 250, 350 }.Select(milliseconds => TimeSpan.FromMilliseconds(milliseconds))];
 
@@ -43,7 +45,9 @@ public sealed partial class Announcer : IDisposable
     /// <summary>Ends when the last round has been sent; never fails.</summary>
     public Task Repeats { get; private set; } = Task.CompletedTask;
 
-    /// <summary>Readies sockets on the bridges, in the network namespace of the calling thread, and all frames.</summary>
+    /// <summary>
+    /// Readies sockets on the bridges, in the network namespace of the calling thread, and all frames.
+    /// </summary>
     public static Announcer Open(IReadOnlyList<GuestInterface> interfaces)
     {
         Announcer announcer = new(interfaces);

@@ -18,7 +18,8 @@ internal sealed record Link(int Index, string Name, string Kind, byte[] Mac, boo
 /// </remarks>
 internal sealed partial class RouteNetlink : IDisposable
 {
-    private const ushort NewLink = 16, DeleteLink = 17, GetLink = 18, GetAddress = 22, NewNeighbour = 28, DeleteNeighbour = 29;
+    private const ushort NewLink = 16, DeleteLink = 17, GetLink = 18, GetAddress = 22;
+    private const ushort NewNeighbour = 28, DeleteNeighbour = 29;
     private const ushort Request = 1, Acknowledge = 4, Dump = 0x300, Replace = 0x100, Exclusive = 0x200, Create = 0x400;
     private const ushort LinkAddress = 1, LinkName = 3, LinkMaster = 10, LinkInfo = 18, InfoKind = 1;
     private const int HeaderBytes = 16;
@@ -87,9 +88,12 @@ internal sealed partial class RouteNetlink : IDisposable
 
     internal void Delete(int index, string name) => Send(DeleteLink, 0, "delete " + name, LinkMessage(index, 0, 0));
 
-    /// <summary>The bridge sends frames for this MAC to this port from now on; the entry ages like a learned one.</summary>
+    /// <summary>
+    /// The bridge sends frames for this MAC to this port from now on; the entry ages like a learned one.
+    /// </summary>
     internal void ReplaceForwarding(int port, byte[] mac, string name) =>
-        Send(NewNeighbour, Create | Replace, $"point the bridge's entry of {name}'s guest to {name}", ForwardingMessage(port, mac));
+        Send(NewNeighbour, Create | Replace, $"point the bridge's entry of {name}'s guest to {name}",
+            ForwardingMessage(port, mac));
 
     /// <summary>The bridge forgets that this MAC is behind this port.</summary>
     internal void DeleteForwarding(int port, byte[] mac, string name) =>
@@ -105,7 +109,8 @@ internal sealed partial class RouteNetlink : IDisposable
         return [.. message, .. Encode(2, mac)];                     // NDA_LLADDR
     }
 
-    private static byte[] LinkMessage(int index, uint flags, uint change, params (ushort Type, byte[] Value)[] attributes)
+    private static byte[] LinkMessage(
+        int index, uint flags, uint change, params (ushort Type, byte[] Value)[] attributes)
     {
         byte[] message = new byte[16];
         BitConverter.TryWriteBytes(message.AsSpan(4), index);

@@ -42,7 +42,9 @@ public sealed partial class Tap : IDisposable
         return "gw" + Convert.ToHexStringLower(hash.AsSpan(0, 6));
     }
 
-    /// <summary>Creates the device, or takes over the one a crash left behind, and makes it a port that is up.</summary>
+    /// <summary>
+    /// Creates the device, or takes over the one a crash left behind, and makes it a port that is up.
+    /// </summary>
     /// <exception cref="GodwitException"><c>bridge-unknown</c>, <c>tap-failed</c> or <c>tap-in-use</c>.</exception>
     internal static Tap Create(string name, string bridge, string guestMac)
     {
@@ -105,7 +107,9 @@ public sealed partial class Tap : IDisposable
     /// <exception cref="GodwitException"><c>tap-failed</c>.</exception>
     public void ClaimMac() => Run(() => _netlink.ReplaceForwarding(Index, _guestMac, Name));
 
-    /// <summary>Makes the bridge forget that the guest is behind this port; nothing happens if it did not know.</summary>
+    /// <summary>
+    /// Makes the bridge forget that the guest is behind this port; nothing happens if it did not know.
+    /// </summary>
     /// <exception cref="GodwitException"><c>tap-failed</c>.</exception>
     public void ForgetMac() => Run(() =>
     {

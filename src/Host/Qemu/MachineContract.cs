@@ -1,7 +1,9 @@
 namespace Godwit.Host.Qemu;
 
 /// <summary>The guest as its QEMU is started, frozen at creation and carried with it from host to host.</summary>
-/// <remarks>Nothing in it is derived from the host again later: both ends of a move start QEMU from the same contract.</remarks>
+/// <remarks>
+/// Nothing in it is derived from the host again later: both ends of a move start QEMU from the same contract.
+/// </remarks>
 public sealed record MachineContract
 {
     public required string Name { get; init; }
@@ -20,7 +22,9 @@ public sealed record MachineContract
     public string? KernelCommandLine { get; init; }
     public IReadOnlyList<InterfaceContract> Interfaces { get; init; } = [];
     public bool Video { get; init; }
-    /// <summary>True: RAM is a shared memory file that the daemon maps. False: contents are carried by QEMU's stream.</summary>
+    /// <summary>
+    /// True: RAM is a shared memory file that the daemon maps. False: contents are carried by QEMU's stream.
+    /// </summary>
     public bool SharedMemory { get; init; } = true;
 }
 

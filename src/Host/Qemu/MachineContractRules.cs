@@ -18,7 +18,9 @@ public static partial class MachineContractRules
     public const int CpusMax = 255;
     private const int NameCharactersMax = 63;
 
-    /// <summary>Every refusal at once: those of the contract itself and those of this host; empty if there is none.</summary>
+    /// <summary>
+    /// Every refusal at once: those of the contract itself and those of this host; empty if there is none.
+    /// </summary>
     /// <remarks>
     /// Both ends of a move ask it. What only QEMU knows (machine types, CPU features) is
     /// <see cref="QemuInstallation.CheckAsync"/>'s to say.
@@ -35,7 +37,8 @@ public static partial class MachineContractRules
         if (!NamePattern().IsMatch(contract.Name))
         {
             Refuse("guest-name", $"'{contract.Name}' is no name for a guest.",
-                $"Use 1 to {NameCharactersMax} letters, digits, dots, hyphens or underscores; begin with a letter or digit.");
+                $"Use 1 to {NameCharactersMax} letters, digits, dots, hyphens or underscores, beginning with a " +
+                "letter or digit.");
         }
         if (contract.Uuid == Guid.Empty)
         {
@@ -52,7 +55,8 @@ public static partial class MachineContractRules
             Refuse("guest-cpus", $"{contract.Cpus} CPUs: a guest has 1 to {CpusMax}.", "Give another number.");
         }
         CheckMachine(contract, Refuse);
-        if (contract.Disks.Count > QemuCommandLine.DisksMax || contract.Interfaces.Count > QemuCommandLine.InterfacesMax)
+        if (contract.Disks.Count > QemuCommandLine.DisksMax
+            || contract.Interfaces.Count > QemuCommandLine.InterfacesMax)
         {
             Refuse("guest-devices",
                 $"{contract.Disks.Count} disks and {contract.Interfaces.Count} interfaces: at most " +
@@ -98,7 +102,8 @@ public static partial class MachineContractRules
         List<ContractRefusal> refusals = [];
         void Refuse(string code, string message, string remedy) => refusals.Add(new(code, message, remedy));
 
-        foreach ((string what, string? path) in new[] { ("Kernel", contract.KernelPath), ("Initramfs", contract.InitramfsPath) })
+        foreach ((string what, string? path) in new[]
+            { ("Kernel", contract.KernelPath), ("Initramfs", contract.InitramfsPath) })
         {
             if (path is not null && !File.Exists(path))
             {
@@ -122,16 +127,16 @@ public static partial class MachineContractRules
         if (!MachinePattern().IsMatch(contract.Machine))
         {
             refuse("machine-not-movable",
-                $"Machine type '{contract.Machine}' is an alias or carries no version: it means another machine in the " +
-                "next QEMU, and a guest of it could not be moved there.",
+                $"Machine type '{contract.Machine}' is an alias or carries no version: it means another machine in " +
+                "the next QEMU, and a guest of it could not be moved there.",
                 "Give a versioned PC type, for example pc-q35-10.0; 'qemu-system-x86_64 -machine help' lists them.");
         }
         string model = contract.CpuModel.Split(',')[0];
         if (model is "host" or "max" or "base" or "")
         {
             refuse("cpu-not-movable",
-                $"CPU model '{model}' is whatever this host and QEMU have: on another host the guest would lose features " +
-                "it has already found.",
+                $"CPU model '{model}' is whatever this host and QEMU have: on another host the guest would lose " +
+                "features it has already found.",
                 "Give a named model that all hosts support; 'qemu-system-x86_64 -cpu help' lists them.");
         }
         else if (!CpuPattern().IsMatch(contract.CpuModel))
@@ -177,23 +182,26 @@ public static partial class MachineContractRules
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
-            refuse("disk-missing", $"Disk {disk.Path} cannot be opened for {(disk.ReadOnly ? "reading" : "writing")}: " +
-                e.Message, "Correct its permissions, or make the disk read-only.");
+            string purpose = disk.ReadOnly ? "reading" : "writing";
+            refuse("disk-missing", $"Disk {disk.Path} cannot be opened for {purpose}: {e.Message}",
+                "Correct its permissions, or make the disk read-only.");
         }
-        if (DiskImage.FileSystemOf(disk.Path) is "tmpfs" or "ramfs" or "rootfs" or "squashfs")
+        if (DiskImage.FileSystemOf(disk.Path) is ("tmpfs" or "ramfs" or "rootfs") and string type)
         {
             refuse("disk-not-movable",
-                $"Disk {disk.Path} lies in this host's memory ({DiskImage.FileSystemOf(disk.Path)}): no other host reaches it.",
+                $"Disk {disk.Path} lies in this host's memory ({type}): no other host reaches it.",
                 "Put the image on shared storage.");
         }
     }
 
     private static void CheckInterface(InterfaceContract guest, Action<string, string, string> refuse)
     {
-        if (!MacAddress.TryParse(guest.Mac, out byte[] mac) || (mac[0] & 1) != 0 || mac[0] == 0xfe || mac.All(b => b == 0))
+        if (!MacAddress.TryParse(guest.Mac, out byte[] mac)
+            || (mac[0] & 1) != 0 || mac[0] == 0xfe || mac.All(b => b == 0))
         {
             refuse("mac-invalid",
-                $"'{guest.Mac}' is no MAC address for a guest: it has to be unicast, not all zeros, and not begin with fe.",
+                $"'{guest.Mac}' is no MAC address for a guest: it has to be unicast, not all zeros, and must not " +
+                "begin with fe.",
                 "Leave it out and one is made, or give one like 52:54:00:12:34:56.");
         }
         foreach (string address in guest.Addresses)
@@ -253,7 +261,8 @@ public static partial class MachineContractRules
             {
                 if (IPAddress.TryParse(address.Split('/')[0], out IPAddress? ip) && addresses.Contains(ip))
                 {
-                    refuse("guest-address-in-use", $"Address {ip} is this host's own.", "A guest needs one of its own.");
+                    refuse("guest-address-in-use", $"Address {ip} is this host's own.",
+                        "A guest needs one of its own.");
                 }
             }
         }

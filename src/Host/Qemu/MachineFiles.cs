@@ -56,7 +56,8 @@ internal sealed class MachineFiles
         try
         {
             string[] lines = File.ReadAllLines(Log);
-            string words = string.Join(" / ", lines.Where(line => line.Length > 0).TakeLast(4).Select(line => line.Trim()));
+            string words = string.Join(
+                " / ", lines.Where(line => line.Length > 0).TakeLast(4).Select(line => line.Trim()));
             return words.Length > 1000 ? words[^1000..] : words;
         }
         catch (IOException)

@@ -75,12 +75,13 @@ internal static class QemuCommandLine
         for (int i = 0; i < contract.Disks.Count; i++)
         {
             DiskContract disk = contract.Disks[i];
+            string boot = contract.KernelPath is null && i == 0 ? ",bootindex=0" : "";
             arguments.AddRange(
             [
                 "-blockdev", Blockdev(disk, i, supportsDirect(disk.Path)).ToJsonString(),
                 // The write cache is stated because the guest sees it; it is on, as the guest's flushes are obeyed.
                 "-device", $"virtio-blk-pci,id=virtio-disk{i},drive=disk{i},serial=disk{i},write-cache=on," +
-                    $"bus={bus},addr={Slot(DiskSlot + i)}{(contract.KernelPath is null && i == 0 ? ",bootindex=0" : "")}",
+                    $"bus={bus},addr={Slot(DiskSlot + i)}{boot}",
             ]);
         }
         if (contract.KernelPath is not null)

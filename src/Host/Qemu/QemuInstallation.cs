@@ -49,7 +49,8 @@ public sealed partial class QemuInstallation
         }
         if (version < VersionMin)
         {
-            throw new GodwitException("qemu-too-old", $"{binary} is QEMU {version}; Godwit needs {VersionMin} or later.",
+            throw new GodwitException("qemu-too-old",
+                $"{binary} is QEMU {version}; Godwit needs {VersionMin} or later.",
                 "Install a newer one, on Debian 12 from bookworm-backports.");
         }
         string machines = await RunAsync(binary, ["-machine", "help"], cancellationToken);

@@ -137,7 +137,9 @@ public sealed partial class QemuMachine
         return interfaces;
     }
 
-    /// <summary>The process of the pidfile if it is this guest's QEMU and not a later process of the same number.</summary>
+    /// <summary>
+    /// The process of the pidfile if it is this guest's QEMU and not a later process of the same number.
+    /// </summary>
     private static int? RunningProcess(MachineContract contract, MachineFiles files)
     {
         if (files.ReadProcessId() is not { } id)

@@ -48,7 +48,9 @@ public sealed partial class QemuMachine : IAsyncDisposable
     /// <summary>Everything the serial console has ever printed on this host.</summary>
     public string ConsoleLog => _files.ConsoleLog;
 
-    /// <summary>Ends when the process has ended, however it did, and its devices are removed. Never after DisposeAsync.</summary>
+    /// <summary>
+    /// Ends when the process has ended, however it did, and its devices are removed. Never after DisposeAsync.
+    /// </summary>
     public Task Exited { get; }
 
     /// <summary>Every QMP event, in order, on the reader's thread; handlers must not block.</summary>
@@ -66,12 +68,16 @@ public sealed partial class QemuMachine : IAsyncDisposable
     public Task<JsonNode?> ExecuteAsync(string command, JsonObject? arguments, CancellationToken cancellationToken) =>
         _monitor.ExecuteAsync(command, arguments, QmpClient.CommandTimeout, cancellationToken);
 
-    /// <summary>The same for the few commands (<c>yank</c>, <c>migrate-pause</c>...) that run past a busy QEMU.</summary>
+    /// <summary>
+    /// The same for the few commands (<c>yank</c>, <c>migrate-pause</c>...) that run past a busy QEMU.
+    /// </summary>
     public Task<JsonNode?> ExecuteOutOfBandAsync(
         string command, JsonObject? arguments, CancellationToken cancellationToken) =>
         _monitor.ExecuteOutOfBandAsync(command, arguments, QmpClient.CommandTimeout, cancellationToken);
 
-    /// <summary>QEMU's run state, for example <c>running</c>, <c>paused</c>, <c>inmigrate</c>, <c>postmigrate</c>.</summary>
+    /// <summary>
+    /// QEMU's run state, for example <c>running</c>, <c>paused</c>, <c>inmigrate</c>, <c>postmigrate</c>.
+    /// </summary>
     public async Task<string> QueryStateAsync(CancellationToken cancellationToken)
     {
         JsonNode? status = await ExecuteAsync("query-status", null, cancellationToken);
@@ -106,7 +112,9 @@ public sealed partial class QemuMachine : IAsyncDisposable
         return await WaitForExitAsync(timeout, cancellationToken);
     }
 
-    /// <summary>Ends QEMU in an orderly way (disks are flushed, the guest is not asked), by force after the timeout.</summary>
+    /// <summary>
+    /// Ends QEMU in an orderly way (disks are flushed, the guest is not asked), by force after the timeout.
+    /// </summary>
     public async Task QuitAsync(TimeSpan timeout, CancellationToken cancellationToken)
     {
         await TryExecuteAsync("quit", cancellationToken);

@@ -41,7 +41,8 @@ internal sealed class QmpClient : IDisposable
     private readonly Stream _stream;
     private readonly ConcurrentDictionary<long, Pending> _pending = new();
     private readonly SemaphoreSlim _writing = new(1);
-    private readonly TaskCompletionSource<JsonObject> _greeting = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource<JsonObject> _greeting =
+        new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private long _lastId;
     private volatile Exception? _end;
@@ -118,7 +119,9 @@ internal sealed class QmpClient : IDisposable
 
     /// <summary>Runs a command and gives its <c>return</c> value.</summary>
     /// <exception cref="QmpException">QEMU refused.</exception>
-    /// <exception cref="GodwitException"><c>qemu-silent</c>: no answer in time; <c>qemu-ended</c>: QEMU is gone.</exception>
+    /// <exception cref="GodwitException">
+    /// <c>qemu-silent</c>: no answer in time; <c>qemu-ended</c>: QEMU is gone.
+    /// </exception>
     internal Task<JsonNode?> ExecuteAsync(
         string command, JsonObject? arguments, TimeSpan timeout, CancellationToken cancellationToken) =>
         ExecuteAsync("execute", command, arguments, timeout, cancellationToken);

@@ -65,7 +65,8 @@ internal static partial class NetworkNamespace
     /// <summary>Opens a TAP device as QEMU would, which gives it its carrier.</summary>
     public static unsafe SafeFileHandle Attach(string tap)
     {
-        SafeFileHandle control = File.OpenHandle("/dev/net/tun", FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite);
+        SafeFileHandle control = File.OpenHandle(
+            "/dev/net/tun", FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite);
         byte* request = stackalloc byte[40];
         new Span<byte>(request, 40).Clear();
         System.Text.Encoding.ASCII.GetBytes(tap, new Span<byte>(request, 15));

@@ -71,8 +71,8 @@ public sealed class TapTests
         using Process neighbour = Process.Start("unshare", ["-n", "sleep", "120"]);
         try
         {
-            Until(() => Command($"readlink /proc/{neighbour.Id}/ns/net") != Command("readlink /proc/thread-self/ns/net"),
-                "the neighbour's namespace");
+            string here = Command("readlink /proc/thread-self/ns/net");
+            Until(() => Command($"readlink /proc/{neighbour.Id}/ns/net") != here, "the neighbour's namespace");
             foreach (string bridge in new[] { "sw", "bra", "brb" })
             {
                 Command($"ip link add {bridge} type bridge forward_delay 0");
@@ -114,8 +114,11 @@ public sealed class TapTests
             Until(() => Knows("brb", "gwb"), "the destination's bridge sends to the guest");
             Until(() => Knows("sw", "swb"), "the switch has learned the new port");
             Until(() => Knows("bra", "upa"), "the source's bridge has learned where the guest went");
-            Until(() => Command(there + "ip neigh show 10.9.0.20").Contains(Mac, StringComparison.Ordinal), "ARP entry");
-            Until(() => Command(there + "ip neigh show fd09::20").Contains(Mac, StringComparison.Ordinal), "IPv6 neighbour");
+            foreach (string address in new[] { "10.9.0.20", "fd09::20" })
+            {
+                Until(() => Command($"{there} ip neigh show {address}").Contains(Mac, StringComparison.Ordinal),
+                    "the neighbour's entry of " + address);
+            }
 
             // A frame of the neighbour's now comes out of the destination's TAP.
             Command(there + "bash -c echo>/dev/udp/10.9.0.20/9");
@@ -200,7 +203,8 @@ public sealed class TapTests
 
     private static bool Forwarding(string bridge, string state, string port) =>
         Command($"bridge link show dev {port}") is { } text
-        && text.Contains($"master {bridge}", StringComparison.Ordinal) && text.Contains(state, StringComparison.Ordinal);
+        && text.Contains($"master {bridge}", StringComparison.Ordinal)
+        && text.Contains(state, StringComparison.Ordinal);
 
     private static bool Receives(SafeFileHandle guest, string address)
     {

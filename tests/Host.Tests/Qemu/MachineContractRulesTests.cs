@@ -49,11 +49,17 @@ public sealed class MachineContractRulesTests : IDisposable
         { "cpu-not-movable", c => c with { CpuModel = "qemu64 -snapshot" } },
         { "accelerator-missing", c => c with { Accelerator = "xen" } },
         { "kernel-missing", c => c with { KernelPath = null } },
-        { "kernel-missing", c => c with { KernelPath = null, InitramfsPath = "/i", Disks = [new("/d", "raw", false)] } },
+        {
+            "kernel-missing",
+            c => c with { KernelPath = null, InitramfsPath = "/i", Disks = [new("/d", "raw", false)] }
+        },
         { "disk-format", c => c with { Disks = [new("/d", "vmdk", false)] } },
         { "disk-missing", c => c with { Disks = [new("d.img", "raw", false)] } },
         { "disk-missing", c => c with { Disks = [new("/d", "raw", false), new("/d", "raw", true)] } },
-        { "guest-devices", c => c with { Disks = [.. Enumerable.Range(0, 17).Select(i => new DiskContract($"/d{i}", "raw", false))] } },
+        {
+            "guest-devices",
+            c => c with { Disks = [.. Enumerable.Range(0, 17).Select(i => new DiskContract($"/d{i}", "raw", false))] }
+        },
         { "mac-invalid", c => With(c, mac: "52:54:00:12:34") },
         { "mac-invalid", c => With(c, mac: "53:54:00:12:34:56") },
         { "mac-invalid", c => With(c, mac: "ff:ff:ff:ff:ff:ff") },
@@ -67,7 +73,7 @@ public sealed class MachineContractRulesTests : IDisposable
         { "address-invalid", c => With(c, address: "224.0.0.1") },
         { "address-invalid", c => With(c, address: "ff02::1") },
         { "address-invalid", c => With(c, address: "host.example") },
-        { "mac-in-use", c => c with { Interfaces = [.. c.Interfaces, c.Interfaces[0] with { Mac = "52:54:00:12:34:56" }] } },
+        { "mac-in-use", c => c with { Interfaces = [.. c.Interfaces, .. c.Interfaces] } },
     };
 
     [Theory]
@@ -85,16 +91,19 @@ public sealed class MachineContractRulesTests : IDisposable
     {
         string raw = Path.Combine(_root, "raw.img");
         string qcow = Path.Combine(_root, "disk.qcow2");
-        await File.WriteAllBytesAsync(raw, new byte[4096], TestContext.Current.CancellationToken);
-        await File.WriteAllBytesAsync(qcow, [0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3], TestContext.Current.CancellationToken);
+        CancellationToken token = TestContext.Current.CancellationToken;
+        await File.WriteAllBytesAsync(raw, new byte[4096], token);
+        await File.WriteAllBytesAsync(qcow, [0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3], token);
         MachineContract local = Good with { Interfaces = [], KernelPath = raw };
         Assert.Empty(MachineContractRules.CheckHost(
             local with { Disks = [new(raw, "raw", false), new(qcow, "qcow2", true)] }));
-        Assert.Equal(["disk-format", "disk-format", "disk-missing", "kernel-missing"], MachineContractRules.CheckHost(local with
+        MachineContract wrong = local with
         {
             Disks = [new(raw, "qcow2", false), new(qcow, "raw", false), new(raw + ".absent", "raw", false)],
             InitramfsPath = raw + ".absent",
-        }).Select(refusal => refusal.Code).Order());
+        };
+        Assert.Equal(["disk-format", "disk-format", "disk-missing", "kernel-missing"],
+            MachineContractRules.CheckHost(wrong).Select(refusal => refusal.Code).Order());
     }
 
     [Fact]
@@ -120,8 +129,8 @@ public sealed class MachineContractRulesTests : IDisposable
     [Fact]
     public void The_hosts_own_network_is_looked_at() => NetworkNamespace.Run(() =>
     {
-        string[] Codes(MachineContract contract) => [.. MachineContractRules.CheckHost(contract with { KernelPath = null })
-            .Select(refusal => refusal.Code)];
+        string[] Codes(MachineContract contract) =>
+            [.. MachineContractRules.CheckHost(contract with { KernelPath = null }).Select(refusal => refusal.Code)];
         Assert.Equal(["bridge-unknown"], Codes(Good));
         using RouteNetlink netlink = new();
         netlink.CreateBridge("br0");
@@ -133,15 +142,13 @@ public sealed class MachineContractRulesTests : IDisposable
         Assert.Equal(["guest-address-in-use"], Codes(With(Good, address: "10.0.0.1/24")));
     });
 
-    private static MachineContract With(MachineContract contract, string? mac = null, string? address = null) => contract with
+    private static MachineContract With(MachineContract contract, string? mac = null, string? address = null)
     {
-        Interfaces =
-        [
-            contract.Interfaces[0] with
-            {
-                Mac = mac ?? contract.Interfaces[0].Mac,
-                Addresses = address is null ? contract.Interfaces[0].Addresses : [address],
-            },
-        ],
-    };
+        InterfaceContract guest = contract.Interfaces[0];
+        return contract with
+        {
+            Interfaces =
+                [guest with { Mac = mac ?? guest.Mac, Addresses = address is null ? guest.Addresses : [address] }],
+        };
+    }
 }

@@ -15,7 +15,8 @@ public sealed class QemuInstallationTests
         Assert.DoesNotContain("pc", qemu.Installation.Machines);
         string newest = Assert.IsType<string>(qemu.Installation.NewestMachine("pc-q35"));
         Assert.Equal($"pc-q35-{qemu.Installation.Version.ToString(2)}", newest);
-        IReadOnlyDictionary<string, IReadOnlyList<string>> models = await qemu.Installation.CpuModelsAsync("tcg", Token);
+        IReadOnlyDictionary<string, IReadOnlyList<string>> models =
+            await qemu.Installation.CpuModelsAsync("tcg", Token);
         Assert.Contains("qemu64", models.Keys);
         Assert.Empty(await qemu.Installation.CheckAsync(qemu.Contract(), Token));
         Assert.Equal(["machine-unknown", "cpu-unknown"], (await qemu.Installation.CheckAsync(
@@ -59,7 +60,8 @@ public sealed class QemuInstallationTests
             await File.WriteAllLinesAsync(cache, [lines[0], "tcg", "from the cache"], Token);
             Assert.Equal("from the cache", (await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token)).Reason);
             await File.WriteAllLinesAsync(cache, ["another boot", "tcg", "stale"], Token);
-            Assert.Equal(verdict.Accelerator, (await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token)).Accelerator);
+            AcceleratorVerdict again = await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token);
+            Assert.Equal(verdict.Accelerator, again.Accelerator);
         }
     }
 }

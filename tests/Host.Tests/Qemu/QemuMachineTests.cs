@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text.Json.Nodes;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
@@ -44,7 +45,8 @@ public sealed class QemuMachineTests
     {
         await using RealQemu qemu = await RealQemu.OpenAsync();
         QemuMachine machine = await qemu.StartAsync(qemu.Contract());
-        QmpException refusal = await Assert.ThrowsAsync<QmpException>(() => machine.ExecuteAsync("no-such", null, Token));
+        QmpException refusal = await Assert.ThrowsAsync<QmpException>(
+            () => machine.ExecuteAsync("no-such", null, Token));
         Assert.Equal("CommandNotFound", refusal.ErrorClass);
         Assert.Contains("no-such", refusal.Description, StringComparison.Ordinal);
     }
@@ -56,7 +58,7 @@ public sealed class QemuMachineTests
         await using RealQemu qemu = await RealQemu.OpenAsync();
         QemuMachine machine = await qemu.StartAsync(qemu.Contract());
         // SIGSTOP first, so that the command is surely pending when the end comes.
-        using (System.Diagnostics.Process stop = System.Diagnostics.Process.Start("kill", ["-STOP", $"{machine.ProcessId}"]))
+        using (Process stop = Process.Start("kill", ["-STOP", $"{machine.ProcessId}"]))
         {
             await stop.WaitForExitAsync(Token);
         }
@@ -269,7 +271,8 @@ public sealed class QemuMachineTests
     }
 
     private static long SharedBytes(int processId) => long.Parse(
-        File.ReadLines($"/proc/{processId}/status").First(line => line.StartsWith("RssShmem:", StringComparison.Ordinal))
+        File.ReadLines($"/proc/{processId}/status")
+            .First(line => line.StartsWith("RssShmem:", StringComparison.Ordinal))
             .Split(' ', StringSplitOptions.RemoveEmptyEntries)[1],
         System.Globalization.CultureInfo.InvariantCulture) * 1024;
 }

@@ -3,7 +3,7 @@ using Godwit.Host.Qemu;
 
 namespace Godwit.Host.Tests.Qemu;
 
-/// <summary>The QEMU the tests run (GODWIT_TEST_QEMU, or the host's) and a machine that boots nothing in 16 MiB.</summary>
+/// <summary>The QEMU the tests run (GODWIT_TEST_QEMU, or the host's) and a machine of 16 MiB.</summary>
 internal sealed class RealQemu : IAsyncDisposable
 {
     private readonly List<QemuMachine> _machines = [];
@@ -51,7 +51,7 @@ internal sealed class RealQemu : IAsyncDisposable
         return new RealQemu(await QemuInstallation.FindAsync(path, Token));
     }
 
-    /// <summary>SeaBIOS alone: the kernel path is a file that the firmware never gets to, so no disk is needed.</summary>
+    /// <summary>SeaBIOS alone: it finds nothing to boot and stays at that.</summary>
     public MachineContract Contract(Func<MachineContract, MachineContract>? change = null)
     {
         MachineContract contract = new()
@@ -67,7 +67,8 @@ internal sealed class RealQemu : IAsyncDisposable
         return change is null ? contract : change(contract);
     }
 
-    public async Task<QemuMachine> StartAsync(MachineContract contract, bool incoming = false, string directory = "guest")
+    public async Task<QemuMachine> StartAsync(
+        MachineContract contract, bool incoming = false, string directory = "guest")
     {
         QemuMachine machine = await QemuMachine.StartAsync(
             Installation, contract, Path.Combine(Root, directory), incoming, Token);
