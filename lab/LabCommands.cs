@@ -175,9 +175,10 @@ internal static class LabCommands
         output.AcceptOnlyFromAmong("text", "json");
         Option<string> link = LinkOption();
         Option<string> delay = DelayOption();
+        Option<bool> keep = new("--keep") { Description = "Leave the lab up afterwards, to look around in it." };
         Command command = new("run", "Run a scenario in a fresh lab; exit status 0 only if nothing was lost.")
         {
-            name, list, output, link, delay,
+            name, list, output, link, delay, keep,
         };
         command.SetAction(parsed =>
         {
@@ -193,7 +194,7 @@ internal static class LabCommands
 
             Scenario chosen = Scenario.Named(parsed.GetValue(name)!);
             LinkShape shape = ShapeOf(parsed, link, delay);
-            return ScenarioRun.Execute(chosen, shape, parsed.GetValue(output) == "json");
+            return ScenarioRun.Execute(chosen, shape, parsed.GetValue(output) == "json", parsed.GetValue(keep));
         });
         return command;
     }

@@ -37,16 +37,16 @@ internal sealed class ScenarioRun : IDisposable
     internal CancellationToken Stopped => _stopped.Token;
 
     /// <summary>Plays a scenario and prints its result; the exit status.</summary>
-    internal static int Execute(Scenario scenario, LinkShape shape, bool json)
+    internal static int Execute(Scenario scenario, LinkShape shape, bool json, bool keep)
     {
-        LabResult result = Perform(scenario, shape, new Display(json), out bool interrupted);
+        LabResult result = Perform(scenario, shape, new Display(json), out bool interrupted, keep);
         Console.WriteLine(json ? result.ToJson() : ResultText.Write(result));
         return interrupted ? 130 : result.Failures.Count == 0 ? 0 : 1;
     }
 
     /// <summary>Prepares the machine, brings a fresh lab up, plays, judges, takes the lab down.</summary>
     /// <exception cref="LabException">The lab itself could not be had.</exception>
-    internal static LabResult Perform(Scenario scenario, LinkShape shape, Display display, out bool interrupted)
+    internal static LabResult Perform(Scenario scenario, LinkShape shape, Display display, out bool interrupted, bool keep = false)
     {
         Machine.Prepare(display.Line);
         using IDisposable hold = LabSession.Hold();
@@ -69,7 +69,10 @@ internal sealed class ScenarioRun : IDisposable
         finally
         {
             run.DisposeAll();
-            LabSession.Down();
+            if (!keep || run.Stopped.IsCancellationRequested)
+            {
+                LabSession.Down();
+            }
         }
 
         interrupted = run.Stopped.IsCancellationRequested;
