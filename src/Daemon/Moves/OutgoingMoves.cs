@@ -117,8 +117,9 @@ internal sealed partial class OutgoingMoves(
             throw Over(move.Record);
         }
 
-        await departure.Cancel.CancelAsync();
-        if (departure.Transfer is { } transfer && !transfer.Cancel() && !move.IsEnded)
+        // The transfer is asked before the token falls: once the token has ended it, it too says that it is too late.
+        if (departure.Transfer is { } transfer && !transfer.Cancel()
+            && transfer.Snapshot.Phase == MigrationPhase.Committed)
         {
             throw new GodwitException("migration-committed",
                 $"Migration {move.Id} has been committed: guest '{move.Record.Guest}' belongs to host '{move.Record.To}'.",
@@ -126,6 +127,7 @@ internal sealed partial class OutgoingMoves(
                 + $"on host '{move.Record.To}'.");
         }
 
+        await departure.Cancel.CancelAsync();
         await departure.Finished.WaitAsync(cancellationToken);
     }
 
