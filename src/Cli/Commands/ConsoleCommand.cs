@@ -2,6 +2,7 @@ using System.CommandLine;
 using Godwit.Api.V1;
 using Google.Protobuf;
 using Grpc.Core;
+using Microsoft.Win32.SafeHandles;
 
 namespace Godwit.Cli.Commands;
 
@@ -78,7 +79,9 @@ internal static class ConsoleCommand
     private static async Task SendAsync(
         AsyncDuplexStreamingCall<ConsoleInput, ConsoleOutput> call, bool isTerminal, CancellationToken cancellation)
     {
-        await using var keyboard = Console.OpenStandardInput();
+        // Not the console class's stream: on a terminal that one edits lines, and so does anything but raw reads.
+        using var descriptor = new SafeFileHandle(0, ownsHandle: false);
+        await using var keyboard = new FileStream(descriptor, FileAccess.Read, bufferSize: 0);
         byte[] buffer = new byte[4096];
         while (true)
         {

@@ -163,7 +163,8 @@ internal static class MigrationAnswers
             row.AddRange(
             [
                 Units.Invariant($"{migration.Rounds.Count}"), migration.Method, migration.MemoryBacking,
-                Json.LocalTime(migration.StartedUnixMs), migration.ErrorCode.Length == 0 ? "-" : migration.ErrorCode,
+                migration.StartedUnixMs == 0 ? "-" : Json.LocalTime(migration.StartedUnixMs),
+                migration.ErrorCode.Length == 0 ? "-" : migration.ErrorCode,
             ]);
         }
 
