@@ -65,7 +65,7 @@ public sealed record MigrationSnapshot
     /// <summary>Rate the destination acknowledges.</summary>
     public double WireBytesPerSecond { get; init; }
     public double DirtyBytesPerSecond { get; init; }
-    /// <summary>The pause if the guest were paused now.</summary>
+    /// <summary>The pause if the guest were paused now; zero while the link's rate is not known yet.</summary>
     public TimeSpan ExpectedDowntime { get; init; }
     /// <summary>Null while not known or not converging.</summary>
     public TimeSpan? TimeLeft { get; init; }

@@ -182,8 +182,9 @@ public sealed partial class SourceEngine
         TimeSpan expected = _options.HoldsSwitchover
             ? ExpectedDowntime()
             : ExpectedDowntime() + TimeSpan.FromSeconds(set * WireBytesPerDirtyPage() / Math.Max(1, EffectiveRate()));
-        bool fits = _link.Rate > 0 && expected <= _policy.DowntimeMax * BudgetPlanned;
-        _stuckRounds = shrinking || fits ? 0 : _stuckRounds + 1;
+        bool known = _link.Rate > 0 || WireBytesWaiting() < 1;
+        bool fits = known && expected <= _policy.DowntimeMax * BudgetPlanned;
+        _stuckRounds = shrinking || fits || !known ? 0 : _stuckRounds + 1;
         bool paceAllows = FollowDirtyRate(set);
         if (!_options.HoldsSwitchover)
         {
@@ -210,7 +211,8 @@ public sealed partial class SourceEngine
     private void CloseRound()
     {
         TimeSpan duration = _now - _roundStartedAt;
-        double seconds = Math.Max(duration.TotalSeconds, 1e-3);
+        // QEMU looks at its bitmap every few milliseconds at best: no rate can be told from less.
+        double seconds = Math.Max(duration.TotalSeconds, 0.005);
         long again = _options.HoldsSwitchover ? _queue!.Next : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
         long dirtied = again + (_queue!.Superseded - _roundSuperseded);
         _dirtyBytesPerSecond = again * (double)Page.Size / seconds;

@@ -168,7 +168,7 @@ public sealed partial class SourceEngine
             WireBytes = _link.Sent,
             WireBytesPerSecond = _link.Rate,
             DirtyBytesPerSecond = _dirtyBytesPerSecond,
-            ExpectedDowntime = ended ? TimeSpan.Zero : ExpectedDowntime(),
+            ExpectedDowntime = ended || rate <= 0 ? TimeSpan.Zero : ExpectedDowntime(),
             TimeLeft = left,
             Verdict = ended ? "ended" : Phase >= MigrationPhase.Switchover || _switchoverRequested ? "switching over"
                 : stalled ? "stalled" : Phase == MigrationPhase.Preparing ? "preparing" : "converging",

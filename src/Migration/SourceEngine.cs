@@ -88,6 +88,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
     public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();
 
+    /// <summary>RAM sections of QEMU's stream read to their end.</summary>
+    public long SectionsEnded { get; private set; }
+
     /// <summary>Bytes from QEMU's stream, cut anywhere.</summary>
     /// <exception cref="StreamFormatException">The stream is not one we can carry; the migration has to end.</exception>
     public void Feed(ReadOnlySpan<byte> bytes, TimeSpan now)
@@ -380,6 +383,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
     void IQemuStreamSink.SectionEnd(bool final, int pages)
     {
+        SectionsEnded++;
         _lastSectionPages = pages;
         _pagesSinceCaughtUp += pages;
         if (final)

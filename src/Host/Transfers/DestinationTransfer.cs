@@ -88,7 +88,8 @@ public sealed partial class DestinationTransfer(
         try
         {
             await StartQemuAsync(shutdown);
-            await _attached.Task.WaitAsync(shutdown);
+            // It may end before every lane has come: abandoned, QEMU gone, or a source that gave up half-way.
+            await Task.WhenAny(_attached.Task, _ended.Task);
             await _ended.Task;
         }
         catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException

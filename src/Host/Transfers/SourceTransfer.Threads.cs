@@ -17,6 +17,7 @@ public sealed partial class SourceTransfer
         byte[] buffer = new byte[FeedBufferBytes];
         long read = 0;
         long caughtUpAt = 0;
+        long sectionsWanted = long.MaxValue;
         bool wasOpen = false;
         try
         {
@@ -41,8 +42,10 @@ public sealed partial class SourceTransfer
 
                 if (!wasOpen)
                 {
-                    // Whatever lies in the socket now was written before; one byte more has been written since.
+                    // Whatever lies in the socket now was written before, and so was the section QEMU is stuck in;
+                    // only the section after that one comes from a fresh look at its bitmap.
                     caughtUpAt = read + _qemu!.Available + 1;
+                    sectionsWanted = long.MaxValue;
                     wasOpen = true;
                 }
 
@@ -56,10 +59,15 @@ public sealed partial class SourceTransfer
                 lock (_gate)
                 {
                     _engine.Feed(buffer.AsSpan(0, count), Now);
-                    if (read >= caughtUpAt)
+                    if (read >= caughtUpAt && sectionsWanted == long.MaxValue)
+                    {
+                        sectionsWanted = _engine.SectionsEnded + FreshSections;
+                    }
+
+                    if (_engine.SectionsEnded >= sectionsWanted)
                     {
                         _engine.FeedCaughtUp(Now);
-                        caughtUpAt = read + 1;
+                        sectionsWanted = _engine.SectionsEnded + 1;
                     }
 
                     Pump();

@@ -28,6 +28,7 @@ public sealed partial class SourceTransfer(
     private const int TickMilliseconds = 10;
     private const int ReportMilliseconds = 250;
     private const int FeedBufferBytes = 256 << 10;
+    private const int FreshSections = 2;
     private static readonly Version HoldsSwitchoverSince = new(8, 1);
     private static readonly Version SwitchoverBandwidthSince = new(8, 2);
 
@@ -43,6 +44,7 @@ public sealed partial class SourceTransfer(
     private MigrationPhase _reportedPhase;
     private TimeSpan _cpuAtStart;
     private TimeSpan _qemuDowntime;
+    private volatile bool _migrating;
 
     /// <summary>The newest state; safe from any thread.</summary>
     public MigrationSnapshot Snapshot { get; private set; } = new();
@@ -92,7 +94,7 @@ public sealed partial class SourceTransfer(
             await _ended.Task;
         }
         catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException
-            or OperationCanceledException)
+            or OperationCanceledException or TimeoutException)
         {
             Enter(now => _engine.QemuFailed(e.Message, now));
             await _ended.Task;
@@ -132,7 +134,13 @@ public sealed partial class SourceTransfer(
         try
         {
             await ConfigureQemuAsync(cancellationToken);
+            if (_ended.Task.IsCompleted)
+            {
+                return;
+            }
+
             await machine.ExecuteAsync("migrate", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
+            _migrating = true;
             _qemu = await listener.AcceptAsync(cancellationToken).AsTask().WaitAsync(TimeSpan.FromSeconds(10), cancellationToken);
         }
         finally
@@ -188,7 +196,8 @@ public sealed partial class SourceTransfer(
                 break;
             case "MIGRATION":
                 string? status = (string?)e.Data?["status"];
-                if (status is "failed" or "cancelled")
+                // Until QEMU has answered 'migrate', what it says is about an earlier attempt.
+                if (_migrating && status is ("failed" or "cancelled"))
                 {
                     Enter(now => _engine.QemuFailed("The source's QEMU ended the migration by itself.", now));
                 }
