@@ -24,6 +24,8 @@ public sealed partial class SourceEngine
     // the pause itself.
     private static readonly TimeSpan HandOverCost = TimeSpan.FromMilliseconds(25);
 
+    private const int UntrustedBytesMax = 256 << 10;
+
     private const int DowntimeLimitNever = 1;
     private const int DowntimeLimitAlways = 2_000_000;
 
@@ -182,9 +184,11 @@ public sealed partial class SourceEngine
         TimeSpan expected = _options.HoldsSwitchover
             ? ExpectedDowntime()
             : ExpectedDowntime() + TimeSpan.FromSeconds(set * WireBytesPerDirtyPage() / Math.Max(1, EffectiveRate()));
-        bool known = _link.Rate > 0 || WireBytesWaiting() < 1;
-        bool fits = known && expected <= _policy.DowntimeMax * BudgetPlanned;
-        _stuckRounds = shrinking || fits || !known ? 0 : _stuckRounds + 1;
+        // A guest so small that hardly anything has crossed tells nothing of the link, but next to nothing waits either.
+        bool fits = _link.Trusted
+            ? expected <= _policy.DowntimeMax * BudgetPlanned
+            : WireBytesWaiting() <= UntrustedBytesMax;
+        _stuckRounds = shrinking || fits || !_link.Trusted ? 0 : _stuckRounds + 1;
         bool paceAllows = FollowDirtyRate(set);
         if (!_options.HoldsSwitchover)
         {

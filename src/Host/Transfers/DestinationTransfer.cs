@@ -83,11 +83,20 @@ public sealed partial class DestinationTransfer(
         machine.EventReceived += OnQemuEvent;
         _ = machine.Exited.ContinueWith(
             _ => Enter(now => _engine.QemuFailed("The destination's QEMU has ended.", now)), TaskScheduler.Default);
-        Task effects = PerformEffectsAsync();
+        Task effects = Task.CompletedTask;
         using var ticker = new Timer(_ => Enter(now => _engine.Tick(now)), null, TickMilliseconds, TickMilliseconds);
         try
         {
-            await StartQemuAsync(shutdown);
+            try
+            {
+                await StartQemuAsync(shutdown);
+            }
+            finally
+            {
+                // Not before: the prologue may have come over the lanes already, and needs QEMU's socket.
+                effects = PerformEffectsAsync();
+            }
+
             // It may end before every lane has come: abandoned, QEMU gone, or a source that gave up half-way.
             await Task.WhenAny(_attached.Task, _ended.Task);
             await _ended.Task;
@@ -367,8 +376,7 @@ public sealed partial class DestinationTransfer(
             {
                 await PerformAsync(effect, writer);
             }
-            catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException or ObjectDisposedException
-                or TimeoutException or InvalidOperationException)
+            catch (Exception e)
             {
                 LogEffectFailed(terms.Guest, effect.GetType().Name, e.Message);
                 Enter(now =>

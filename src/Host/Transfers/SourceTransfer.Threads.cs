@@ -211,8 +211,8 @@ public sealed partial class SourceTransfer
             {
                 await PerformAsync(effect, writer);
             }
-            catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException or ObjectDisposedException
-                or TimeoutException or InvalidOperationException)
+            // Whatever it was: an effect that failed unheard would leave the guest in the middle of its move.
+            catch (Exception e)
             {
                 LogEffectFailed(terms.Guest, effect.GetType().Name, e.Message);
                 if (effect is Effect.Send)
