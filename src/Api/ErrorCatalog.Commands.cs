@@ -23,7 +23,8 @@ public static partial class ErrorCatalog
             "Run the command as root, or add the user to the group that owns the socket.");
         add("daemon-timeout", ExitCodes.NotConverged,
             "The daemon took the request but gave no answer in time; what was asked may still happen.",
-            "Look at the state with 'list' or 'show' before trying again; 'journalctl -u godwitd' tells what holds it.");
+            "Look at the state with 'list' or 'show' before trying again; 'journalctl -u godwitd' tells "
+            + "what holds it.");
         add("daemon-version", ExitCodes.Refused,
             "The daemon is older than this command and does not know the request.",
             "Compare with 'godwit version' and update the older side.");
@@ -31,8 +32,8 @@ public static partial class ErrorCatalog
             "The daemon met an error that it has no name for.",
             "'journalctl -u godwitd' has the details; the guests run where they were.");
         add("daemon-lost", ExitCodes.NeedsOperator,
-            "The daemon went away during a migration and did not come back in time. The move may have gone on, ended or "
-            + "been rolled back; from here it cannot be proved which.",
+            "The daemon went away during a migration and did not come back in time. The move may have gone on, "
+            + "ended or been rolled back; from here it cannot be proved which.",
             "Start the daemon again: it settles what was in progress. Then 'godwit migration show ID' says where the "
             + "guest runs.");
         add("migration-failed", ExitCodes.Failed,
@@ -49,8 +50,8 @@ public static partial class ErrorCatalog
         add("migration-unsettled", ExitCodes.NeedsOperator,
             "The hand-over was decided, but the destination has not confirmed that the guest runs there. The source's "
             + "copy stays paused so that there are never two.",
-            "See that both daemons run and reach each other; they settle it by themselves. 'godwit vm show NAME' on both "
-            + "hosts tells which one runs the guest.");
+            "See that both daemons run and reach each other; they settle it by themselves. 'godwit vm show NAME' "
+            + "on both hosts tells which one runs the guest.");
         add("migration-ended", ExitCodes.Refused,
             "The migration had ended already, so there was nothing left to cancel.",
             "'godwit migration show ID' says how it ended and where the guest runs.");

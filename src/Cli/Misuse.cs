@@ -59,10 +59,11 @@ internal static class Misuse
     }
 
     private static IEnumerable<Option> AllOptions(Command command) =>
-        [.. command.Options, .. command.Parents.OfType<Command>().SelectMany(AllOptions).Where(option => option.Recursive)];
+        [.. command.Options, .. command.Parents.OfType<Command>().SelectMany(AllOptions)
+            .Where(option => option.Recursive)];
 
     /// <summary>How many letters must be added, removed or replaced to make one word of the other.</summary>
-    private static int Distance(string left, string right)
+    public static int Distance(string left, string right)
     {
         int[] row = [.. Enumerable.Range(0, right.Length + 1)];
         for (int i = 1; i <= left.Length; i++)

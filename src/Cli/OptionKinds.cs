@@ -3,7 +3,9 @@ using System.CommandLine.Parsing;
 
 namespace Godwit.Cli;
 
-/// <summary>The kinds of option the commands are made of; each reads strictly and says what it read and what it takes.</summary>
+/// <summary>
+/// The kinds of option the commands are made of; each reads strictly and says what it read and what it takes.
+/// </summary>
 internal static class OptionKinds
 {
     private delegate bool ReadUnits(string text, out ulong value, out string error);
@@ -30,7 +32,8 @@ internal static class OptionKinds
                     return null;
                 },
             };
-            option.CompletionSources.Add(_ => words.Select(word => new System.CommandLine.Completions.CompletionItem(word)));
+            option.CompletionSources.Add(
+                _ => words.Select(word => new System.CommandLine.Completions.CompletionItem(word)));
             if (byDefault is not null)
             {
                 option.DefaultValueFactory = _ => byDefault;
@@ -79,19 +82,21 @@ internal static class OptionKinds
             new(name) { Description = description, HelpName = helpName };
     }
 
-    private static Option<ulong> WithUnits(string name, string description, string helpName, ReadUnits read) => new(name)
-    {
-        Description = description,
-        HelpName = helpName,
-        CustomParser = result =>
+    private static Option<ulong> WithUnits(string name, string description, string helpName, ReadUnits read) =>
+        new(name)
         {
-            if (read(result.Tokens[^1].Value, out ulong value, out string error) && value > 0)
+            Description = description,
+            HelpName = helpName,
+            CustomParser = result =>
             {
-                return value;
-            }
+                if (read(result.Tokens[^1].Value, out ulong value, out string error) && value > 0)
+                {
+                    return value;
+                }
 
-            result.AddError($"{name}: {(error.Length > 0 ? error : $"'{result.Tokens[^1].Value}' must be above zero.")}");
-            return 0;
-        },
-    };
+                result.AddError(
+                    $"{name}: {(error.Length > 0 ? error : $"'{result.Tokens[^1].Value}' must be above zero.")}");
+                return 0;
+            },
+        };
 }

@@ -12,7 +12,8 @@ internal sealed class Session(ParseResult arguments, GlobalOptions options, Term
 
     public Terminal Terminal => terminal;
 
-    public OutputFormat Format => Enum.Parse<OutputFormat>(arguments.GetValue(options.Output) ?? "table", ignoreCase: true);
+    public OutputFormat Format =>
+        Enum.Parse<OutputFormat>(arguments.GetValue(options.Output) ?? "table", ignoreCase: true);
 
     public bool Quiet => arguments.GetValue(options.Quiet);
 

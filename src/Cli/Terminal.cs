@@ -1,6 +1,8 @@
 namespace Godwit.Cli;
 
-/// <summary>What a command writes to and asks: the answer goes to <see cref="Out"/>, all else to <see cref="Error"/>.</summary>
+/// <summary>
+/// What a command writes to and asks: the answer goes to <see cref="Out"/>, all else to <see cref="Error"/>.
+/// </summary>
 internal sealed class Terminal
 {
     public required TextWriter Out { get; init; }

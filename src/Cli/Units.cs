@@ -77,7 +77,8 @@ internal static class Units
             // Dividing the limit instead of multiplying the number keeps decimal from overflowing.
             if (number > max / factor)
             {
-                error = $"'{text}' is too large: the limit is {(max / factor).ToString("0", CultureInfo.InvariantCulture)}"
+                error =
+                    $"'{text}' is too large: the limit is {(max / factor).ToString("0", CultureInfo.InvariantCulture)}"
                     + $" {name}.";
                 return false;
             }

@@ -25,7 +25,8 @@ public class AnswerTests
         ["migration-plan-refused"] = MigrationAnswers.Plan("web1", "b", Samples.Plan(possible: false)),
         ["host-list"] = HostAnswers.List([Samples.Host("a", self: true), Samples.Host("b", self: false)]),
         ["host-show"] = HostAnswers.Show(Samples.Host("a", self: true)),
-        ["host-invitation"] = HostAnswers.Invitation(new JoinToken { Token = "gw1.abc.def", ExpiresUnixMs = 1_800_000 }),
+        ["host-invitation"] = HostAnswers.Invitation(
+            new JoinToken { Token = "gw1.abc.def", ExpiresUnixMs = 1_800_000 }),
         ["findings"] = HostAnswers.Findings(Samples.Findings),
     };
 
@@ -47,7 +48,8 @@ public class AnswerTests
     [MemberData(nameof(Cases))]
     public void Every_answer_looks_as_reviewed(string name, string format)
     {
-        Snapshot.Check($"{name}.{format}.txt", Print(Answers[name], Enum.Parse<OutputFormat>(format, ignoreCase: true)));
+        Snapshot.Check(
+            $"{name}.{format}.txt", Print(Answers[name], Enum.Parse<OutputFormat>(format, ignoreCase: true)));
     }
 
     // The object is a promise to other programs: the names, their order and their types are those of the documentation.
@@ -111,7 +113,8 @@ public class AnswerTests
     [Fact]
     public void Yaml_says_the_same_as_json()
     {
-        string[] traps = ["yes", "No", "null", "~", "12", "1e3", "0x1f", "a: b", "# no", "- x", "", " pad ", "é\n\"\\", "0.10"];
+        string[] traps =
+            ["yes", "No", "null", "~", "12", "1e3", "0x1f", "a: b", "# no", "- x", "", " pad ", "é\n\"\\", "0.10"];
         Gen.OneOf(Gen.String, Gen.Int[0, traps.Length - 1].Select(i => traps[i])).Sample(text =>
         {
             if (text.Any(c => char.IsControl(c) || char.IsSurrogate(c) || c >= 0xfffe))
@@ -120,7 +123,8 @@ public class AnswerTests
             }
 
             var output = new StringWriter();
-            YamlText.Write(output, new JsonObject { ["value"] = text, ["list"] = new JsonArray(text, null, 1.5, true) });
+            YamlText.Write(
+                output, new JsonObject { ["value"] = text, ["list"] = new JsonArray(text, null, 1.5, true) });
             var read = new YamlDotNet.Serialization.DeserializerBuilder()
                 .WithAttemptingUnquotedStringTypeDeserialization().Build()
                 .Deserialize<Dictionary<string, object>>(output.ToString());

@@ -35,9 +35,12 @@ internal sealed partial class Child : IDisposable
         _error = _process.StandardError.ReadToEndAsync();
     }
 
-    /// <summary>The executable of the same build; beside the tests it would lack what ASP.NET brings along here.</summary>
+    /// <summary>
+    /// The executable of the same build; beside the tests it would lack what ASP.NET brings along here.
+    /// </summary>
     public static string GodwitPath { get; } = Path.GetFullPath(Path.Combine(
-        AppContext.BaseDirectory, "../../Cli", Path.GetFileName(Path.TrimEndingDirectorySeparator(AppContext.BaseDirectory)),
+        AppContext.BaseDirectory, "../../Cli", Path.GetFileName(
+            Path.TrimEndingDirectorySeparator(AppContext.BaseDirectory)),
         "godwit"));
 
     public StreamWriter Input => _process.StandardInput;

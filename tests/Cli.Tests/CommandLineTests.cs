@@ -41,7 +41,8 @@ public class CommandLineTests
         string[] examples = help[help.IndexOf("Examples:", StringComparison.Ordinal)..].Split('\n')[1..];
         foreach (string example in examples.Where(line => line.Length > 0))
         {
-            foreach (string part in example.Split(';', '|', '>').Where(part => part.Contains("godwit ", StringComparison.Ordinal)))
+            foreach (string part in example.Split(';', '|', '>')
+                .Where(part => part.Contains("godwit ", StringComparison.Ordinal)))
             {
                 string line = part[(part.IndexOf("godwit ", StringComparison.Ordinal) + 7)..].TrimEnd(')', ' ');
                 Assert.Empty(godwit.Root.Parse(line).Errors.Select(error => $"{line}: {error.Message}"));
@@ -109,7 +110,7 @@ public class CommandLineTests
         }
 
         var unknown = NoTerminal();
-        Assert.Equal(ExitCodes.NotFound, await new GodwitCommand(unknown).RunAsync(["explain", "guest-foo"]));
+        Assert.Equal(ExitCodes.NotFound, await new GodwitCommand(unknown).RunAsync(["explain", "guest-unknwn"]));
         Assert.Contains("guest-unknown", unknown.Error.ToString(), StringComparison.Ordinal);
     }
 

@@ -57,7 +57,9 @@ public class MigrateTests
         if (outcome != MigrationOutcome.Completed)
         {
             Assert.Contains(
-                outcome == MigrationOutcome.Unsettled ? "It is not proved whether web1 runs on a or b." : "web1 runs on a.",
+                outcome == MigrationOutcome.Unsettled
+                    ? "It is not proved whether web1 runs on a or b."
+                    : "web1 runs on a.",
                 error, StringComparison.Ordinal);
         }
     }
@@ -117,7 +119,8 @@ public class MigrateTests
         await using var daemon = await ScriptedDaemon.StartAsync();
         daemon.Script.OnCancel = () =>
         {
-            daemon.Script.Updates.Writer.TryWrite(Ended(MigrationOutcome.Cancelled, "migration-cancelled", "cancelled."));
+            daemon.Script.Updates.Writer.TryWrite(
+                Ended(MigrationOutcome.Cancelled, "migration-cancelled", "cancelled."));
             return Pending();
         };
         daemon.Script.Updates.Writer.TryWrite(Pending());
@@ -201,7 +204,8 @@ public class MigrateTests
     public async Task Watching_as_json_prints_one_object_a_line()
     {
         await using var daemon = await ScriptedDaemon.StartAsync();
-        foreach (var update in (Migration[])[Pending(), Pending(MigrationPhase.Switchover), Ended(MigrationOutcome.Failed)])
+        Migration[] updates = [Pending(), Pending(MigrationPhase.Switchover), Ended(MigrationOutcome.Failed)];
+        foreach (var update in updates)
         {
             daemon.Script.Updates.Writer.TryWrite(update);
         }
@@ -211,7 +215,8 @@ public class MigrateTests
         Assert.Equal(1, exit);
         string[] lines = output.TrimEnd('\n').Split('\n');
         Assert.Equal(3, lines.Length);
-        string?[] phases = [.. lines.Select(line => JsonDocument.Parse(line).RootElement.GetProperty("phase").GetString())];
+        string?[] phases =
+            [.. lines.Select(line => JsonDocument.Parse(line).RootElement.GetProperty("phase").GetString())];
         Assert.Equal(["copying", "switchover", "ended"], phases);
         Assert.StartsWith("error migration-failed: ", error, StringComparison.Ordinal);
     }

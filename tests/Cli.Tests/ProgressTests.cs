@@ -21,7 +21,8 @@ public class ProgressTests
                     Outcome = (MigrationOutcome)outcome,
                     TotalSeconds = seconds,
                     SavedBytes = { ["zero"] = sent / 2 },
-                    Progress = new Godwit.Api.V1.Progress { Fraction = fraction, SentBytes = sent, SecondsLeft = seconds },
+                    Progress =
+                        new Godwit.Api.V1.Progress { Fraction = fraction, SentBytes = sent, SecondsLeft = seconds },
                 };
                 for (int i = 0; i < rounds; i++)
                 {
@@ -33,7 +34,8 @@ public class ProgressTests
         message.List[1, 30].Sample(messages =>
         {
             var state = new ProgressState();
-            var former = (Fraction: 0.0, Phase: MigrationPhase.Preparing, Round: 0, Sent: 0ul, Saved: 0ul, Elapsed: 0.0);
+            var former = (
+                Fraction: 0.0, Phase: MigrationPhase.Preparing, Round: 0, Sent: 0ul, Saved: 0ul, Elapsed: 0.0);
             foreach (var next in messages)
             {
                 state.Update(next);

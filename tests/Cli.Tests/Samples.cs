@@ -42,7 +42,10 @@ internal static class Samples
         },
         Rounds =
         {
-            new Round { Number = 0, Pages = 131_072, Bytes = 180_000_000, Seconds = 10.5, DirtyBytesPerSecond = 2_097_152 },
+            new Round
+            {
+                Number = 0, Pages = 131_072, Bytes = 180_000_000, Seconds = 10.5, DirtyBytesPerSecond = 2_097_152,
+            },
             new Round
             {
                 Number = 1, Pages = 5_376, Bytes = 7_654_321, Seconds = 0.42, DirtyBytesPerSecond = 1_048_576,

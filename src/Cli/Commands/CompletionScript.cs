@@ -31,7 +31,8 @@ internal static class CompletionScript
     {
         Option[] own = [.. command.Options.Where(option => !option.Hidden)];
         Option[] options = [.. own.Union(inherited.Where(option => option.Recursive))];
-        foreach (var option in options.Where(option => option.ValueType != typeof(bool) && option.Arity.MaximumNumberOfValues > 0))
+        foreach (var option in options.Where(
+            option => option.ValueType != typeof(bool) && option.Arity.MaximumNumberOfValues > 0))
         {
             foreach (string name in (string[])[option.Name, .. option.Aliases])
             {
@@ -123,7 +124,8 @@ internal static class CompletionScript
         foreach (var (name, value) in values)
         {
             valueCases.Append(Units.Invariant($"        case '{name}'\n"))
-                .Append(Units.Invariant($"            set kind '{value.Kind}'; set verbs {value.Words}; set options\n"));
+                .Append(
+                    Units.Invariant($"            set kind '{value.Kind}'; set verbs {value.Words}; set options\n"));
         }
 
         return new Dictionary<string, string>

@@ -138,7 +138,8 @@ internal static class CreateGuestCommand
             if (disk.Format.Length == 0)
             {
                 // Never by looking inside: a guest can write a qcow2 header into its own raw disk.
-                result.AddError($"--disk: the name '{parts[0]}' does not tell the format; add ,format=raw or ,format=qcow2.");
+                result.AddError(
+                    $"--disk: the name '{parts[0]}' does not tell the format; add ,format=raw or ,format=qcow2.");
             }
         }
 
@@ -169,7 +170,8 @@ internal static class CreateGuestCommand
         }
         else if ((bytes[0] & 1) != 0 || bytes.All(part => part == 0))
         {
-            result.AddError($"--mac: '{text}' is not a unicast address: the first byte must be even, and not all be 0.");
+            result.AddError(
+                $"--mac: '{text}' is not a unicast address: the first byte must be even, and not all be 0.");
         }
 
         return text.ToLowerInvariant();

@@ -32,9 +32,10 @@ internal static class ExplainCommand
         }
 
         string[] near = [.. ErrorCatalog.All.Select(known => known.Code)
+            .OrderBy(known => Misuse.Distance(code, known))
+            .ThenBy(known => known, StringComparer.Ordinal)
             .Where(known => known.Contains(code, StringComparison.OrdinalIgnoreCase)
-                || known.Split('-')[0] == code.Split('-')[0])
-            .Order(StringComparer.Ordinal)
+                || Misuse.Distance(code, known) <= code.Length / 2)
             .Take(5)];
         throw new CommandException(
             "code-unknown",

@@ -21,7 +21,9 @@ internal static partial class LabCommand
             (session, _) => Task.FromResult(Run(session.Terminal, [.. session.Get(rest), .. session.Unmatched])));
     }
 
-    /// <summary>Replaces this process by the lab's program: its signals, output and exit code are then its own.</summary>
+    /// <summary>
+    /// Replaces this process by the lab's program: its signals, output and exit code are then its own.
+    /// </summary>
     public static int Run(Terminal terminal, string[] arguments)
     {
         string[] places = [.. Places()];
@@ -29,7 +31,8 @@ internal static partial class LabCommand
         {
             var missing = new CommandException(
                 "lab-missing",
-                $"the program {Executable} is not installed; looked at {string.Join(", ", places.Take(2))} and in the PATH.");
+                $"the program {Executable} is not installed; looked at {string.Join(", ", places.Take(2))} "
+                + "and in the PATH.");
             GodwitCommand.PrintError(terminal, missing);
             return missing.ExitCode;
         }
@@ -45,7 +48,9 @@ internal static partial class LabCommand
         return failed.ExitCode;
     }
 
-    /// <summary>Where the lab's program may lie, in order: named, installed beside us, built beside us, on the path.</summary>
+    /// <summary>
+    /// Where the lab's program may lie, in order: named, installed beside us, built beside us, on the path.
+    /// </summary>
     private static IEnumerable<string> Places()
     {
         if (Environment.GetEnvironmentVariable("GODWIT_LAB") is { Length: > 0 } named)

@@ -5,14 +5,17 @@ using Grpc.Core;
 
 namespace Godwit.Cli.Commands;
 
-/// <summary>Names for the shell's completion: <c>godwit __complete guests|hosts|migrations|codes [SOCKET]</c>.</summary>
+/// <summary>
+/// Names for the shell's completion: <c>godwit __complete guests|hosts|migrations|codes [SOCKET]</c>.
+/// </summary>
 /// <remarks>
-/// Runs at every press of the tab key, so it builds no command tree, waits at most <see cref="Patience"/> for the
-/// daemon, prints nothing on standard error and never fails: no daemon means no names.
+/// Runs at every press of the tab key, so it builds no command tree, waits for the daemon no longer than
+/// <see cref="PatienceMilliseconds"/> or what GODWIT_COMPLETION_WAIT says, prints nothing on standard error and never
+/// fails: no daemon means no names.
 /// </remarks>
 internal static class NameCompletion
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromMilliseconds(80);
+    private const ulong PatienceMilliseconds = 80;
 
     public static async Task<int> RunAsync(string[] arguments, TextWriter output)
     {
@@ -37,7 +40,7 @@ internal static class NameCompletion
         try
         {
             using var client = new DaemonClient(socket);
-            var options = new CallOptions(deadline: DateTime.UtcNow + Patience);
+            var options = new CallOptions(deadline: DateTime.UtcNow.AddMilliseconds(Patience()));
             switch (kind)
             {
                 case "guests":
@@ -62,6 +65,12 @@ internal static class NameCompletion
 
         return 0;
     }
+
+    private static ulong Patience() =>
+        Units.TryReadMilliseconds(
+            Environment.GetEnvironmentVariable("GODWIT_COMPLETION_WAIT") ?? "", out ulong milliseconds, out _)
+            ? milliseconds
+            : PatienceMilliseconds;
 
     private static void Print(TextWriter output, IEnumerable<string> names)
     {

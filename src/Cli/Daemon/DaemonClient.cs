@@ -7,7 +7,9 @@ using Grpc.Net.Client;
 namespace Godwit.Cli.Daemon;
 
 /// <summary>The way to this host's daemon over its Unix socket; nothing is connected before the first call.</summary>
-/// <remarks>Every failure leaves as a <see cref="CommandException"/> with a stable code, so that no caller sees gRPC.</remarks>
+/// <remarks>
+/// Every failure leaves as a <see cref="CommandException"/> with a stable code, so that no caller sees gRPC.
+/// </remarks>
 internal sealed class DaemonClient : IDisposable
 {
     public const string DefaultSocketPath = "/run/godwit/godwitd.sock";
@@ -25,7 +27,10 @@ internal sealed class DaemonClient : IDisposable
         var handler = new SocketsHttpHandler { ConnectCallback = ConnectAsync, UseProxy = false };
         _channel = GrpcChannel.ForAddress(
             "http://localhost",
-            new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = 64 << 20 });
+            new GrpcChannelOptions
+            {
+                HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = 64 << 20,
+            });
         Control = new Control.ControlClient(_channel);
     }
 
@@ -64,7 +69,8 @@ internal sealed class DaemonClient : IDisposable
         if (code is not null)
         {
             return new CommandException(
-                code, failure.Status.Detail, failure.Trailers.GetValue("godwit-remedy") ?? "", ExitCodeOf(code, failure));
+                code, failure.Status.Detail, failure.Trailers.GetValue("godwit-remedy") ?? "",
+                ExitCodeOf(code, failure));
         }
 
         return failure.StatusCode switch
@@ -77,7 +83,8 @@ internal sealed class DaemonClient : IDisposable
                 "Look with 'systemctl status godwitd', or name another socket with --socket or GODWIT_SOCKET."),
             StatusCode.DeadlineExceeded => new CommandException(
                 "daemon-timeout",
-                $"the daemon at {_socketPath} gave no answer within {Units.Duration((time ?? RequestTime).TotalSeconds)}."),
+                $"the daemon at {_socketPath} gave no answer within "
+                + $"{Units.Duration((time ?? RequestTime).TotalSeconds)}."),
             StatusCode.Unimplemented => new CommandException(
                 "daemon-version", $"the daemon at {_socketPath} does not know this request: {failure.Status.Detail}"),
             StatusCode.PermissionDenied or StatusCode.Unauthenticated => new CommandException(
@@ -95,7 +102,8 @@ internal sealed class DaemonClient : IDisposable
         {
             StatusCode.NotFound => ExitCodes.NotFound,
             StatusCode.InvalidArgument => ExitCodes.Usage,
-            StatusCode.FailedPrecondition or StatusCode.AlreadyExists or StatusCode.ResourceExhausted => ExitCodes.Refused,
+            StatusCode.FailedPrecondition or StatusCode.AlreadyExists or StatusCode.ResourceExhausted =>
+                ExitCodes.Refused,
             StatusCode.PermissionDenied or StatusCode.Unauthenticated => ExitCodes.Authentication,
             StatusCode.DeadlineExceeded => ExitCodes.NotConverged,
             _ => ExitCodes.Failed,

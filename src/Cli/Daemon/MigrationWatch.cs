@@ -4,7 +4,9 @@ using Grpc.Core;
 
 namespace Godwit.Cli.Daemon;
 
-/// <summary>A migration as it goes, across a restart of the daemon: the stream is taken up again until the end.</summary>
+/// <summary>
+/// A migration as it goes, across a restart of the daemon: the stream is taken up again until the end.
+/// </summary>
 internal static class MigrationWatch
 {
     /// <summary>A daemon that restarts is back well within this; afterwards an operator has to look.</summary>

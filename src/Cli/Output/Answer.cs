@@ -12,7 +12,9 @@ internal enum OutputFormat
     Name,
 }
 
-/// <summary>What a command has to say, once as data and once as text; the writer picks by the format asked for.</summary>
+/// <summary>
+/// What a command has to say, once as data and once as text; the writer picks by the format asked for.
+/// </summary>
 internal sealed class Answer
 {
     /// <summary>The stable, machine-readable form: base units, the unit in the field name.</summary>

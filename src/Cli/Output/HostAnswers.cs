@@ -12,8 +12,8 @@ internal static class HostAnswers
         Names = [.. hosts.Select(host => host.Name)],
         Text = wide => [new Table(
             wide
-                ? ["NAME", "ADDRESS", "STATE", "GUESTS", "CPUS", "FREE", "MEMORY", "VERSION", "QEMU", "ACCEL", "BRIDGES",
-                    "CA", "CERTIFICATE UNTIL", "DETAIL"]
+                ? ["NAME", "ADDRESS", "STATE", "GUESTS", "CPUS", "FREE", "MEMORY", "VERSION", "QEMU", "ACCEL",
+                    "BRIDGES", "CA", "CERTIFICATE UNTIL", "DETAIL"]
                 : ["NAME", "ADDRESS", "STATE", "GUESTS", "CPUS", "FREE", "MEMORY"],
             [.. hosts.Select(host => Row(host, wide))])],
     };
@@ -137,7 +137,8 @@ internal static class HostAnswers
 
     private static VersionInfo Version(HostInfo host) => host.Version ?? new VersionInfo();
 
-    private static string State(HostInfo host) => host.Self ? "this host" : host.Reachable ? "reachable" : "unreachable";
+    private static string State(HostInfo host) =>
+        host.Self ? "this host" : host.Reachable ? "reachable" : "unreachable";
 
     private static string Dash(string text) => text.Length == 0 ? "-" : text;
 }

@@ -94,7 +94,9 @@ internal static class MigrationAnswers
         })),
     };
 
-    /// <summary>All that is known of a migration: the id, then the report's fields, then the state and the policy.</summary>
+    /// <summary>
+    /// All that is known of a migration: the id, then the report's fields, then the state and the policy.
+    /// </summary>
     public static JsonObject Data(Migration migration)
     {
         var data = new JsonObject { ["id"] = migration.Id };
@@ -155,7 +157,8 @@ internal static class MigrationAnswers
         List<string> row =
         [
             migration.Id, migration.Guest, migration.From, migration.To, Json.Word(migration.Phase),
-            Json.Word(migration.Outcome), Units.Duration(migration.TotalSeconds), Units.Bytes(migration.WireBytes, wide),
+            Json.Word(migration.Outcome), Units.Duration(migration.TotalSeconds),
+            Units.Bytes(migration.WireBytes, wide),
             paused && migration.DowntimeMs > 0 ? Units.Pause(migration.DowntimeMs) : "-",
         ];
         if (wide)

@@ -7,7 +7,9 @@ using YamlDotNet.Core.Events;
 
 namespace Godwit.Cli.Output;
 
-/// <summary>The same data as the JSON form, written as YAML; every string that another type could claim is quoted.</summary>
+/// <summary>
+/// The same data as the JSON form, written as YAML; every string that another type could claim is quoted.
+/// </summary>
 internal static partial class YamlText
 {
     public static void Write(TextWriter output, JsonNode data)
@@ -28,7 +30,8 @@ internal static partial class YamlText
                 emitter.Emit(new Scalar("null"));
                 break;
             case JsonObject map:
-                emitter.Emit(new MappingStart(null, null, true, map.Count == 0 ? MappingStyle.Flow : MappingStyle.Block));
+                emitter.Emit(
+                    new MappingStart(null, null, true, map.Count == 0 ? MappingStyle.Flow : MappingStyle.Block));
                 foreach (var (name, value) in map)
                 {
                     emitter.Emit(Text(name));

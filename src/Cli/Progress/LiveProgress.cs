@@ -72,7 +72,8 @@ internal sealed class LiveProgress : IProgressView
         yield return $"  sent {Units.Bytes(_state.SentBytes)}, saved {Units.Bytes(_state.SavedBytes)}"
             + $"; wire {Units.BitsPerSecond(_state.WireBytesPerSecond * 8)}"
             + $", dirty {Units.BytesPerSecond(_state.DirtyBytesPerSecond)}";
-        string pause = Units.Invariant($"  pause {_state.ExpectedDowntimeMs} ms expected, {_state.BudgetMs} ms allowed");
+        string pause = Units.Invariant(
+            $"  pause {_state.ExpectedDowntimeMs} ms expected, {_state.BudgetMs} ms allowed");
         yield return _state.Verdict.Length > 0 ? $"{pause}; {_state.Verdict}" : pause;
     }
 
