@@ -148,7 +148,10 @@ public sealed partial class SourceEngine
             return;
         }
 
-        bool drained = _queue!.Current == 0 && _firstPassDone;
+        // A round is over when its pages have arrived, not when they have left: a guest that writes nothing would
+        // otherwise use up its rounds while the first one is still on the wire.
+        bool arrived = !_options.HoldsSwitchover || _link.InFlight == 0;
+        bool drained = _queue!.Current == 0 && _firstPassDone && arrived;
         bool passOver = _options.HoldsSwitchover ? _caughtUp : _qemuPass > _roundPass;
         if (!drained)
         {
