@@ -64,7 +64,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
     private long _pingNumber;
     private readonly Dictionary<long, TimeSpan> _pings = [];
     private bool _cancelRequested;
-    private int _lastSectionPages;
+    private int _completeSections;
     private long _pagesSinceCaughtUp;
 
     public SourceEngine(SourceEngineOptions options, TimeSpan now)
@@ -107,9 +107,10 @@ public sealed partial class SourceEngine : IQemuStreamSink
     public void FeedCaughtUp(TimeSpan now)
     {
         _now = now;
-        // QEMU ends a section after 50 ms whatever is left. Only a short one says that nothing is; a guest that dirties
-        // pages faster than QEMU lists them never gives one, and then twice its memory has to be enough.
-        if (_lastSectionPages > ListedSectionPages && _pagesSinceCaughtUp < 2 * (_queue?.TotalPages ?? 0))
+        // The first section that was not cut short ends what QEMU knew; it then looks at its bitmap anew, whatever its
+        // downtime limit, and the second says that there was nothing more. A guest that dirties pages faster than QEMU
+        // lists them never gives two, and then twice its memory has to be enough.
+        if (_completeSections < 2 && _pagesSinceCaughtUp < 2 * (_queue?.TotalPages ?? 0))
         {
             return;
         }
@@ -384,7 +385,10 @@ public sealed partial class SourceEngine : IQemuStreamSink
     void IQemuStreamSink.SectionEnd(bool final, int pages)
     {
         SectionsEnded++;
-        _lastSectionPages = pages;
+        // QEMU ends a section after 50 ms whatever is left, but looks at its clock only after the first page and every
+        // 64th from there. On a busy host that is soon: the number of pages alone says nothing.
+        bool mayBeCut = pages % 64 == 1 || pages > ListedSectionPages;
+        _completeSections = mayBeCut ? 0 : _completeSections + 1;
         _pagesSinceCaughtUp += pages;
         if (final)
         {
