@@ -1,7 +1,9 @@
 namespace Godwit.Lab;
 
 /// <summary>What a person watches: lines, and on a terminal one line at the bottom that is drawn anew.</summary>
-/// <remarks>With JSON on standard output everything goes to standard error; without a terminal, plain lines only.</remarks>
+/// <remarks>
+/// With JSON on standard output everything goes to standard error; without a terminal, plain lines only.
+/// </remarks>
 internal sealed class Display(bool json)
 {
     private static readonly TimeSpan _plainEvery = TimeSpan.FromSeconds(1);
@@ -21,7 +23,7 @@ internal sealed class Display(bool json)
         }
     }
 
-    /// <summary>Shows how it stands now. Without a terminal at most one line a second, unless it is important.</summary>
+    /// <summary>Shows how it stands now. Without a terminal at most one line a second, unless important.</summary>
     internal void Progress(string text, bool important = false)
     {
         lock (_gate)

@@ -11,7 +11,9 @@ using Godwit.Lab.Scenarios;
 namespace Godwit.Lab;
 
 /// <summary>The command line of <c>godwit-lab</c>.</summary>
-/// <remarks>Exit status: 0 done and nothing lost, 1 something was lost or wrong, 2 a usage error, 3 the lab failed.</remarks>
+/// <remarks>
+/// Exit status: 0 done and nothing lost, 1 something was lost or wrong, 2 a usage error, 3 the lab failed.
+/// </remarks>
 internal static class LabCommands
 {
     internal static int Run(string[] args)
@@ -48,6 +50,16 @@ internal static class LabCommands
         DefaultValueFactory = _ => "0ms",
     };
 
+    private static Option<string> OutputOption()
+    {
+        Option<string> output = new("--output", "-o")
+        {
+            Description = "text or json.",
+            DefaultValueFactory = _ => "text",
+        };
+        return output.AcceptOnlyFromAmong("text", "json");
+    }
+
     private static LinkShape ShapeOf(ParseResult parsed, Option<string> link, Option<string> delay) =>
         new(LinkShape.ParseRate(parsed.GetValue(link)!), LinkShape.ParseDelay(parsed.GetValue(delay)!));
 
@@ -81,7 +93,9 @@ internal static class LabCommands
                 throw;
             }
 
-            Say($"The lab \"{LabDirectory.Name}\" is up: hosts a and b, client, link {shape}. Guest image: {image.Folder}");
+            Say(
+                $"The lab \"{LabDirectory.Name}\" is up: hosts a and b, client, link {shape}. "
+                + $"Guest image: {image.Folder}");
         });
         return command;
     }
@@ -138,7 +152,10 @@ internal static class LabCommands
     {
         Argument<string> host = new("host") { Description = "a, b, client or switch." };
         Argument<string[]> words = new("command") { Description = "The command and its arguments, after --." };
-        Command command = new("exec", "Run a command inside one of the lab's hosts: godwit-lab exec a -- ip addr") { host, words };
+        Command command = new("exec", "Run a command inside one of the lab's hosts: godwit-lab exec a -- ip addr")
+        {
+            host, words,
+        };
         command.SetAction(parsed =>
         {
             string space = LabDirectory.Namespace(parsed.GetValue(host)!);
@@ -162,7 +179,10 @@ internal static class LabCommands
     {
         Argument<string> host = new("host") { Description = "a or b." };
         Argument<string[]> words = new("order") { Description = "delay MS, loss PERCENT, cut or mend." };
-        Command command = new("link", "Order the relay on a host's uplink (the lab must be up with --delay).") { host, words };
+        Command command = new("link", "Order the relay on a host's uplink (the lab must be up with --delay).")
+        {
+            host, words,
+        };
         command.SetAction(parsed => Relay.Order(parsed.GetValue(host)!, string.Join(' ', parsed.GetValue(words)!)));
         return command;
     }
@@ -171,8 +191,7 @@ internal static class LabCommands
     {
         Argument<string?> name = new("scenario") { Arity = ArgumentArity.ZeroOrOne, Description = "See --list." };
         Option<bool> list = new("--list") { Description = "Name the scenarios." };
-        Option<string> output = new("--output", "-o") { Description = "text or json.", DefaultValueFactory = _ => "text" };
-        output.AcceptOnlyFromAmong("text", "json");
+        Option<string> output = OutputOption();
         Option<string> link = LinkOption();
         Option<string> delay = DelayOption();
         Option<bool> keep = new("--keep") { Description = "Leave the lab up afterwards, to look around in it." };
@@ -205,8 +224,7 @@ internal static class LabCommands
         Option<string?> only = new("--only") { Description = "Only scenarios whose name (load@link) contains this." };
         Option<string[]> modes = new("--mode") { Description = "Only this mode; may be repeated." };
         Option<int> runs = new("--runs") { Description = "Runs of each mode.", DefaultValueFactory = _ => 3 };
-        Option<string> output = new("--output", "-o") { Description = "text or json.", DefaultValueFactory = _ => "text" };
-        output.AcceptOnlyFromAmong("text", "json");
+        Option<string> output = OutputOption();
         Command command = new("bench", "Compare Godwit with plain QEMU: same guest, same link, runs interleaved.")
         {
             list, only, modes, runs, output,

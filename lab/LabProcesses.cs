@@ -98,7 +98,8 @@ internal static class LabProcesses
             Thread.Sleep(20);
         }
 
-        throw new LabException("Processes of the lab do not end: " + string.Join(", ", LabNetwork.Namespaces().SelectMany(In)));
+        throw new LabException(
+            "Processes of the lab do not end: " + string.Join(", ", LabNetwork.Namespaces().SelectMany(In)));
     }
 
     internal static void Signal(int id, string signal) =>

@@ -55,7 +55,8 @@ internal static class LabSession
         LabDirectory.Create();
         LabNetwork.Up(shape);
         LabRecord record = new(
-            new LinkShape(shape.BitsPerSecond, TimeSpan.Zero).ToString(), shape.Delay.TotalMilliseconds, DateTimeOffset.UtcNow);
+            new LinkShape(shape.BitsPerSecond, TimeSpan.Zero).ToString(), shape.Delay.TotalMilliseconds,
+            DateTimeOffset.UtcNow);
         string temporary = RecordPath + ".new";
         File.WriteAllText(temporary, JsonSerializer.Serialize(record, LabRecordContext.Default.LabRecord));
         File.Move(temporary, RecordPath, overwrite: true);

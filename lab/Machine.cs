@@ -2,7 +2,7 @@ using System.Text.RegularExpressions;
 
 namespace Godwit.Lab;
 
-/// <summary>Brings this machine to where the lab can run: root, and the packages of the list beside this file.</summary>
+/// <summary>Brings this machine to where the lab can run: root, and the packages listed beside this file.</summary>
 internal static class Machine
 {
     private sealed record Wanted(string Package, string Witness, bool FromBackports);
@@ -30,7 +30,8 @@ internal static class Machine
         if (!Tool.Exists("apt-get"))
         {
             throw new LabException(
-                $"Missing: {string.Join(", ", missing.Select(w => w.Package))}; and this machine has no apt to get them.");
+                $"Missing: {string.Join(", ", missing.Select(w => w.Package))}; "
+                + "and this machine has no apt to get them.");
         }
 
         say($"Installing {string.Join(", ", missing.Select(w => w.Package))} from apt");
@@ -93,7 +94,8 @@ internal static class Machine
     /// <remarks>The mirror is the one this machine already uses: it may have no other way out.</remarks>
     private static string? Backports()
     {
-        Match codename = Regex.Match(File.ReadAllText("/etc/os-release"), @"^VERSION_CODENAME=(\w+)", RegexOptions.Multiline);
+        Match codename =
+            Regex.Match(File.ReadAllText("/etc/os-release"), @"^VERSION_CODENAME=(\w+)", RegexOptions.Multiline);
         if (codename.Groups[1].Value != "bookworm")
         {
             return null;
@@ -106,7 +108,8 @@ internal static class Machine
             sources.AddRange(Directory.EnumerateFiles("/etc/apt/sources.list.d").Order());
         }
 
-        string[] lines = [.. sources.Where(File.Exists).SelectMany(File.ReadLines).Where(l => !l.TrimStart().StartsWith('#'))];
+        string[] lines =
+            [.. sources.Where(File.Exists).SelectMany(File.ReadLines).Where(l => !l.TrimStart().StartsWith('#'))];
         if (!lines.Any(line => line.Contains(Suite, StringComparison.Ordinal)))
         {
             File.WriteAllText(
@@ -121,11 +124,13 @@ internal static class Machine
     internal static string MirrorIn(IReadOnlyList<string> lines)
     {
         IEnumerable<string> addresses = lines.SelectMany(line =>
-            Regex.Match(line, @"^\s*(?:deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+bookworm\s|URIs:\s*(\S+))") is { Success: true } m
+            Regex.Match(line, @"^\s*(?:deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+bookworm\s|URIs:\s*(\S+))") is
+                { Success: true } m
                 ? [m.Groups[1].Success ? m.Groups[1].Value : m.Groups[2].Value]
                 : Array.Empty<string>());
         return addresses.FirstOrDefault(a => a.TrimEnd('/').EndsWith("/debian", StringComparison.Ordinal))
             ?? throw new LabException(
-                "No Debian mirror in apt's sources; add bookworm-backports yourself and install qemu-system-x86 from it.");
+                "No Debian mirror in apt's sources; add bookworm-backports yourself "
+                + "and install qemu-system-x86 from it.");
     }
 }

@@ -3,7 +3,7 @@ using System.Text;
 
 namespace Godwit.Lab;
 
-/// <summary>Runs the programs of the machine (ip, tc, apt-get, mke2fs) to their end and returns what they print.</summary>
+/// <summary>Runs the programs of the machine (ip, tc, apt-get, mke2fs) to their end; returns what they print.</summary>
 internal static class Tool
 {
     /// <summary>Runs a program; its standard output is the result.</summary>

@@ -23,7 +23,8 @@ internal static class BenchRun
 
     private static readonly Mode[] _modes =
     [
-        .. StockMode.All.Select(mode => new Mode($"stock-{mode.Name}", (run, load) => StockScenario.Play(run, mode, load))),
+        .. StockMode.All.Select(mode =>
+            new Mode($"stock-{mode.Name}", (run, load) => StockScenario.Play(run, mode, load))),
         new("godwit", (run, load) => MoveScenarios.Play(run, load, ["b"])),
         new("godwit-carried", (run, load) => MoveScenarios.Play(run, load, ["b"], backing: MemoryBacking.Private)),
     ];

@@ -8,14 +8,15 @@ namespace Godwit.Lab.Bench;
 
 /// <summary>Medians over the runs of one mode, in one scenario, over one link.</summary>
 /// <param name="WireBytes">What left the source host by its uplink, counted by the kernel for every mode alike.</param>
-/// <param name="GuestThroughput">The guest's writer during the move, relative to the second before; 1 is undisturbed.</param>
+/// <param name="GuestThroughput">The guest's writer during the move, relative to the second before; 1 is
+/// undisturbed.</param>
 /// <param name="CpuSecondsPerGiB">CPU of both daemons per GiB of guest memory; absent for plain QEMU, where the mover
 /// and the emulated CPU are one process.</param>
 internal sealed record BenchRow(
     string Scenario, string Link, string Mode, int Runs, double TotalSeconds, double WireBytes, double DowntimeMs,
     double BlackoutMs, double? GuestThroughput, double? CpuSecondsPerGiB, int Failed);
 
-/// <summary>Godwit's figure divided by plain QEMU's default precopy; below 1 is better, but for the throughput.</summary>
+/// <summary>Godwit's figure divided by plain QEMU's default precopy; below 1 is better, save for throughput.</summary>
 internal sealed record BenchRatio(
     string Scenario, string Link, string Mode, string Against, double TotalSeconds, double WireBytes, double DowntimeMs,
     double BlackoutMs, double? GuestThroughput);
@@ -48,7 +49,8 @@ internal static class BenchTable
             .. good.Where(move => move.GuestPagesPerSecond is { Before: > 0 })
                 .Select(move => move.GuestPagesPerSecond!.During / move.GuestPagesPerSecond.Before),
         ];
-        double[] cpu = [.. good.Where(move => move.DaemonCpuSeconds is > 0).Select(move => move.DaemonCpuSeconds!.Value)];
+        double[] cpu =
+            [.. good.Where(move => move.DaemonCpuSeconds is > 0).Select(move => move.DaemonCpuSeconds!.Value)];
         return new BenchRow(
             scenario, link, mode, runs.Count,
             Median(good.Select(move => move.TotalSeconds)),
@@ -86,13 +88,16 @@ internal static class BenchTable
     {
         StringBuilder text = new();
         text.AppendLine(
-            $"{"scenario",-16}{"link",-11}{"mode",-20}{"total s",9}{"wire MiB",10}{"pause ms",10}{"blackout",10}{"guest",8}{"cpu s/GiB",11}");
+            $"{"scenario",-16}{"link",-11}{"mode",-20}{"total s",9}{"wire MiB",10}"
+            + $"{"pause ms",10}{"blackout",10}{"guest",8}{"cpu s/GiB",11}");
         foreach (BenchRow row in report.Rows)
         {
             text.AppendLine(string.Create(
                 CultureInfo.InvariantCulture,
-                $"{row.Scenario,-16}{row.Link,-11}{row.Mode,-20}{row.TotalSeconds,9:0.00}{row.WireBytes / (1 << 20),10:0.0}"
-                + $"{row.DowntimeMs,10:0}{row.BlackoutMs,10:0}{row.GuestThroughput,8:0.00}{row.CpuSecondsPerGiB,11:0.00}")
+                $"{row.Scenario,-16}{row.Link,-11}{row.Mode,-20}"
+                + $"{row.TotalSeconds,9:0.00}{row.WireBytes / (1 << 20),10:0.0}"
+                + $"{row.DowntimeMs,10:0}{row.BlackoutMs,10:0}"
+                + $"{row.GuestThroughput,8:0.00}{row.CpuSecondsPerGiB,11:0.00}")
                 + (row.Failed > 0 ? $"  {row.Failed} of {row.Runs} runs failed" : ""));
         }
 
@@ -103,7 +108,8 @@ internal static class BenchTable
             {
                 text.AppendLine(string.Create(
                     CultureInfo.InvariantCulture,
-                    $"{ratio.Scenario,-16}{ratio.Link,-11}{ratio.Mode,-20}{ratio.TotalSeconds,9:0.00}{ratio.WireBytes,10:0.00}"
+                    $"{ratio.Scenario,-16}{ratio.Link,-11}{ratio.Mode,-20}"
+                    + $"{ratio.TotalSeconds,9:0.00}{ratio.WireBytes,10:0.00}"
                     + $"{ratio.DowntimeMs,10:0.00}{ratio.BlackoutMs,10:0.00}{ratio.GuestThroughput,8:0.00}"));
             }
         }

@@ -34,10 +34,12 @@ internal sealed class LabDaemons : IDisposable
 
         LabDaemons daemons = Attach();
         JoinToken token = daemons["a"].CreateJoinToken(new CreateJoinTokenRequest { Host = "b", ValidSeconds = 120 });
-        daemons["b"].JoinCluster(new JoinClusterRequest { Token = token.Token, Address = $"{LabNetwork.AddressOf("a")}:7843" });
+        daemons["b"].JoinCluster(
+            new JoinClusterRequest { Token = token.Token, Address = $"{LabNetwork.AddressOf("a")}:7843" });
         Wait.Until(
             () => LabNetwork.Hosts.All(host =>
-                daemons[host].ListHosts(new ListHostsRequest()).Hosts.Count(known => known.Reachable || known.Self) >= 2),
+                daemons[host].ListHosts(new ListHostsRequest()).Hosts
+                    .Count(known => known.Reachable || known.Self) >= 2),
             TimeSpan.FromSeconds(20), "both daemons to see each other");
         return daemons;
     }
@@ -83,7 +85,8 @@ internal sealed class LabDaemons : IDisposable
 
     /// <summary>The id of a host's daemon process.</summary>
     internal static int ProcessOf(string host) =>
-        int.Parse(File.ReadAllText(Path.Combine(FolderOf(host), "pid")), System.Globalization.CultureInfo.InvariantCulture);
+        int.Parse(
+            File.ReadAllText(Path.Combine(FolderOf(host), "pid")), System.Globalization.CultureInfo.InvariantCulture);
 
     private static string FolderOf(string host) => LabDirectory.InRun(host);
 
@@ -126,7 +129,8 @@ internal sealed class LabDaemons : IDisposable
             Path.Combine(own.FullName, name),
         ];
         return candidates.FirstOrDefault(File.Exists)
-            ?? throw new LabException($"There is no {name} beside this build ({candidates[1]}): build the whole solution.");
+            ?? throw new LabException(
+                $"There is no {name} beside this build ({candidates[1]}): build the whole solution.");
     }
 
     private static bool Answers(Control.ControlClient client, string host)

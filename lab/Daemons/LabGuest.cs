@@ -103,9 +103,12 @@ internal sealed class LabGuest
         MoveResult result = new(
             Name, from, to, state.Method, OutcomeText(state.Outcome), state.TotalSeconds, (long)state.WireBytes,
             state.DowntimeMs, Math.Round(new TimeSpan(seen.Blackout.Ticks).TotalMilliseconds, 1),
-            state.BlackoutParts.OrderBy(part => part.Key, StringComparer.Ordinal).ToDictionary(p => p.Key, p => p.Value),
-            state.SavedBytes.OrderBy(part => part.Key, StringComparer.Ordinal).ToDictionary(p => p.Key, p => (long)p.Value),
-            [.. state.Rounds.Select(r => new RoundResult((long)r.Pages, (long)r.Bytes, r.Seconds, r.DirtyBytesPerSecond))])
+            state.BlackoutParts.OrderBy(part => part.Key, StringComparer.Ordinal)
+                .ToDictionary(part => part.Key, part => part.Value),
+            state.SavedBytes.OrderBy(part => part.Key, StringComparer.Ordinal)
+                .ToDictionary(part => part.Key, part => (long)part.Value),
+            [.. state.Rounds.Select(round =>
+                new RoundResult((long)round.Pages, (long)round.Bytes, round.Seconds, round.DirtyBytesPerSecond))])
         {
             GuestPagesPerSecond = new PaceResult(start.Since(before), end.Since(start), after.Since(end)),
             UplinkBytes = uplink,
@@ -118,7 +121,8 @@ internal sealed class LabGuest
         _run.Display.Line(string.Create(
             CultureInfo.InvariantCulture,
             $"  {result.Outcome} after {result.TotalSeconds:0.00} s, {ResultText.Bytes(result.WireBytes)} on the wire, "
-            + $"{result.Rounds.Count} rounds, paused {result.DowntimeMs:0} ms, blackout outside {result.BlackoutMs:0} ms"));
+            + $"{result.Rounds.Count} rounds, paused {result.DowntimeMs:0} ms, "
+            + $"blackout outside {result.BlackoutMs:0} ms"));
         return result;
     }
 

@@ -16,7 +16,10 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
     private static readonly string[] _modules = ["virtio_pci", "virtio_blk", "virtio_net"];
 
     private static readonly string[] _applets =
-        ["sh", "mount", "insmod", "cat", "ip", "mkdir", "chroot", "sleep", "echo", "poweroff", "dmesg", "ps", "free", "ls"];
+        [
+            "sh", "mount", "insmod", "cat", "ip", "mkdir", "chroot", "sleep", "echo", "poweroff", "dmesg", "ps", "free",
+            "ls",
+        ];
 
     // Redis and all it links against, unpacked into the disk's root: at the same time the disk's real files.
     private static readonly string[] _diskPackages =
@@ -32,7 +35,10 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
     {
         string recipe = string.Join(
             '\n',
-            [Version, KernelPackage, Embedded.Text("agent.c"), Embedded.Text("init"), .. _modules, .. _applets, .. _diskPackages]);
+            [
+                Version, KernelPackage, Embedded.Text("agent.c"), Embedded.Text("init"),
+                .. _modules, .. _applets, .. _diskPackages,
+            ]);
         string key = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(recipe)))[..16];
         string folder = Path.Combine(LabDirectory.Cache, key);
         if (!Directory.Exists(folder))
@@ -60,7 +66,8 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
         }
 
         return new GuestImage(
-            Path.Combine(folder, "vmlinuz"), Path.Combine(folder, "initramfs"), Path.Combine(folder, "disk.raw"), folder);
+            Path.Combine(folder, "vmlinuz"), Path.Combine(folder, "initramfs"), Path.Combine(folder, "disk.raw"),
+            folder);
     }
 
     /// <summary>Removes what older recipes left, but for a few that another checkout may be using.</summary>
@@ -80,7 +87,9 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
         string disk = Path.Combine(work, "disk");
         AptPackages.Unpack(kernel, AptPackages.DependencyOf(KernelPackage, @"linux-image-\S+"));
         AptPackages.Unpack(disk, _diskPackages);
-        File.Move(Directory.EnumerateFiles(Path.Combine(kernel, "boot"), "vmlinuz-*").Single(), Path.Combine(work, "vmlinuz"));
+        File.Move(
+            Directory.EnumerateFiles(Path.Combine(kernel, "boot"), "vmlinuz-*").Single(),
+            Path.Combine(work, "vmlinuz"));
         BuildInitramfs(work, kernel);
         BuildDisk(work, disk);
         Directory.Delete(kernel, recursive: true);
@@ -111,11 +120,15 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
         string[] order = CopyModules(kernel, Path.Combine(root, "modules"));
         File.WriteAllLines(Path.Combine(root, "modules/order"), order);
         // Not compressed: unpacking costs an emulated CPU more than the larger file costs the loader.
-        Tool.Run("sh", ["-c", "find . | LC_ALL=C sort | cpio -o -H newc --quiet > ../initramfs"], root, TimeSpan.FromMinutes(1), null);
+        Tool.Run(
+            "sh", ["-c", "find . | LC_ALL=C sort | cpio -o -H newc --quiet > ../initramfs"], root,
+            TimeSpan.FromMinutes(1), null);
         Directory.Delete(root, recursive: true);
     }
 
-    /// <summary>Copies the modules the guest needs with what they depend on; the result is the order to load them.</summary>
+    /// <summary>
+    /// Copies the modules the guest needs with what they depend on; the result is the order to load them.
+    /// </summary>
     private static string[] CopyModules(string kernel, string target)
     {
         Dictionary<string, string> paths = Directory

@@ -17,7 +17,8 @@ internal sealed record LinkShape(long BitsPerSecond, TimeSpan Delay)
             return 0;
         }
 
-        foreach ((string suffix, long factor) in new[] { ("Gbit", 1_000_000_000L), ("Mbit", 1_000_000L), ("kbit", 1_000L) })
+        (string, long)[] units = [("Gbit", 1_000_000_000L), ("Mbit", 1_000_000L), ("kbit", 1_000L)];
+        foreach ((string suffix, long factor) in units)
         {
             if (text.EndsWith(suffix, StringComparison.OrdinalIgnoreCase)
                 && double.TryParse(text[..^suffix.Length], CultureInfo.InvariantCulture, out double number)
@@ -27,7 +28,8 @@ internal sealed record LinkShape(long BitsPerSecond, TimeSpan Delay)
             }
         }
 
-        throw new LabException($"\"{text}\" is no link rate: say unshaped, or a number with Gbit, Mbit or kbit (100kbit to 100Gbit).");
+        throw new LabException(
+            $"\"{text}\" is no link rate: say unshaped, or a number with Gbit, Mbit or kbit (100kbit to 100Gbit).");
     }
 
     /// <summary>Reads <c>5ms</c>, <c>0</c>.</summary>
@@ -92,7 +94,9 @@ internal static class LabNetwork
         }
 
         AddBridge(Switch);
-        Ip(Switch, "link", "add", "to-client", "type", "veth", "peer", "name", "eth0", "netns", LabDirectory.Namespace(Client));
+        Ip(
+            Switch, "link", "add", "to-client", "type", "veth",
+            "peer", "name", "eth0", "netns", LabDirectory.Namespace(Client));
         Ip(Switch, "link", "set", "to-client", "master", "br0", "up");
         AddAddresses(Client, "eth0");
 
@@ -106,7 +110,9 @@ internal static class LabNetwork
             }
             else
             {
-                Ip(host, "link", "add", "up0", "type", "veth", "peer", "name", $"to-{host}", "netns", LabDirectory.Namespace(Switch));
+                Ip(
+                    host, "link", "add", "up0", "type", "veth",
+                    "peer", "name", $"to-{host}", "netns", LabDirectory.Namespace(Switch));
             }
 
             Ip(host, "link", "set", "up0", "master", "br0", "up");
@@ -130,7 +136,8 @@ internal static class LabNetwork
     /// <summary>Bytes that left a host by its uplink so far.</summary>
     internal static long UplinkBytes(string host) =>
         long.Parse(
-            Tool.Run("ip", "netns", "exec", LabDirectory.Namespace(host), "cat", "/sys/class/net/up0/statistics/tx_bytes"),
+            Tool.Run(
+                "ip", "netns", "exec", LabDirectory.Namespace(host), "cat", "/sys/class/net/up0/statistics/tx_bytes"),
             CultureInfo.InvariantCulture);
 
     /// <summary>A TAP on a host's br0, for a QEMU that the lab starts itself.</summary>

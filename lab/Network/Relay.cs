@@ -6,7 +6,9 @@ using Microsoft.Win32.SafeHandles;
 
 namespace Godwit.Lab.Network;
 
-/// <summary>A cable with properties: frames pass between two TAPs after a delay, may be lost, and stop when it is cut.</summary>
+/// <summary>
+/// A cable with properties: frames pass between two TAPs after a delay, may be lost, and stop when it is cut.
+/// </summary>
 /// <remarks>
 /// It runs as a process of its own in the switch's namespace and takes orders on a Unix socket: <c>delay MS</c>,
 /// <c>loss PERCENT</c>, <c>cut</c>, <c>mend</c>. Frames carry virtio-net headers with segmentation offload, so a TCP
@@ -44,8 +46,12 @@ internal sealed unsafe partial class Relay : IDisposable
         LabProcesses.Start(
             LabNetwork.Switch,
             $"relay-{host}",
-            [.. LabProcesses.Self, "relay", host, delay.TotalMilliseconds.ToString("0.###", CultureInfo.InvariantCulture)]);
-        Wait.Until(() => File.Exists(socket), TimeSpan.FromSeconds(15), $"the relay of host {host} (see relay-{host}.log)");
+            [
+                .. LabProcesses.Self, "relay", host,
+                delay.TotalMilliseconds.ToString("0.###", CultureInfo.InvariantCulture),
+            ]);
+        Wait.Until(
+            () => File.Exists(socket), TimeSpan.FromSeconds(15), $"the relay of host {host} (see relay-{host}.log)");
     }
 
     /// <summary>Gives a running relay an order.</summary>
@@ -53,7 +59,8 @@ internal sealed unsafe partial class Relay : IDisposable
     {
         if (!File.Exists(SocketOf(host)))
         {
-            throw new LabException($"Host {host} has no relay on its uplink: bring the lab up with --delay (0.1ms will do).");
+            throw new LabException(
+                $"Host {host} has no relay on its uplink: bring the lab up with --delay (0.1ms will do).");
         }
 
         using Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
@@ -192,7 +199,9 @@ internal sealed unsafe partial class Relay : IDisposable
         }
     }
 
-    /// <summary>A TAP made here and, when <paramref name="space"/> says so, moved there; the handle keeps working.</summary>
+    /// <summary>
+    /// A TAP made here and, when <paramref name="space"/> says so, moved there; the handle keeps working.
+    /// </summary>
     private static SafeFileHandle OpenTap(string device, string? space)
     {
         string name = space is null ? device : $"gw{Environment.ProcessId}";

@@ -8,12 +8,15 @@ namespace Godwit.Lab.Outside;
 
 /// <summary>What the client saw between two instants (ticks of UTC).</summary>
 /// <param name="Blackout">Longest span in which probes left and no reply came (UDP, every millisecond).</param>
-/// <param name="TcpSilence">Longest span a message waited on an established connection, retransmissions included.</param>
+/// <param name="TcpSilence">Longest span a message waited on an established connection, retransmissions
+/// included.</param>
 internal sealed record ClientReport(
     Silence Blackout, TimeSpan TcpSilence, int ConnectionsOpened, int ConnectionsLost, int PacketsSent, int PacketsLost,
     int RepliesDuplicated);
 
-/// <summary>Stands outside the hosts: keeps TCP connections to the guest busy, probes it by UDP, and writes down when.</summary>
+/// <summary>
+/// Stands outside the hosts: keeps TCP connections to the guest busy, probes it by UDP, and writes down when.
+/// </summary>
 /// <remarks>
 /// One thread of raised priority in the client's namespace does it all, so that a reply is never late because of us;
 /// and replies carry the kernel's time of arrival, so that our own wake-up does not count.
@@ -123,7 +126,8 @@ internal sealed unsafe partial class OutsideClient : IDisposable
                 .Where(s => s.End >= start.Ticks && s.Start <= end.Ticks).Select(s => s.Ticks).DefaultIfEmpty(0).Max();
             return new ClientReport(
                 Blackout.Longest(sent, replied, start.Ticks, end.Ticks), new TimeSpan(silence), _opened,
-                _connections.Count(c => c.Lost is not null || (_stop && c.Waiting.Count > 0)), within, lost, _duplicated);
+                _connections.Count(c => c.Lost is not null || (_stop && c.Waiting.Count > 0)),
+                within, lost, _duplicated);
         }
     }
 

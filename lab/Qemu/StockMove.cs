@@ -23,8 +23,8 @@ internal sealed record StockMode(string Name, string[] Capabilities, JsonObject 
 /// <param name="StoppedAt">The source's STOP event.</param>
 /// <param name="ResumedAt">The destination's RESUME event.</param>
 internal sealed record StockFigures(
-    string Mode, string Outcome, double TotalSeconds, long WireBytes, double DowntimeMs, long Rounds, DateTime StoppedAt,
-    DateTime ResumedAt);
+    string Mode, string Outcome, double TotalSeconds, long WireBytes, double DowntimeMs, long Rounds,
+    DateTime StoppedAt, DateTime ResumedAt);
 
 /// <summary>Moves a guest between two stock QEMUs, straight from one to the other.</summary>
 internal static class StockMove
@@ -32,7 +32,7 @@ internal static class StockMove
     private const int Port = 4440;
 
     /// <summary>Runs one move to its end.</summary>
-    /// <param name="bandwidthBytesPerSecond">QEMU's max-bandwidth; 0 for no limit, null for its default of 128 MiB/s.</param>
+    /// <param name="bandwidthBytesPerSecond">QEMU's max-bandwidth; 0: no limit, null: its default, 128 MiB/s.</param>
     /// <param name="limit">A move that has not ended by then is cancelled; its outcome is "not converged".</param>
     internal static StockFigures Run(
         StockQemu source, StockQemu destination, StockMode mode, long? bandwidthBytesPerSecond, TimeSpan limit)

@@ -39,8 +39,9 @@ internal sealed class StockQemu : IDisposable
 
     internal QmpClient Qmp { get; }
 
-    /// <summary>Starts QEMU on a host; with <paramref name="incoming"/> it waits for a guest instead of booting one.</summary>
-    internal static StockQemu Start(string host, string name, GuestShape shape, GuestImage image, string disk, bool incoming)
+    /// <summary>Starts QEMU on a host; with <paramref name="incoming"/> it waits for a guest to come.</summary>
+    internal static StockQemu Start(
+        string host, string name, GuestShape shape, GuestImage image, string disk, bool incoming)
     {
         string tap = $"tap-{name}";
         string monitor = LabDirectory.InRun($"{name}.qmp");
@@ -81,8 +82,9 @@ internal sealed class StockQemu : IDisposable
     {
         string stat = File.ReadAllText($"/proc/{ProcessId}/stat");
         string[] fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
-        return (long.Parse(fields[11], CultureInfo.InvariantCulture) + long.Parse(fields[12], CultureInfo.InvariantCulture))
-            / 100.0;
+        long ticks = long.Parse(fields[11], CultureInfo.InvariantCulture)
+            + long.Parse(fields[12], CultureInfo.InvariantCulture);
+        return ticks / 100.0;
     }
 
     public void Dispose()

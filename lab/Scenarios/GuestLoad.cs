@@ -8,13 +8,17 @@ internal sealed record GuestLoad(string Name, string Summary, string Command)
     internal static GuestLoad Idle { get; } = new("idle", "a guest that does nothing but answer", "set pattern=idle");
 
     internal static GuestLoad Counters { get; } =
-        new("counters", "counters move in otherwise constant pages, 16 MiB/s", "set pattern=counters rate=16M size=64M");
+        new(
+            "counters", "counters move in otherwise constant pages, 16 MiB/s",
+            "set pattern=counters rate=16M size=64M");
 
     internal static GuestLoad Text { get; } =
         new("text", "pages of text are written anew, 8 MiB/s", "set pattern=text rate=8M size=32M");
 
     internal static GuestLoad Incompressible { get; } =
-        new("incompressible", "pages of noise are written anew, 8 MiB/s", "set pattern=incompressible rate=8M size=32M");
+        new(
+            "incompressible", "pages of noise are written anew, 8 MiB/s",
+            "set pattern=incompressible rate=8M size=32M");
 
     internal static IReadOnlyList<GuestLoad> All { get; } = [Idle, Counters, Text, Incompressible];
 

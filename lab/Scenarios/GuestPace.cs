@@ -10,7 +10,8 @@ internal readonly record struct GuestPace(long Pages, double ClockMs, DateTime A
     {
         JsonElement status = agent.Ask("status", TimeSpan.FromSeconds(20));
         return new GuestPace(
-            status.GetProperty("pagesWritten").GetInt64(), status.GetProperty("monotonicMs").GetDouble(), DateTime.UtcNow);
+            status.GetProperty("pagesWritten").GetInt64(), status.GetProperty("monotonicMs").GetDouble(),
+            DateTime.UtcNow);
     }
 
     /// <summary>Pages written a second since an earlier instant.</summary>

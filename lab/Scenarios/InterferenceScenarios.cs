@@ -14,7 +14,9 @@ internal static class InterferenceScenarios
 
     internal static IEnumerable<Scenario> All { get; } =
     [
-        new("cancel", "The move is cancelled half way; the guest runs on at full speed, and can still move later", Cancel),
+        new(
+            "cancel", "The move is cancelled half way; the guest runs on at full speed, and can still move later",
+            Cancel),
         new("stall", "The guest writes faster than the link carries: the move gives up in good order", Stall),
         new("cut", "The link breaks in the middle of the move; the guest runs on at its source", Cut, NeedsRelay: true),
     ];
@@ -35,7 +37,8 @@ internal static class InterferenceScenarios
                 daemons["a"].CancelMigration(new MigrationRequest { Id = state.Id });
             }
         });
-        run.Expect(stopped.Outcome == "cancelled", $"the cancelled move ended as \"{stopped.Outcome}\": {stopped.Error}");
+        run.Expect(
+            stopped.Outcome == "cancelled", $"the cancelled move ended as \"{stopped.Outcome}\": {stopped.Error}");
         ExpectUntouched(run, guest, stopped);
         MoveResult move = guest.Move("b", client, new MigrationPolicy());
         run.Expect(move.Outcome == "completed", $"the move after the cancelled one: \"{move.Outcome}\": {move.Error}");

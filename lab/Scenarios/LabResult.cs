@@ -6,13 +6,13 @@ namespace Godwit.Lab.Scenarios;
 /// <summary>One round of a move, as it stands in the machine-readable result.</summary>
 internal sealed record RoundResult(long Pages, long Bytes, double Seconds, double DirtyBytesPerSecond);
 
-/// <summary>One move. <c>blackoutMs</c> is what the client outside measured; all else is the mover's own account.</summary>
+/// <summary>One move. <c>blackoutMs</c> is what the client outside measured; the rest is the mover's account.</summary>
 internal sealed record MoveResult(
     string Guest, string From, string To, string Method, string Outcome, double TotalSeconds, long WireBytes,
     double DowntimeMs, double BlackoutMs, IReadOnlyDictionary<string, double> BlackoutParts,
     IReadOnlyDictionary<string, long> SavedBytes, IReadOnlyList<RoundResult> Rounds)
 {
-    /// <summary>Pages the guest's writer managed, in the second before, during the move and in the second after.</summary>
+    /// <summary>Pages the guest's writer managed: the second before, during the move, the second after.</summary>
     public PaceResult? GuestPagesPerSecond { get; init; }
 
     /// <summary>
@@ -21,7 +21,9 @@ internal sealed record MoveResult(
     /// </summary>
     public long? UplinkBytes { get; init; }
 
-    /// <summary>Longest time between two beats of 5 ms inside the guest, by its own clock, which stands in a pause.</summary>
+    /// <summary>
+    /// Longest time between two beats of 5 ms inside the guest, by its own clock, which stands in a pause.
+    /// </summary>
     public double? GuestLongestGapMs { get; init; }
 
     /// <summary>What the guest's monotonic clock fell behind during the move; about the pause.</summary>

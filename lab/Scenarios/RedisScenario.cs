@@ -11,7 +11,9 @@ using Godwit.Lab.Qemu;
 
 namespace Godwit.Lab.Scenarios;
 
-/// <summary>A real server in the guest: Redis from Debian's packages, written to by the client during the move.</summary>
+/// <summary>
+/// A real server in the guest: Redis from Debian's packages, written to by the client during the move.
+/// </summary>
 internal static class RedisScenario
 {
     private const int Port = 6379;
@@ -34,7 +36,8 @@ internal static class RedisScenario
         long acknowledged = writer.Finish();
         (int missing, int looked) = writer.Compare();
         run.Display.Line(
-            $"  redis: {acknowledged} writes acknowledged during the run, {looked} keys read back, {missing} missing or old");
+            $"  redis: {acknowledged} writes acknowledged during the run, "
+            + $"{looked} keys read back, {missing} missing or old");
         run.Expect(acknowledged > 100, $"redis acknowledged only {acknowledged} writes: that proves nothing");
         run.Expect(missing == 0, $"{missing} acknowledged writes are not there after the move");
         client.Finish();
@@ -42,7 +45,7 @@ internal static class RedisScenario
         run.Verify(guest.Agent, written);
     }
 
-    /// <summary>One connection that sets numbered keys to growing values, and remembers what was acknowledged.</summary>
+    /// <summary>One connection that sets numbered keys to growing values, and remembers the acknowledged.</summary>
     private sealed class Writer : IDisposable
     {
         private readonly long[] _acknowledged = new long[Keys];
@@ -85,7 +88,9 @@ internal static class RedisScenario
         {
             _stop = true;
             _thread.Join();
-            return _failure is null ? _count : throw new LabException($"Redis's connection broke: {_failure.Message}", _failure);
+            return _failure is null
+                ? _count
+                : throw new LabException($"Redis's connection broke: {_failure.Message}", _failure);
         }
 
         /// <summary>Reads every key back.</summary>
@@ -113,7 +118,8 @@ internal static class RedisScenario
         private static string Name(int key) => string.Create(CultureInfo.InvariantCulture, $"key:{key}");
 
         private static string Value(int key, long version) =>
-            string.Create(CultureInfo.InvariantCulture, $"{version}:{new string((char)('a' + (key % 26)), 200)}:{version}");
+            string.Create(
+                CultureInfo.InvariantCulture, $"{version}:{new string((char)('a' + (key % 26)), 200)}:{version}");
 
         private static Socket? TryConnect(string guest)
         {

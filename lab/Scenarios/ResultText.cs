@@ -17,7 +17,8 @@ internal static class ResultText
                 $"  {move.Guest}: {move.From} -> {move.To} ({move.Method}), {move.Outcome}");
             text.AppendLine(
                 CultureInfo.InvariantCulture,
-                $"    took {move.TotalSeconds:0.00} s, {Bytes(move.WireBytes)} on the wire, {move.Rounds.Count} rounds");
+                $"    took {move.TotalSeconds:0.00} s, {Bytes(move.WireBytes)} on the wire, "
+                + $"{move.Rounds.Count} rounds");
             text.AppendLine(
                 CultureInfo.InvariantCulture,
                 $"    paused {move.DowntimeMs:0} ms; the client outside saw a blackout of {move.BlackoutMs:0} ms");
@@ -36,8 +37,8 @@ internal static class ResultText
 
         text.AppendLine(
             CultureInfo.InvariantCulture,
-            $"  client: {result.Client.ConnectionsOpened} TCP connections opened, {result.Client.ConnectionsLost} lost; "
-            + $"{result.Client.PacketsLost} probes unanswered");
+            $"  client: {result.Client.ConnectionsOpened} TCP connections opened, "
+            + $"{result.Client.ConnectionsLost} lost; {result.Client.PacketsLost} probes unanswered");
         text.AppendLine(
             CultureInfo.InvariantCulture,
             $"  memory: {result.Memory.Checked} pages verified, {result.Memory.Wrong} wrong; "

@@ -46,7 +46,8 @@ internal sealed class ScenarioRun : IDisposable
 
     /// <summary>Prepares the machine, brings a fresh lab up, plays, judges, takes the lab down.</summary>
     /// <exception cref="LabException">The lab itself could not be had.</exception>
-    internal static LabResult Perform(Scenario scenario, LinkShape shape, Display display, out bool interrupted, bool keep = false)
+    internal static LabResult Perform(
+        Scenario scenario, LinkShape shape, Display display, out bool interrupted, bool keep = false)
     {
         Machine.Prepare(display.Line);
         using IDisposable hold = LabSession.Hold();
@@ -117,7 +118,9 @@ internal sealed class ScenarioRun : IDisposable
         _client = new ClientResult(
             _client.ConnectionsOpened + report.ConnectionsOpened, _client.ConnectionsLost + report.ConnectionsLost,
             _client.PacketsLost + report.PacketsLost);
-        Expect(report.ConnectionsLost == 0, $"{report.ConnectionsLost} of {report.ConnectionsOpened} connections were lost");
+        Expect(
+            report.ConnectionsLost == 0,
+            $"{report.ConnectionsLost} of {report.ConnectionsOpened} connections were lost");
         Expect(report.RepliesDuplicated == 0, $"{report.RepliesDuplicated} replies came twice: two copies answered");
     }
 
@@ -131,7 +134,9 @@ internal sealed class ScenarioRun : IDisposable
         Expect(memory.Wrong == 0, $"{memory.Wrong} pages of memory are wrong: {string.Join(' ', memory.Named)}");
         Expect(disk.Wrong == 0, $"{disk.Wrong} blocks of disk are wrong: {string.Join(' ', disk.Named)}");
         long after = agent.PagesWritten();
-        Expect(after >= pagesWrittenBefore, $"the guest went back in time: {pagesWrittenBefore} pages written, then {after}");
+        Expect(
+            after >= pagesWrittenBefore,
+            $"the guest went back in time: {pagesWrittenBefore} pages written, then {after}");
     }
 
     private void OnSignal(PosixSignalContext context)
@@ -179,7 +184,8 @@ internal sealed class ScenarioRun : IDisposable
             }
         }
 
-        foreach (string old in Directory.EnumerateDirectories(Path.GetDirectoryName(folder)!).OrderDescending().Skip(10))
+        foreach (string old in
+            Directory.EnumerateDirectories(Path.GetDirectoryName(folder)!).OrderDescending().Skip(10))
         {
             Directory.Delete(old, recursive: true);
         }
