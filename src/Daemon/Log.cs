@@ -1,6 +1,8 @@
 namespace Godwit.Daemon;
 
-/// <summary>Every line the daemon logs. Event ids are stable: 1xx daemon, 2xx peers, 3xx guests, 4xx migrations.</summary>
+/// <summary>
+/// Every line the daemon logs. Event ids are stable: 1xx daemon, 2xx peers, 3xx guests, 4xx migrations.
+/// </summary>
 internal static partial class Log
 {
     [LoggerMessage(100, LogLevel.Information,
@@ -26,7 +28,8 @@ internal static partial class Log
     [LoggerMessage(200, LogLevel.Warning, "Peer {Remote} refused on {Method}: {Code}: {Reason}")]
     public static partial void PeerRefused(ILogger logger, string remote, string method, string code, string reason);
 
-    [LoggerMessage(201, LogLevel.Warning, "Connection from {Remote} refused: plaintext-refused: it did not begin with TLS")]
+    [LoggerMessage(201, LogLevel.Warning,
+        "Connection from {Remote} refused: plaintext-refused: it did not begin with TLS")]
     public static partial void PlaintextRefused(ILogger logger, string remote);
 
     [LoggerMessage(202, LogLevel.Warning, "Join of {Host} from {Remote} refused: {Code}: {Reason}")]
@@ -35,7 +38,8 @@ internal static partial class Log
     [LoggerMessage(203, LogLevel.Information, "Host {Host} at {Address} joined with certificate {Sha256}")]
     public static partial void HostJoined(ILogger logger, string host, string address, string sha256);
 
-    [LoggerMessage(204, LogLevel.Information, "Joined the cluster of {AuthorityHost}, authority {Sha256}, {Hosts} hosts")]
+    [LoggerMessage(204, LogLevel.Information,
+        "Joined the cluster of {AuthorityHost}, authority {Sha256}, {Hosts} hosts")]
     public static partial void ClusterJoined(ILogger logger, string authorityHost, string sha256, int hosts);
 
     [LoggerMessage(205, LogLevel.Warning, "Host {Host} was not told of the new member {Member}: {Reason}")]
@@ -78,7 +82,8 @@ internal static partial class Log
     public static partial void MoveExpected(ILogger logger, string id, string guest, string from, int lanes);
 
     [LoggerMessage(402, LogLevel.Information,
-        "Migration {Id}: {Outcome} after {Seconds:F1} s, {WireBytes} bytes, pause {DowntimeMs:F0} ms; {Guest} runs on {Host}")]
+        "Migration {Id}: {Outcome} after {Seconds:F1} s, {WireBytes} bytes, pause {DowntimeMs:F0} ms; "
+        + "{Guest} runs on {Host}")]
     public static partial void MoveEnded(
         ILogger logger, string id, string outcome, double seconds, long wireBytes, double downtimeMs, string guest,
         string host);
@@ -91,7 +96,8 @@ internal static partial class Log
     public static partial void MoveAbandoned(ILogger logger, string id, string guest, string reason);
 
     [LoggerMessage(405, LogLevel.Information,
-        "Migration {Id}: round {Round}: {Pages} pages, {WireBytes} bytes, {Seconds:F2} s, dirty {DirtyBytesPerSecond:F0} B/s")]
+        "Migration {Id}: round {Round}: {Pages} pages, {WireBytes} bytes, {Seconds:F2} s, "
+        + "dirty {DirtyBytesPerSecond:F0} B/s")]
     public static partial void Round(
         ILogger logger, string id, int round, long pages, long wireBytes, double seconds, double dirtyBytesPerSecond);
 

@@ -8,7 +8,9 @@ using Godwit.Migration;
 
 namespace Godwit.Daemon;
 
-/// <summary>Reads the settings: defaults, then the file, conf.d, the environment and the command line, the last one wins.</summary>
+/// <summary>
+/// Reads the settings: defaults, then the file, conf.d, the environment and the command line, the last one wins.
+/// </summary>
 internal static partial class SettingsReader
 {
     public const string DefaultConfig = "/etc/godwit";
@@ -33,7 +35,9 @@ internal static partial class SettingsReader
         ["--log-format"] = "logFormat",
     };
 
-    /// <exception cref="GodwitException"><c>config-invalid</c>, naming the key, its origin and what is accepted.</exception>
+    /// <exception cref="GodwitException">
+    /// <c>config-invalid</c>, naming the key, its origin and what is accepted.
+    /// </exception>
     public static DaemonSettings Read(IReadOnlyList<string> arguments, IDictionary environment)
     {
         var values = new Dictionary<string, (string Value, string Origin)>(StringComparer.OrdinalIgnoreCase);
@@ -176,7 +180,8 @@ internal static partial class SettingsReader
         if (!IsHostName(hostName))
         {
             throw values.ContainsKey("hostName")
-                ? Reject("hostName", "it has 1 to 63 lower-case letters, digits and hyphens, a letter or digit at each end")
+                ? Reject("hostName",
+                    "it has 1 to 63 lower-case letters, digits and hyphens, a letter or digit at each end")
                 : Invalid($"This machine's name '{hostName}' cannot be a host name", "Set hostName.");
         }
 
@@ -219,7 +224,7 @@ internal static partial class SettingsReader
         };
     }
 
-    /// <summary>The first address of this machine that is not loopback; peers elsewhere could not use that one.</summary>
+    /// <summary>This machine's first address that is not loopback; peers elsewhere could not use that one.</summary>
     private static string OwnAddress() => NetworkInterface.GetAllNetworkInterfaces()
         .Where(card => card.OperationalStatus == OperationalStatus.Up
             && card.NetworkInterfaceType != NetworkInterfaceType.Loopback)
@@ -227,7 +232,8 @@ internal static partial class SettingsReader
         .Select(unicast => unicast.Address)
         .FirstOrDefault(address => address.AddressFamily == AddressFamily.InterNetwork)?.ToString() ?? "127.0.0.1";
 
-    private static GodwitException Invalid(string message, string remedy) => new("config-invalid", message + ".", remedy);
+    private static GodwitException Invalid(string message, string remedy) =>
+        new("config-invalid", message + ".", remedy);
 
     [GeneratedRegex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     private static partial Regex HostNamePattern();

@@ -60,5 +60,6 @@ internal sealed class HostReports(
     }
 
     public async Task<IReadOnlyList<HostInfo>> AllAsync(CancellationToken cancellationToken) =>
-        await Task.WhenAll((await membership.ListAsync(cancellationToken)).Select(host => OfAsync(host, cancellationToken)));
+        await Task.WhenAll(
+            (await membership.ListAsync(cancellationToken)).Select(host => OfAsync(host, cancellationToken)));
 }

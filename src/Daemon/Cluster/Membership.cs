@@ -96,7 +96,9 @@ internal sealed class Membership(
                 "Join it: 'godwit host invite' here, then 'godwit host join TOKEN' there.");
     }
 
-    /// <summary>Makes a token that admits one host once. The secret is in the answer only; its hash is what is kept.</summary>
+    /// <summary>
+    /// Makes a token that admits one host once. The secret is in the answer only; its hash is what is kept.
+    /// </summary>
     public async Task<(JoinToken Token, DateTimeOffset Expires)> CreateTokenAsync(
         string host, TimeSpan lifetime, CancellationToken cancellationToken)
     {
@@ -108,7 +110,8 @@ internal sealed class Membership(
         if (lifetime > TokenLifetimeMax)
         {
             throw new GodwitException("token-lifetime",
-                $"A join token may be valid for at most {TokenLifetimeMax.TotalDays} days, not {lifetime.TotalDays:F1}.",
+                $"A join token may be valid for at most {TokenLifetimeMax.TotalDays} days, "
+                + $"not {lifetime.TotalDays:F1}.",
                 "Make it when it is needed; 15 minutes is the default.");
         }
 
@@ -120,7 +123,7 @@ internal sealed class Membership(
         return (token, expires);
     }
 
-    /// <summary>Admits a joiner: its token is used up, its key gets a certificate, the other members are told.</summary>
+    /// <summary>Admits a joiner: its token is used up, its key gets a certificate, other members are told.</summary>
     public async Task<JoinResponse> AdmitAsync(JoinRequest request, string remote, CancellationToken cancellationToken)
     {
         try
@@ -167,7 +170,8 @@ internal sealed class Membership(
             case TokenVerdict.Expired:
                 throw new GodwitException("token-expired", "The join token has expired.", Again);
             case TokenVerdict.Used:
-                throw new GodwitException("token-used", "The join token has been used already; it admits one host once.",
+                throw new GodwitException("token-used",
+                    "The join token has been used already; it admits one host once.",
                     Again + " If it was not you who used it, look at 'godwit host list'.");
             case TokenVerdict.OtherHost:
                 throw new GodwitException("token-host-mismatch",
@@ -219,7 +223,8 @@ internal sealed class Membership(
         var known = await registry.ListHostsAsync(cancellationToken);
         if (!known.Any(host => host.Name == caller && host.HoldsAuthority))
         {
-            throw new GodwitException("authority-absent", $"Host '{caller}' does not hold the CA key and admits nobody.",
+            throw new GodwitException("authority-absent",
+                $"Host '{caller}' does not hold the CA key and admits nobody.",
                 "Only the host that holds the CA key announces members.");
         }
 
@@ -303,7 +308,8 @@ internal sealed class Membership(
         if (!issued.Accepted || issued.Host != settings.HostName)
         {
             throw new GodwitException("certificate-broken",
-                $"The certificate received is of no use: {(issued.Accepted ? $"it names '{issued.Host}'" : issued.Reason)}.",
+                "The certificate received is of no use: "
+                + $"{(issued.Accepted ? $"it names '{issued.Host}'" : issued.Reason)}.",
                 "Compare the clocks of both hosts; then join again with a new token.");
         }
 
@@ -356,7 +362,9 @@ internal sealed class Membership(
         var holder = (await registry.ListHostsAsync(cancellationToken)).FirstOrDefault(host => host.HoldsAuthority);
         return new GodwitException("authority-absent",
             $"Host '{settings.HostName}' does not hold the cluster's CA key.",
-            holder is null ? "Ask the host that made the cluster." : $"Run 'godwit host invite NAME' on host '{holder.Name}'.");
+            holder is null
+                ? "Ask the host that made the cluster."
+                : $"Run 'godwit host invite NAME' on host '{holder.Name}'.");
     }
 
     public static HostInfo Describe(HostRecord host) => new()

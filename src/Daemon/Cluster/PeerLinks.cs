@@ -18,7 +18,9 @@ internal sealed class PeerLinks(ClusterTrust trust) : IDisposable
 
     /// <summary>Calls a member.</summary>
     /// <param name="deadline">From now; the peer is taken for unreachable after it.</param>
-    /// <exception cref="GodwitException">The peer's own refusal, or <c>host-unreachable</c> or <c>certificate-*</c>.</exception>
+    /// <exception cref="GodwitException">
+    /// The peer's own refusal, or <c>host-unreachable</c> or <c>certificate-*</c>.
+    /// </exception>
     public async Task<T> CallAsync<T>(
         HostRecord host, TimeSpan deadline, Func<Peer.PeerClient, CallOptions, AsyncUnaryCall<T>> call,
         CancellationToken cancellationToken)

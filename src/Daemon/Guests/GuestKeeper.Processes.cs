@@ -96,7 +96,8 @@ internal sealed partial class GuestKeeper
             try
             {
                 var migration = await machine.ExecuteAsync("query-migrate", null, CancellationToken.None);
-                if ((migration?["status"]?.GetValue<string>() ?? "none") is "none" or "failed" or "cancelled" or "completed")
+                var status = migration?["status"]?.GetValue<string>() ?? "none";
+                if (status is "none" or "failed" or "cancelled" or "completed")
                 {
                     return;
                 }
@@ -223,7 +224,8 @@ internal sealed partial class GuestKeeper
 
             guest.Machine = null;
             var detail = guest.HasShutDown ? ""
-                : $"Its QEMU (process {machine.ProcessId}) ended by itself: {machines.LastWords(guest.Record.Contract)}";
+                : $"Its QEMU (process {machine.ProcessId}) ended by itself: "
+                    + machines.LastWords(guest.Record.Contract);
             guest.Record = guest.Record with { Intent = GuestIntent.Stopped, Detail = detail };
             await Machines.EndAsync(machine);
             await SaveAsync(guest, guest.Record.Epoch);

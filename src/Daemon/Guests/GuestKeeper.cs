@@ -88,7 +88,7 @@ internal sealed partial class GuestKeeper(
         return guest;
     }
 
-    /// <summary>Every way in which the contract clashes with a guest this host knows, apart from the guest itself.</summary>
+    /// <summary>Every way in which the contract clashes with a guest this host knows, save the guest itself.</summary>
     public IEnumerable<(string Code, string Message, string Remedy)> Clashes(MachineContract contract)
     {
         foreach (var other in _guests.Values.Select(guest => guest.Record).Where(one => one.Uuid != contract.Uuid))
@@ -195,7 +195,8 @@ internal sealed partial class GuestKeeper(
             if (!await machine.PowerDownAsync(patience, cancellationToken))
             {
                 throw new GodwitException("guest-stop-timeout",
-                    $"Guest '{guest.Record.Name}' has not switched itself off within {patience.TotalSeconds:F0} s; it runs on.",
+                    $"Guest '{guest.Record.Name}' has not switched itself off "
+                    + $"within {patience.TotalSeconds:F0} s; it runs on.",
                     $"Give it longer, or switch it off: 'godwit vm stop {guest.Record.Name} --force'.");
             }
         }
@@ -266,7 +267,7 @@ internal sealed partial class GuestKeeper(
         };
     }
 
-    /// <exception cref="GodwitException"><c>guest-state</c>: the guest lives on another host, or is arriving.</exception>
+    /// <exception cref="GodwitException"><c>guest-state</c>: the guest lives elsewhere, or is arriving.</exception>
     public void RequireHere(LocalGuest guest)
     {
         if (guest.Record.Intent == GuestIntent.Incoming)
@@ -276,7 +277,8 @@ internal sealed partial class GuestKeeper(
 
         if (guest.Record.Host != settings.HostName)
         {
-            throw State(guest, $"lives on host '{guest.Record.Host}'", $"Run the command on host '{guest.Record.Host}'.");
+            throw State(
+                guest, $"lives on host '{guest.Record.Host}'", $"Run the command on host '{guest.Record.Host}'.");
         }
     }
 

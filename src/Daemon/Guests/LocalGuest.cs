@@ -29,7 +29,9 @@ internal sealed class LocalGuest(GuestRecord record)
     /// <summary>What was known of a guest before it set out to come back; null if it has never been here.</summary>
     public GuestRecord? BeforeArrival { get; set; }
 
-    /// <summary>Of the move in progress; empty if there is none. While it is set nobody else touches the machine.</summary>
+    /// <summary>
+    /// Of the move in progress; empty if there is none. While it is set nobody else touches the machine.
+    /// </summary>
     public string MigrationId
     {
         get => _migrationId;

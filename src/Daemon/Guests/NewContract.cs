@@ -43,7 +43,7 @@ internal static class NewContract
         return ContractMapping.ToContract(spec);
     }
 
-    /// <summary>52:54:00 is what QEMU's users know; its locally administered bit is set, so no vendor owns it.</summary>
+    /// <summary>52:54:00 is what QEMU's users know; its locally administered bit is set: no vendor owns it.</summary>
     private static string RandomMac()
     {
         var tail = RandomNumberGenerator.GetBytes(3);

@@ -31,7 +31,8 @@ internal sealed class QemuFacts(DaemonSettings settings)
     /// <exception cref="GodwitException"><c>qemu-missing</c>.</exception>
     public QemuInstallation Require() => _installation ?? throw new GodwitException("qemu-missing",
         $"No guest can start on host '{settings.HostName}': {Missing}",
-        "Install QEMU: apt install qemu-system-x86; or set qemu in the configuration to its path. Then restart godwitd.");
+        "Install QEMU: apt install qemu-system-x86; or set qemu in the configuration to its path. "
+        + "Then restart godwitd.");
 
     public async Task ProbeAsync(CancellationToken cancellationToken)
     {

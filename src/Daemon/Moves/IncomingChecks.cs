@@ -6,7 +6,9 @@ using Godwit.Host.Transfers;
 
 namespace Godwit.Daemon.Moves;
 
-/// <summary>Whether a guest could run on this host: every reason why not, at once, before anything is touched.</summary>
+/// <summary>
+/// Whether a guest could run on this host: every reason why not, at once, before anything is touched.
+/// </summary>
 internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests, QemuFacts qemu)
 {
     private const long RuntimeBytesMin = 16 << 20;
@@ -36,7 +38,8 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
     }
 
     /// <remarks>
-    /// What a peer sends becomes QEMU's command line: it is held against the same rules as a guest that is created here.
+    /// What a peer sends becomes QEMU's command line: it is held against the same rules as a guest that is created
+    /// here.
     /// </remarks>
     private async Task CheckContractAsync(
         MachineContract contract, Action<string, string, string> refuse, CancellationToken cancellationToken)
@@ -65,8 +68,9 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
         if (contract.MemoryBytes > memory)
         {
             refuse("memory-short",
-                $"Guest '{contract.Name}' has {contract.MemoryBytes >> 20} MiB of memory; host '{settings.HostName}' has "
-                + $"{Math.Max(memory, 0) >> 20} MiB to give, {settings.MemoryReserveMebibytes} MiB being kept for itself.",
+                $"Guest '{contract.Name}' has {contract.MemoryBytes >> 20} MiB of memory; "
+                + $"host '{settings.HostName}' has {Math.Max(memory, 0) >> 20} MiB to give, "
+                + $"{settings.MemoryReserveMebibytes} MiB being kept for itself.",
                 "Free memory there, or choose another host: 'godwit host list' shows who has how much.");
         }
 
@@ -102,7 +106,8 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
             && (known.Record.Host == settings.HostName || known.Record.Intent == GuestIntent.Incoming))
         {
             refuse("guest-exists",
-                $"Guest '{contract.Name}' is {(known.Record.Intent == GuestIntent.Incoming ? "arriving on" : "owned by")} "
+                $"Guest '{contract.Name}' is "
+                + $"{(known.Record.Intent == GuestIntent.Incoming ? "arriving on" : "owned by")} "
                 + $"host '{settings.HostName}' already; host '{from}' cannot send it.",
                 "Look at 'godwit vm show' on both hosts; only one of them may own the guest.");
         }

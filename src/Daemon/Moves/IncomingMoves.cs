@@ -171,7 +171,8 @@ internal sealed class IncomingMoves(
             arrival.Announcer.Dispose();
             await Machines.EndAsync(machine);
             await guests.DropIncomingAsync(guest);
-            Log.MoveFailed(logger, terms.MigrationId, snapshot.ErrorCode, snapshot.Error, arrival.Contract.Name, terms.From);
+            Log.MoveFailed(
+                logger, terms.MigrationId, snapshot.ErrorCode, snapshot.Error, arrival.Contract.Name, terms.From);
         }
 
         try

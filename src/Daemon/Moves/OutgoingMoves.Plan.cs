@@ -89,7 +89,8 @@ internal sealed partial class OutgoingMoves
         return (probed, $"rate from a probe just now ({Megabits(probed)} Mbit/s)");
     }
 
-    private async Task<TimeSpan> ProbeAsync(HostRecord host, int bytes, int repeats, CancellationToken cancellationToken)
+    private async Task<TimeSpan> ProbeAsync(
+        HostRecord host, int bytes, int repeats, CancellationToken cancellationToken)
     {
         var request = new MeasureLinkRequest { Padding = ByteString.CopyFrom(new byte[bytes]) };
         var started = Stopwatch.GetTimestamp();

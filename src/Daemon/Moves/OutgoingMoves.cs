@@ -17,7 +17,8 @@ namespace Godwit.Daemon.Moves;
 /// <summary>Guests that leave this host: the checks, the move, and who owns the guest afterwards.</summary>
 internal sealed partial class OutgoingMoves(
     DaemonSettings settings, GuestKeeper guests, Machines machines, QemuFacts qemu, Membership membership,
-    PeerLinks links, ClusterTrust trust, MoveReports reports, TimeProvider clock, ILogger<OutgoingMoves> logger) : IDisposable
+    PeerLinks links, ClusterTrust trust, MoveReports reports, TimeProvider clock, ILogger<OutgoingMoves> logger)
+    : IDisposable
 {
     private static readonly TimeSpan CheckDeadline = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan PrepareDeadline = TimeSpan.FromSeconds(60);
@@ -109,7 +110,9 @@ internal sealed partial class OutgoingMoves(
     }
 
     /// <summary>Asks a move to end before its commit, and waits until the guest's place is settled.</summary>
-    /// <exception cref="GodwitException"><c>migration-committed</c> if it is too late, <c>migration-over</c>.</exception>
+    /// <exception cref="GodwitException">
+    /// <c>migration-committed</c> if it is too late, <c>migration-over</c>.
+    /// </exception>
     public async Task CancelAsync(Move move, CancellationToken cancellationToken)
     {
         if (!_departures.TryGetValue(move.Id, out var departure))
@@ -122,7 +125,8 @@ internal sealed partial class OutgoingMoves(
             && transfer.Snapshot.Phase == MigrationPhase.Committed)
         {
             throw new GodwitException("migration-committed",
-                $"Migration {move.Id} has been committed: guest '{move.Record.Guest}' belongs to host '{move.Record.To}'.",
+                $"Migration {move.Id} has been committed: "
+                + $"guest '{move.Record.Guest}' belongs to host '{move.Record.To}'.",
                 $"Move it back when it has arrived: 'godwit vm migrate {move.Record.Guest} --to {settings.HostName}' "
                 + $"on host '{move.Record.To}'.");
         }
@@ -208,8 +212,9 @@ internal sealed partial class OutgoingMoves(
             || prepared.WireVersion is < WireVersions.Min or > WireVersions.Max)
         {
             throw new GodwitException("stream-format",
-                $"Host '{host.Name}' answered with a ticket of {prepared.Ticket.Length} bytes, port {prepared.LanePort} and "
-                + $"wire version {prepared.WireVersion}.", "Compare the versions of both daemons with 'godwit host list'.");
+                $"Host '{host.Name}' answered with a ticket of {prepared.Ticket.Length} bytes, "
+                + $"port {prepared.LanePort} and wire version {prepared.WireVersion}.",
+                "Compare the versions of both daemons with 'godwit host list'.");
         }
 
         var terms = new TransferTerms(
@@ -219,8 +224,10 @@ internal sealed partial class OutgoingMoves(
         PeerVerdict? refused = null;
         var transfer = new SourceTransfer(
             machine, terms, endpoint, trust.ClientOptions(host.Name, verdict => refused = verdict),
-            machines.Directory(departure.Guest.Record.Contract), () => guests.GiveAsync(departure.Guest, host.Name), logger);
-        transfer.Changed += snapshot => move.Set(record => record with { Snapshot = Monotonic(record.Snapshot, snapshot) });
+            machines.Directory(departure.Guest.Record.Contract),
+            () => guests.GiveAsync(departure.Guest, host.Name), logger);
+        transfer.Changed += snapshot =>
+            move.Set(record => record with { Snapshot = Monotonic(record.Snapshot, snapshot) });
         departure.Transfer = transfer;
         // Silent from the pause on: the switch must not hear the guest from here once it may run there.
         void FollowPause(QmpEvent qmpEvent)
@@ -249,7 +256,8 @@ internal sealed partial class OutgoingMoves(
     private static MigrationSnapshot Monotonic(MigrationSnapshot previous, MigrationSnapshot next) => next with
     {
         Phase = next.Phase == MigrationPhase.Ended
-            ? (MigrationPhase)Math.Min((int)MigrationPhase.Committed, Math.Max((int)previous.Phase, (int)LastOpen(next)))
+            ? (MigrationPhase)Math.Min(
+                (int)MigrationPhase.Committed, Math.Max((int)previous.Phase, (int)LastOpen(next)))
             : next.Phase,
         Outcome = MigrationOutcome.Pending,
         ErrorCode = "",

@@ -39,7 +39,8 @@ internal sealed class Doctor(
         yield return qemu.Accelerator == "kvm"
             ? Good("kvm", "KVM runs guests; a test guest was started to be sure")
             : Warn("kvm-unusable", "kvm", $"Guests run under TCG, about ten times slower: {qemu.KvmDetail}",
-                "Switch virtualization on in the firmware, load kvm_intel or kvm_amd, and let this user open /dev/kvm.");
+                "Switch virtualization on in the firmware, load kvm_intel or kvm_amd, "
+                + "and let this user open /dev/kvm.");
     }
 
     private static IEnumerable<Finding> Network()
@@ -93,9 +94,11 @@ internal sealed class Doctor(
             ? Good("certificate", $"this host's certificate is valid for {left.TotalDays:F0} days")
             : left > TimeSpan.Zero
                 ? Warn("certificate-expires-soon", "certificate",
-                    $"This host's certificate expires in {left.TotalDays:F0} days", "Renew it: join again with a new token.")
+                    $"This host's certificate expires in {left.TotalDays:F0} days",
+                    "Renew it: join again with a new token.")
                 : Bad("certificate-expired", "certificate",
-                    $"This host's certificate expired on {trust.Identity.Expires:u}", "Renew it: join again with a new token.");
+                    $"This host's certificate expired on {trust.Identity.Expires:u}",
+                    "Renew it: join again with a new token.");
         foreach (var path in Directory.EnumerateFiles(settings.PkiDirectory, "*.key"))
         {
             Finding? finding = null;

@@ -8,10 +8,12 @@ using Microsoft.AspNetCore.Http.Features;
 
 namespace Godwit.Daemon.Services;
 
-/// <summary>Lets each caller reach only what is meant for it, and turns every failure into a code and a remedy.</summary>
+/// <summary>
+/// Lets each caller reach only what is meant for it, and turns every failure into a code and a remedy.
+/// </summary>
 /// <remarks>
-/// Control is served on the Unix socket only, whose file mode says who may call. Peer is served over TLS only, to members
-/// of the cluster; <c>GetAuthority</c> and <c>Join</c> to anybody, because a joiner has no certificate yet.
+/// Control is served on the Unix socket only, whose file mode says who may call. Peer is served over TLS only, to
+/// members of the cluster; <c>GetAuthority</c> and <c>Join</c> to anybody, because a joiner has no certificate yet.
 /// </remarks>
 internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Interceptor
 {

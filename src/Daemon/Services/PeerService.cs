@@ -23,10 +23,14 @@ internal sealed class PeerService(
     public override async Task<HelloResponse> Hello(HelloRequest request, ServerCallContext context)
     {
         Gate.RequireCaller(context, request.Host);
-        var response = new HelloResponse { Host = hosts.Self(), ClockUnixMs = clock.GetUtcNow().ToUnixTimeMilliseconds() };
+        var response = new HelloResponse
+        {
+            Host = hosts.Self(), ClockUnixMs = clock.GetUtcNow().ToUnixTimeMilliseconds(),
+        };
         if (membership.HoldsAuthority)
         {
-            response.Hosts.AddRange((await membership.ListAsync(context.CancellationToken)).Select(Membership.Describe));
+            var members = await membership.ListAsync(context.CancellationToken);
+            response.Hosts.AddRange(members.Select(Membership.Describe));
         }
 
         return response;
