@@ -10,7 +10,8 @@ public static partial class ErrorCatalog
             "The message names the file and the key. 'godwitd --check-config' checks it without starting anything.");
         add("state-unwritable", ExitCodes.Refused,
             "A directory in which godwitd keeps its registry, keys or sockets cannot be written, or is full.",
-            "Check owner, mode and free space with 'ls -ld' and 'df', or set stateDirectory, runtimeDirectory, pkiDirectory.");
+            "Check owner, mode and free space with 'ls -ld' and 'df', "
+            + "or set stateDirectory, runtimeDirectory, pkiDirectory.");
         add("state-in-use", ExitCodes.Refused,
             "Another godwitd holds the same state directory. Two daemons on one registry could both own a guest.",
             "Stop the other one, or give this one its own state and runtime directories and ports.");

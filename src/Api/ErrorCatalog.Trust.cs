@@ -19,11 +19,13 @@ public static partial class ErrorCatalog
             "The caller presented no certificate. Hosts prove who they are to each other; only joining needs none.",
             "Join the host to the cluster: 'godwit host join TOKEN'.");
         add("certificate-foreign", ExitCodes.Authentication,
-            "A certificate does not chain to this cluster's authority: the host belongs to another cluster, or is no host.",
+            "A certificate does not chain to this cluster's authority: "
+            + "the host belongs to another cluster, or is no host.",
             "If it is to be a member, join it with a token of this cluster.");
         add("certificate-expired", ExitCodes.Authentication,
             "A host's certificate is not valid at this time: it has expired, or a clock is wrong.",
-            "Compare the clocks of both hosts; then renew the certificate by joining again with a token for this host.");
+            "Compare the clocks of both hosts; "
+            + "then renew the certificate by joining again with a token for this host.");
         add("certificate-expires-soon", ExitCodes.Ok,
             "A host's certificate expires within 30 days.",
             "Renew it: 'godwit host invite NAME' on the CA host, then 'godwit host join TOKEN' on the host.");

@@ -79,7 +79,8 @@ public static partial class ErrorCatalog
     {
         add("stream-format", ExitCodes.Failed,
             "A migration stream or a message of the peer breaks its format; nothing of it is trusted any more.",
-            "The guest runs on the source. Compare the versions of both daemons and QEMUs with 'godwit host list -o json'.");
+            "The guest runs on the source. Compare the versions of both daemons and QEMUs "
+            + "with 'godwit host list -o json'.");
         add("migration-unknown", ExitCodes.NotFound,
             "No migration with this id, id prefix or guest name is recorded on this host.",
             "List them with 'godwit migration list'.");

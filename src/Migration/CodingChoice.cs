@@ -3,8 +3,8 @@ namespace Godwit.Migration;
 /// <summary>Whether a lane codes its next batch: only when that gets pages across sooner.</summary>
 /// <remarks>
 /// Coding B bytes at C bytes per second to a share r of them pays on a link of W bytes per second when
-/// B/C + rB/W &lt; B/W, that is when W &lt; C(1 - r). All three are measured on this lane as it goes; every so often the
-/// other way is tried again, because the guest's pages and the link change.
+/// B/C + rB/W &lt; B/W, that is when W &lt; C(1 - r). All three are measured on this lane as it goes; every so
+/// often the other way is tried again, because the guest's pages and the link change.
 /// </remarks>
 public sealed class CodingChoice(bool allowed)
 {

@@ -77,7 +77,8 @@ public sealed class DestinationEngine : IQemuStreamSink
                 new QemuStreamReader(this).Feed(m.Verbatim.Span);
                 if (Blocks is null)
                 {
-                    throw new StreamFormatException(m.Verbatim.Length, "The prologue ends before the RAM block list does.");
+                    throw new StreamFormatException(
+                        m.Verbatim.Length, "The prologue ends before the RAM block list does.");
                 }
 
                 Phase = MigrationPhase.Copying;
@@ -103,7 +104,8 @@ public sealed class DestinationEngine : IQemuStreamSink
                 Fail(m.Code, $"{_from} ended the migration: {m.Text}", tellPeer: false);
                 break;
             default:
-                throw new StreamFormatException(0, $"The source sent {message.GetType().Name} out of its turn ({Phase}).");
+                throw new StreamFormatException(
+                    0, $"The source sent {message.GetType().Name} out of its turn ({Phase}).");
         }
     }
 
@@ -181,7 +183,8 @@ public sealed class DestinationEngine : IQemuStreamSink
         _now = now;
         if (Phase == MigrationPhase.Committed)
         {
-            // The commit has been made: the source will not run the guest, and saying "failed" may not make it think so.
+            // The commit has been made: the source will not run the guest, and saying "failed" may not make it think
+            // so.
             Outcome = MigrationOutcome.Unsettled;
             _errorCode = "unsettled";
             _error = $"{text} {_guest} was handed over to this host and does not run.";

@@ -17,7 +17,9 @@ public abstract record Effect
     /// <summary>Give QEMU the switchover acknowledgement that it waits for.</summary>
     public sealed record ReleaseSwitchover : Effect;
 
-    /// <summary>Record durably that the destination may run, then report it with <see cref="SourceEngine.CommitRecorded"/>.</summary>
+    /// <summary>
+    /// Record durably that the destination may run, then report it with <see cref="SourceEngine.CommitRecorded"/>.
+    /// </summary>
     public sealed record RecordCommit : Effect;
 
     /// <summary>Tell the source's QEMU that the destination has everything: it completes and stays stopped.</summary>

@@ -1,6 +1,8 @@
 namespace Godwit.Migration;
 
-/// <summary>An expected failure a user can meet: a stable code, what is wrong with its numbers, and the remedy.</summary>
+/// <summary>
+/// An expected failure a user can meet: a stable code, what is wrong with its numbers, and the remedy.
+/// </summary>
 /// <remarks>
 /// The message names the thing, the number and the limit; the remedy says what to do next. The long text behind a code
 /// is in the API's error catalog, shown by <c>godwit explain CODE</c>.

@@ -1,6 +1,8 @@
 namespace Godwit.Migration;
 
-/// <summary>What the wire carries, from the destination's acknowledgements, and how much may be on its way at once.</summary>
+/// <summary>
+/// What the wire carries, from the destination's acknowledgements, and how much may be on its way at once.
+/// </summary>
 /// <remarks>
 /// Bytes accepted by a socket say nothing: buffers of megabytes lie between it and the wire. Only acknowledged bytes
 /// count, and only over spans in which something was on its way, so an idle link is not taken for a slow one.
@@ -43,7 +45,8 @@ internal sealed class LinkEstimate
     /// </summary>
     public long Window => Rate <= 0
         ? WindowBytesStart
-        : Math.Clamp((long)(2 * Rate * (RoundTrip.TotalSeconds + 0.005)) + WindowBytesMin, WindowBytesMin, WindowBytesMax);
+        : Math.Clamp(
+            (long)(2 * Rate * (RoundTrip.TotalSeconds + 0.005)) + WindowBytesMin, WindowBytesMin, WindowBytesMax);
 
     public void OnSent(long bytes, TimeSpan now)
     {

@@ -12,7 +12,9 @@ public enum OnStall
 /// <summary>How fast pages are put on the wire.</summary>
 public enum Pacing
 {
-    /// <summary>As fast as the link goes while keeping its queue short, so that the guest's own traffic passes.</summary>
+    /// <summary>
+    /// As fast as the link goes while keeping its queue short, so that the guest's own traffic passes.
+    /// </summary>
     Full,
     /// <summary>
     /// Clark et al. 2005, section 5.3: begin at a minimum rate; each round follows the last round's dirty rate plus a

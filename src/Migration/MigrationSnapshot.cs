@@ -12,7 +12,9 @@ public enum MigrationPhase
     Ended,
 }
 
-/// <summary>How a migration ended. All but <see cref="Completed"/> and <see cref="Unsettled"/> leave the guest at the source.</summary>
+/// <summary>
+/// How a migration ended. All but <see cref="Completed"/> and <see cref="Unsettled"/> leave the guest at the source.
+/// </summary>
 public enum MigrationOutcome
 {
     Pending,

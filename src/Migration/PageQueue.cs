@@ -28,7 +28,8 @@ internal sealed class PageQueue
     private bool _firstRound = true;
     private bool _everythingIsCurrent;
 
-    /// <param name="streaming">Everything reported belongs to the round in progress; the feed's owner keeps it short.</param>
+    /// <param name="streaming">Everything reported belongs to the round in progress; the feed's owner keeps it
+    /// short.</param>
     public PageQueue(IReadOnlyList<RamBlock> blocks, int lanes, bool streaming)
     {
         _everythingIsCurrent = streaming;

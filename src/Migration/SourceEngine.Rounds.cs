@@ -87,7 +87,9 @@ public sealed partial class SourceEngine
         return _link.Window + (EffectiveRate() * seconds);
     }
 
-    /// <summary>Bytes per second that pages can be expected to cross with: the wire's, or the cap if that is lower.</summary>
+    /// <summary>
+    /// Bytes per second that pages can be expected to cross with: the wire's, or the cap if that is lower.
+    /// </summary>
     private double EffectiveRate()
     {
         double cap = _policy.BandwidthBitsPerSecond / 8.0;
@@ -187,7 +189,8 @@ public sealed partial class SourceEngine
         TimeSpan expected = _options.HoldsSwitchover
             ? ExpectedDowntime()
             : ExpectedDowntime() + TimeSpan.FromSeconds(set * WireBytesPerDirtyPage() / Math.Max(1, EffectiveRate()));
-        // A guest so small that hardly anything has crossed tells nothing of the link, but next to nothing waits either.
+        // A guest so small that hardly anything has crossed tells nothing of the link, but next to nothing waits
+        // either.
         bool fits = _link.Trusted
             ? expected <= _policy.DowntimeMax * BudgetPlanned
             : WireBytesWaiting() <= UntrustedBytesMax;
@@ -327,9 +330,10 @@ public sealed partial class SourceEngine
         double dirty = _dirtyBytesPerSecond / 1e6;
         double rate = EffectiveRate() / 1e6;
         Fail(MigrationOutcome.NotConverged, "not-converged",
-            $"The memory of {_options.Guest} did not converge after {bound}: it dirties {dirty:0.0} MB/s, the link carries "
-            + $"{rate:0.0} MB/s, and pausing it now would take {ExpectedDowntime().TotalMilliseconds:0} ms of the "
-            + $"{_policy.DowntimeMax.TotalMilliseconds:0} ms allowed. Allow a longer pause (--max-downtime), accept any "
-            + "(--on-stall pause), or give it more bandwidth.");
+            $"The memory of {_options.Guest} did not converge after {bound}: it dirties {dirty:0.0} MB/s, the link "
+            + $"carries {rate:0.0} MB/s, and pausing it now would take "
+            + $"{ExpectedDowntime().TotalMilliseconds:0} ms of the {_policy.DowntimeMax.TotalMilliseconds:0} ms "
+            + "allowed. Allow a longer pause (--max-downtime), accept any (--on-stall pause), or give it more "
+            + "bandwidth.");
     }
 }

@@ -79,8 +79,8 @@ public sealed partial class SourceEngine
         if (paused > limit)
         {
             Fail(MigrationOutcome.NotConverged, "pause-budget",
-                $"{_options.Guest} has been paused for {paused.TotalMilliseconds:0} ms and {_options.To} has not loaded it "
-                + $"yet; {_policy.DowntimeMax.TotalMilliseconds:0} ms are allowed.");
+                $"{_options.Guest} has been paused for {paused.TotalMilliseconds:0} ms and {_options.To} has not "
+                + $"loaded it yet; {_policy.DowntimeMax.TotalMilliseconds:0} ms are allowed.");
         }
     }
 
@@ -128,8 +128,8 @@ public sealed partial class SourceEngine
     {
         Outcome = MigrationOutcome.Unsettled;
         _errorCode = "unsettled";
-        _error = $"{text} {_options.Guest} was handed over to {_options.To} and stays paused on {_options.From}: look on "
-            + $"{_options.To} whether it runs there before anything else is done with it.";
+        _error = $"{text} {_options.Guest} was handed over to {_options.To} and stays paused on {_options.From}: "
+            + $"look on {_options.To} whether it runs there before anything else is done with it.";
         Ended();
     }
 

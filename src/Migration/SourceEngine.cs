@@ -92,7 +92,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
     public long SectionsEnded { get; private set; }
 
     /// <summary>Bytes from QEMU's stream, cut anywhere.</summary>
-    /// <exception cref="StreamFormatException">The stream is not one we can carry; the migration has to end.</exception>
+    /// <exception cref="StreamFormatException">
+    /// The stream is not one we can carry; the migration has to end.
+    /// </exception>
     public void Feed(ReadOnlySpan<byte> bytes, TimeSpan now)
     {
         _now = now;
@@ -261,7 +263,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         if (now - _lastHeard > LinkSilenceMax)
         {
-            Fail(MigrationOutcome.Failed, "link-lost", $"{_options.To} has been silent for {LinkSilenceMax.TotalSeconds} s.");
+            Fail(
+                MigrationOutcome.Failed, "link-lost",
+                $"{_options.To} has been silent for {LinkSilenceMax.TotalSeconds} s.");
         }
 
         Step();
@@ -303,7 +307,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
         return LaneWork.Wait;
     }
 
-    /// <summary>True if the block's pages are read from mapped memory; otherwise <see cref="TakeCarried"/> has them.</summary>
+    /// <summary>
+    /// True if the block's pages are read from mapped memory; otherwise <see cref="TakeCarried"/> has them.
+    /// </summary>
     public bool IsMapped(RamBlock block) => _mapped[block.Index];
 
     /// <summary>

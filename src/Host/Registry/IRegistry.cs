@@ -1,6 +1,8 @@
 namespace Godwit.Host.Registry;
 
-/// <summary>The durable record of guests, hosts, migrations and tokens. A method that returns has stored what it was given.</summary>
+/// <summary>
+/// The durable record of guests, hosts, migrations and tokens. A method that returns has stored what it was given.
+/// </summary>
 /// <remarks>Safe for concurrent use. Every adapter passes the same conformance suite.</remarks>
 public interface IRegistry : IAsyncDisposable
 {
@@ -13,7 +15,9 @@ public interface IRegistry : IAsyncDisposable
     Task AddGuestAsync(GuestRecord guest, CancellationToken cancellationToken);
 
     /// <summary>Replaces a guest's record if the stored epoch still is <paramref name="epoch"/>.</summary>
-    /// <returns>False, and nothing is changed, if the guest is gone or another owner has been recorded meanwhile.</returns>
+    /// <returns>
+    /// False, and nothing is changed, if the guest is gone or another owner has been recorded meanwhile.
+    /// </returns>
     Task<bool> TryUpdateGuestAsync(GuestRecord guest, long epoch, CancellationToken cancellationToken);
 
     /// <summary>Forgets a guest; idempotent.</summary>

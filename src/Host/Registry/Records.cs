@@ -8,7 +8,9 @@ public enum GuestIntent
 {
     Stopped,
     Running,
-    /// <summary>Arriving here and never committed: after a crash its QEMU is ended, unless it runs the guest already.</summary>
+    /// <summary>
+    /// Arriving here and never committed: after a crash its QEMU is ended, unless it runs the guest already.
+    /// </summary>
     Incoming,
 }
 

@@ -5,7 +5,8 @@ using Godwit.Migration;
 namespace Godwit.Host.Registry;
 
 /// <summary>The documents stored in the registry. A new property needs a default; none is renamed.</summary>
-[JsonSourceGenerationOptions(UseStringEnumConverter = true, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
+[JsonSourceGenerationOptions(
+    UseStringEnumConverter = true, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
 [JsonSerializable(typeof(MachineContract))]
 [JsonSerializable(typeof(MigrationPolicy))]
 [JsonSerializable(typeof(MigrationSnapshot))]

@@ -87,7 +87,8 @@ public sealed partial class SqliteRegistry : IRegistry
                 epoch INTEGER NOT NULL, intent TEXT NOT NULL, created INTEGER NOT NULL, started INTEGER,
                 detail TEXT NOT NULL) STRICT;
             CREATE TABLE hosts (
-                name TEXT PRIMARY KEY, address TEXT NOT NULL, certificate TEXT NOT NULL, authority INTEGER NOT NULL) STRICT;
+                name TEXT PRIMARY KEY, address TEXT NOT NULL, certificate TEXT NOT NULL,
+                authority INTEGER NOT NULL) STRICT;
             CREATE TABLE migrations (
                 id TEXT PRIMARY KEY, guest_uuid TEXT NOT NULL, guest TEXT NOT NULL, source TEXT NOT NULL,
                 destination TEXT NOT NULL, policy TEXT NOT NULL, started INTEGER NOT NULL, runs_on TEXT NOT NULL,

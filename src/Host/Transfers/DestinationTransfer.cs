@@ -269,7 +269,8 @@ public sealed partial class DestinationTransfer(
                         Enter(now => _engine.LaneBarrier(lane.Number, now));
                         break;
                     default:
-                        throw new StreamFormatException(4, $"Frame type {(byte)header.Type} does not belong on a page lane.");
+                        throw new StreamFormatException(
+                            4, $"Frame type {(byte)header.Type} does not belong on a page lane.");
                 }
             }
         });

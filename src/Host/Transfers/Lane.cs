@@ -66,7 +66,8 @@ internal sealed class Lane : IDisposable
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {
             socket.Dispose();
-            throw new IOException($"Lane {number} to {endpoint} was not accepted within {HandshakeMilliseconds / 1000} s.");
+            throw new IOException(
+                $"Lane {number} to {endpoint} was not accepted within {HandshakeMilliseconds / 1000} s.");
         }
         catch (Exception e) when (e is SocketException or AuthenticationException)
         {
@@ -119,7 +120,9 @@ internal sealed class Lane : IDisposable
 
     /// <summary>Reads one frame's body into the buffer.</summary>
     /// <returns>Type and body length; null at an orderly end between frames.</returns>
-    /// <exception cref="StreamFormatException">The frame is longer than the buffer: the peer's claim is not believed.</exception>
+    /// <exception cref="StreamFormatException">
+    /// The frame is longer than the buffer: the peer's claim is not believed.
+    /// </exception>
     public FrameHeader? Read(byte[] buffer)
     {
         int got = _tls.ReadAtLeast(_header, FrameHeader.Size, throwOnEndOfStream: false);
@@ -209,7 +212,11 @@ internal sealed class CountingStream(Stream inner) : Stream
     public override bool CanSeek => false;
     public override bool CanWrite => true;
     public override long Length => throw new NotSupportedException();
-    public override long Position { get => throw new NotSupportedException(); set => throw new NotSupportedException(); }
+    public override long Position
+    {
+        get => throw new NotSupportedException();
+        set => throw new NotSupportedException();
+    }
 
     public override int Read(byte[] buffer, int offset, int count) => inner.Read(buffer, offset, count);
     public override int Read(Span<byte> buffer) => inner.Read(buffer);

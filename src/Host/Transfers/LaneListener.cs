@@ -20,7 +20,8 @@ public sealed partial class LaneListener(
     private Task _loop = Task.CompletedTask;
 
     /// <summary>Port actually bound.</summary>
-    public int Port => ((IPEndPoint)(_listener ?? throw new InvalidOperationException("Not started.")).LocalEndPoint!).Port;
+    public int Port =>
+        ((IPEndPoint)(_listener ?? throw new InvalidOperationException("Not started.")).LocalEndPoint!).Port;
 
     /// <exception cref="SocketException">The address is in use or not of this host.</exception>
     public void Start()

@@ -176,7 +176,8 @@ public sealed partial class SourceTransfer
         begun = System.Diagnostics.Stopwatch.GetTimestamp();
         lane.Write(frame.AsSpan(0, length));
         coding.Measured(
-            code, batch.ContentPages * Page.Size, body.Length, spent, System.Diagnostics.Stopwatch.GetElapsedTime(begun));
+            code, batch.ContentPages * Page.Size, body.Length, spent,
+            System.Diagnostics.Stopwatch.GetElapsedTime(begun));
     }
 
     private void ReadControl()

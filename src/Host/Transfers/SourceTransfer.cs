@@ -141,7 +141,8 @@ public sealed partial class SourceTransfer(
 
             await machine.ExecuteAsync("migrate", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
             _migrating = true;
-            _qemu = await listener.AcceptAsync(cancellationToken).AsTask().WaitAsync(TimeSpan.FromSeconds(10), cancellationToken);
+            _qemu = await listener.AcceptAsync(cancellationToken).AsTask()
+                .WaitAsync(TimeSpan.FromSeconds(10), cancellationToken);
         }
         finally
         {
@@ -240,7 +241,8 @@ public sealed partial class SourceTransfer(
         lock (_gate)
         {
             TimeSpan now = Now;
-            bool due = force || _engine.Phase != _reportedPhase || now - _lastReport >= TimeSpan.FromMilliseconds(ReportMilliseconds);
+            bool due = force || _engine.Phase != _reportedPhase
+                || now - _lastReport >= TimeSpan.FromMilliseconds(ReportMilliseconds);
             if (!due)
             {
                 return;

@@ -5,7 +5,9 @@ using Godwit.Migration;
 
 namespace Godwit.Host.Trust;
 
-/// <summary>The cluster's certificate authority: an ECDSA P-256 key on one host, which signs the members' certificates.</summary>
+/// <summary>
+/// The cluster's certificate authority: an ECDSA P-256 key on one host, which signs the members' certificates.
+/// </summary>
 /// <remarks>A certificate binds one host name; the address beside it is for tools that look for it.</remarks>
 public sealed class CertificateAuthority : IDisposable
 {
@@ -75,8 +77,12 @@ public sealed class CertificateAuthority : IDisposable
     }
 
     /// <summary>Signs a request made by <see cref="HostIdentity.CreateRequest"/>.</summary>
-    /// <remarks>Of the request only the public key is believed: name, address and usages are what the caller states.</remarks>
-    /// <exception cref="GodwitException"><c>certificate-request</c>: no request, a weak key, or a false signature.</exception>
+    /// <remarks>
+    /// Of the request only the public key is believed: name, address and usages are what the caller states.
+    /// </remarks>
+    /// <exception cref="GodwitException">
+    /// <c>certificate-request</c>: no request, a weak key, or a false signature.
+    /// </exception>
     public X509Certificate2 Sign(ReadOnlySpan<byte> encodedRequest, string host, string address)
     {
         if (encodedRequest.Length > RequestBytesMax)
@@ -111,7 +117,8 @@ public sealed class CertificateAuthority : IDisposable
         var request = new CertificateRequest(
             new X500DistinguishedName($"CN={host}"), key, HashAlgorithmName.SHA256);
         request.CertificateExtensions.Add(new X509BasicConstraintsExtension(false, false, 0, critical: true));
-        request.CertificateExtensions.Add(new X509KeyUsageExtension(X509KeyUsageFlags.DigitalSignature, critical: true));
+        request.CertificateExtensions.Add(
+            new X509KeyUsageExtension(X509KeyUsageFlags.DigitalSignature, critical: true));
         request.CertificateExtensions.Add(new X509EnhancedKeyUsageExtension(
             [new Oid(ServerUsage), new Oid(ClientUsage)], critical: false));
         var names = new SubjectAlternativeNameBuilder();

@@ -25,7 +25,9 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
 
     public HostIdentity Identity => _identity;
 
-    /// <summary>The authority's key, if this host holds it for the cluster it is a member of; the caller disposes it.</summary>
+    /// <summary>
+    /// The authority's key, if this host holds it for the cluster it is a member of; the caller disposes it.
+    /// </summary>
     public CertificateAuthority? LoadAuthority()
     {
         var authority = CertificateAuthority.Load(directory, clock);

@@ -7,7 +7,9 @@ namespace Godwit.Host.Trust;
 /// <summary>Gives a file to a group, so that its members may use it besides the owner.</summary>
 public static partial class GroupAccess
 {
-    /// <exception cref="GodwitException"><c>config-invalid</c>: there is no such group, or this user may not do it.</exception>
+    /// <exception cref="GodwitException">
+    /// <c>config-invalid</c>: there is no such group, or this user may not do it.
+    /// </exception>
     public static void Give(string path, string group)
     {
         const int Unchanged = -1;

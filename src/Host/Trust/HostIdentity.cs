@@ -89,7 +89,9 @@ public sealed class HostIdentity
             .CreateSigningRequest();
     }
 
-    /// <summary>Stores a certificate for this host's key, with the authority it chains to, and gives the identity.</summary>
+    /// <summary>
+    /// Stores a certificate for this host's key, with the authority it chains to, and gives the identity.
+    /// </summary>
     /// <exception cref="GodwitException"><c>certificate-broken</c>: it is not for this host's key.</exception>
     public static HostIdentity Install(string directory, X509Certificate2 certificate, X509Certificate2 authority)
     {
@@ -102,7 +104,8 @@ public sealed class HostIdentity
         catch (ArgumentException exception)
         {
             throw new GodwitException("certificate-broken",
-                "The certificate received was not made for this host's key.", "Join again with a new token.", exception);
+                "The certificate received was not made for this host's key.",
+                "Join again with a new token.", exception);
         }
 
         KeyFile.Replace(Path.Combine(directory, ChainName),

@@ -24,7 +24,8 @@ public sealed record JoinToken(string Host, string Address, string AuthoritySha2
         host, address, authoritySha256, Base64Url.EncodeToString(RandomNumberGenerator.GetBytes(SecretBytes)));
 
     /// <summary>What the registry keeps in place of the secret.</summary>
-    public static string Hash(string secret) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(secret)));
+    public static string Hash(string secret) =>
+        Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(secret)));
 
     public override string ToString() => string.Join('/', Prefix, Host, Address, AuthoritySha256, Secret);
 

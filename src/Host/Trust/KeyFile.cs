@@ -41,7 +41,9 @@ public static class KeyFile
 
     internal static void Write(string path, ECDsa key) => Replace(path, key.ExportPkcs8PrivateKeyPem() + "\n");
 
-    /// <summary>Replaces a file in one step, durably, with mode 0600: a crash leaves the old or the new, never a part.</summary>
+    /// <summary>
+    /// Replaces a file in one step, durably, with mode 0600: a crash leaves the old or the new, never a part.
+    /// </summary>
     internal static void Replace(string path, string text)
     {
         var next = path + ".new";

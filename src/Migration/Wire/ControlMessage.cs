@@ -90,7 +90,9 @@ public abstract record ControlMessage
     }
 
     /// <summary>Reads one body. The message owns its bytes.</summary>
-    /// <exception cref="StreamFormatException">The type is not of the control lane or the body breaks its layout.</exception>
+    /// <exception cref="StreamFormatException">
+    /// The type is not of the control lane or the body breaks its layout.
+    /// </exception>
     public static ControlMessage Decode(FrameType type, ReadOnlySpan<byte> body)
     {
         switch (type)

@@ -33,10 +33,14 @@ public readonly record struct FrameHeader(FrameType Type, int BodyLength)
     /// <summary>Bytes of a header.</summary>
     public const int Size = 8;
 
-    /// <summary>Longest body on a page lane: a batch's contents, its bitmaps and its header, and room to spare.</summary>
+    /// <summary>
+    /// Longest body on a page lane: a batch's contents, its bitmaps and its header, and room to spare.
+    /// </summary>
     public const int PageBodyMax = PageBatch.ContentPagesMax * Page.Size + 1024;
 
-    /// <summary>Longest body on the control lane: the prologue names every RAM block and stays far below this.</summary>
+    /// <summary>
+    /// Longest body on the control lane: the prologue names every RAM block and stays far below this.
+    /// </summary>
     public const int ControlBodyMax = 1 << 20;
 
     public void Write(Span<byte> header)
@@ -49,18 +53,22 @@ public readonly record struct FrameHeader(FrameType Type, int BodyLength)
     }
 
     /// <summary>Reads a header and weighs the length it states before anyone rents a buffer for it.</summary>
-    /// <exception cref="StreamFormatException">The length is over <paramref name="bodyMax"/> or a reserved byte is set.</exception>
+    /// <exception cref="StreamFormatException">
+    /// The length is over <paramref name="bodyMax"/> or a reserved byte is set.
+    /// </exception>
     public static FrameHeader Read(ReadOnlySpan<byte> header, int bodyMax)
     {
         uint length = BinaryPrimitives.ReadUInt32LittleEndian(header);
         if (length > (uint)bodyMax)
         {
-            throw new StreamFormatException(0, $"A frame announces a body of {length} bytes; the limit on this lane is {bodyMax}.");
+            throw new StreamFormatException(
+                0, $"A frame announces a body of {length} bytes; the limit on this lane is {bodyMax}.");
         }
 
         if ((header[5] | header[6] | header[7]) != 0)
         {
-            throw new StreamFormatException(5, "A frame's reserved bytes are set: the peer speaks a later version than was agreed.");
+            throw new StreamFormatException(
+                5, "A frame's reserved bytes are set: the peer speaks a later version than was agreed.");
         }
 
         return new FrameHeader((FrameType)header[4], (int)length);
