@@ -10,7 +10,9 @@ using Microsoft.Extensions.Logging;
 
 namespace Godwit.Daemon.Tests;
 
-/// <summary>A real daemon in this process, in a directory of its own, on loopback; everything it logs is kept.</summary>
+/// <summary>
+/// A real daemon in this process, in a directory of its own, on loopback; everything it logs is kept.
+/// </summary>
 internal sealed class TestHost : IAsyncDisposable
 {
     private readonly List<GrpcChannel> _channels = [];
@@ -175,7 +177,8 @@ internal sealed class TestHost : IAsyncDisposable
             public void Log<TState>(
                 LogLevel logLevel, EventId eventId, TState state, Exception? exception,
                 Func<TState, Exception?, string> formatter) =>
-                lines.Enqueue($"{eventId.Id} {formatter(state, exception)}{(exception is null ? "" : $" {exception}")}");
+                lines.Enqueue(
+                    $"{eventId.Id} {formatter(state, exception)}{(exception is null ? "" : $" {exception}")}");
         }
     }
 }

@@ -15,7 +15,8 @@ public class BenchTableTests
     [Fact]
     public void A_row_counts_failed_runs_and_leaves_their_figures_out()
     {
-        BenchRow row = BenchTable.Row("text", "1Gbit", "godwit", [Run(2, 100), Run(4, 300), Run(99, 9999, "lost")], 0.25);
+        BenchRow row = BenchTable.Row(
+            "text", "1Gbit", "godwit", [Run(2, 100), Run(4, 300), Run(99, 9999, "lost")], 0.25);
 
         Assert.Equal(3, row.Runs);
         Assert.Equal(1, row.Failed);

@@ -93,7 +93,8 @@ public class BlackoutTests
         foreach (long instant in instants)
         {
             // Somebody waits if a probe left that is answered only now or later, or that left after the last reply.
-            long[] waiting = [.. sent.Where((s, i) => s < instant && (s > last || (replied[i] > last && replied[i] <= end)))];
+            long[] waiting =
+                [.. sent.Where((s, i) => s < instant && (s > last || (replied[i] > last && replied[i] <= end)))];
             if (waiting.Length > 0)
             {
                 longest = Math.Max(longest, instant - Math.Max(last, waiting.Min()));

@@ -20,7 +20,8 @@ public class LinkShapeTests
     [InlineData("NaNGbit")]
     [InlineData("1000Gbit")]
     public void What_is_no_rate_is_refused(string text) =>
-        Assert.Contains(text, Assert.Throws<LabException>(() => LinkShape.ParseRate(text)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            text, Assert.Throws<LabException>(() => LinkShape.ParseRate(text)).Message, StringComparison.Ordinal);
 
     [Theory]
     [InlineData("5ms", 5)]

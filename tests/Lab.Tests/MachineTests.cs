@@ -12,12 +12,17 @@ public class MachineTests
     public void The_mirror_is_the_one_the_machine_uses(string line) =>
         Assert.Equal(
             "http://mirror.example/debian",
-            Machine.MirrorIn(["deb http://other.example/tools stable main", "URIs: http://mirror.example/debian-security", line]));
+            Machine.MirrorIn([
+                "deb http://other.example/tools stable main",
+                "URIs: http://mirror.example/debian-security",
+                line,
+            ]));
 
     [Fact]
     public void A_machine_without_a_mirror_is_told_what_to_do() =>
         Assert.Contains(
-            "bookworm-backports", Assert.Throws<LabException>(() => Machine.MirrorIn([])).Message, StringComparison.Ordinal);
+            "bookworm-backports", Assert.Throws<LabException>(() => Machine.MirrorIn([])).Message,
+            StringComparison.Ordinal);
 
     [Fact]
     public void A_modules_dependencies_are_read_from_its_own_words()

@@ -90,6 +90,7 @@ public class ControlMessageTests
     {
         var writer = new ArrayBufferWriter<byte>();
         message.Encode(writer);
-        return (FrameHeader.Read(writer.WrittenSpan, FrameHeader.ControlBodyMax), writer.WrittenSpan[FrameHeader.Size..].ToArray());
+        byte[] body = writer.WrittenSpan[FrameHeader.Size..].ToArray();
+        return (FrameHeader.Read(writer.WrittenSpan, FrameHeader.ControlBodyMax), body);
     }
 }

@@ -41,7 +41,8 @@ public class DestinationEngineTests
         engine.LaneBarrier(2, T);
         engine.Receive(new ControlMessage.StreamCommand(11, default), T);
         engine.Receive(new ControlMessage.DeviceState(new byte[] { 4 }), T);
-        Effect[] written = [.. Take(engine).Where(e => e is Effect.WriteCommand or Effect.WriteEnd or Effect.WriteDeviceState)];
+        Effect[] written =
+            [.. Take(engine).Where(e => e is Effect.WriteCommand or Effect.WriteEnd or Effect.WriteDeviceState)];
         Assert.Collection(
             written, e => Assert.IsType<Effect.WriteCommand>(e), e => Assert.IsType<Effect.WriteEnd>(e),
             e => Assert.IsType<Effect.WriteDeviceState>(e));
@@ -82,7 +83,8 @@ public class DestinationEngineTests
         engine.LaneBarrier(1, T);
         engine.LaneBarrier(2, T);
         engine.QemuShut(1, T);
-        Assert.Contains(Take(engine), e => e is Effect.Send { Message: ControlMessage.Abort { Code: "destination-load" } });
+        Assert.Contains(
+            Take(engine), e => e is Effect.Send { Message: ControlMessage.Abort { Code: "destination-load" } });
         Assert.Equal(MigrationOutcome.Failed, engine.Outcome);
     }
 
@@ -99,7 +101,8 @@ public class DestinationEngineTests
         var engine = new DestinationEngine("web1", "a", 2, TimeSpan.Zero);
         var rig = new SourceRig(pages: 16);
         rig.Run(TimeSpan.FromMilliseconds(2));
-        engine.Receive(rig.Effects.OfType<Effect.Send>().Select(s => s.Message).OfType<ControlMessage.Prologue>().Single(), T);
+        var sent = rig.Effects.OfType<Effect.Send>().Select(s => s.Message);
+        engine.Receive(sent.OfType<ControlMessage.Prologue>().Single(), T);
         Assert.Equal(16 * Page.Size, engine.Blocks!.Single().Length);
         Take(engine);
         return engine;

@@ -28,8 +28,8 @@ internal sealed class SourceRig
     private long _writeCursor;
 
     public SourceRig(
-        MigrationPolicy? policy = null, int pages = 4096, double linkBytesPerSecond = 100e6, double dirtyPagesPerSecond = 0,
-        int dirtyRange = 4096, bool holds = true, bool mapped = true)
+        MigrationPolicy? policy = null, int pages = 4096, double linkBytesPerSecond = 100e6,
+        double dirtyPagesPerSecond = 0, int dirtyRange = 4096, bool holds = true, bool mapped = true)
     {
         Pages = new byte[pages];
         _pages = pages;
@@ -200,7 +200,8 @@ internal sealed class SourceRig
             Engine.Receive(new ControlMessage.Received(_received), Now);
         }
 
-        if (_lanesDone.All(d => d) && _onTheWire.Count == 0 && !_placedSent && Engine.Phase == MigrationPhase.Switchover)
+        if (_lanesDone.All(d => d) && _onTheWire.Count == 0 && !_placedSent
+            && Engine.Phase == MigrationPhase.Switchover)
         {
             _placedSent = true;
             Engine.Receive(new ControlMessage.PagesPlaced(), Now);

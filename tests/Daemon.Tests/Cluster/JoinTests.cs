@@ -266,14 +266,15 @@ public sealed class JoinTests
             using var client = new TcpClient();
             await client.ConnectAsync("127.0.0.1", port, Token);
             await using var tls = new SslStream(client.GetStream());
-            await Assert.ThrowsAnyAsync<Exception>(() => tls.AuthenticateAsClientAsync(new SslClientAuthenticationOptions
+            var options = new SslClientAuthenticationOptions
             {
                 TargetHost = "a",
 #pragma warning disable CA5398, CA5359 // The old version is offered to see it refused.
                 EnabledSslProtocols = SslProtocols.Tls12,
                 RemoteCertificateValidationCallback = (_, _, _, _) => true,
 #pragma warning restore CA5398, CA5359
-            }, Token));
+            };
+            await Assert.ThrowsAnyAsync<Exception>(() => tls.AuthenticateAsClientAsync(options, Token));
         }
     }
 

@@ -5,7 +5,9 @@ using Godwit.Migration;
 
 namespace Godwit.Daemon.Tests.Registry;
 
-/// <summary>What every registry has to do. An adapter's tests derive from this and say how to open and reopen it.</summary>
+/// <summary>
+/// What every registry has to do. An adapter's tests derive from this and say how to open and reopen it.
+/// </summary>
 public abstract class RegistryConformance : IAsyncLifetime
 {
     private static readonly DateTimeOffset Now = new(2026, 5, 4, 3, 2, 1, 987, TimeSpan.Zero);

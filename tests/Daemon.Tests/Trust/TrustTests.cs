@@ -136,7 +136,8 @@ public sealed class TrustTests : IDisposable
         var (a, b) = (Create("a"), Create("b"));
         var before = a.Identity.Sha256;
         Assert.Equal("certificate-broken", Assert.Throws<GodwitException>(
-            () => a.Install(X509CertificateLoader.LoadCertificate(b.Identity.Certificate.RawData), b.Identity.Authority)).Code);
+            () => a.Install(
+                X509CertificateLoader.LoadCertificate(b.Identity.Certificate.RawData), b.Identity.Authority)).Code);
         Assert.Equal(before, Create("a").Identity.Sha256);
     }
 
@@ -169,7 +170,9 @@ public sealed class TrustTests : IDisposable
         });
         for (var length = 0; length < token.Length; length++)
         {
-            Assert.Equal("token-malformed", Assert.Throws<GodwitException>(() => JoinToken.Parse(token[..length])).Code);
+            Assert.Equal(
+                "token-malformed",
+                Assert.Throws<GodwitException>(() => JoinToken.Parse(token[..length])).Code);
         }
     }
 }
