@@ -6,6 +6,7 @@ using Godwit.Lab.Bench;
 using Godwit.Lab.Daemons;
 using Godwit.Lab.Guests;
 using Godwit.Lab.Network;
+using Godwit.Lab.Qemu;
 using Godwit.Lab.Scenarios;
 
 namespace Godwit.Lab;
@@ -21,7 +22,7 @@ internal static class LabCommands
         RootCommand root = new(
             "Two hosts, a switch and an outside client in network namespaces of this machine, with real guests.")
         {
-            Prepare(), Up(), Down(), Status(), Exec(), Link(), RunScenario(), Bench(), RelayProcess(),
+            Prepare(), Up(), Down(), Status(), Exec(), Link(), RunScenario(), Bench(), Qemu72(), RelayProcess(),
         };
         try
         {
@@ -241,6 +242,13 @@ internal static class LabCommands
                 parsed.GetValue(only), parsed.GetValue(modes) ?? [], Math.Clamp(parsed.GetValue(runs), 1, 100),
                 parsed.GetValue(output) == "json");
         });
+        return command;
+    }
+
+    private static Command Qemu72()
+    {
+        Command command = new("qemu72", "Fetch QEMU 7.2 without installing it, and print the path of what starts it.");
+        command.SetAction(_ => Console.WriteLine(OlderQemu.Obtain(Say)));
         return command;
     }
 

@@ -11,27 +11,30 @@ internal static class OlderQemu
         if (!File.Exists(script))
         {
             say("Fetching QEMU 7.2 from Debian 12");
-            if (Directory.Exists(folder))
-            {
-                Directory.Delete(folder, recursive: true);
-            }
-
+            // Made aside and put in place when complete: two tests may want it at once.
+            string made = $"{folder}.{Environment.ProcessId}";
             string root = Path.Combine(folder, "root");
             AptPackages.Unpack(
-                root, "qemu-system-x86/bookworm", "qemu-system-common/bookworm", "qemu-system-data/bookworm",
+                Path.Combine(made, "root"), "qemu-system-x86/bookworm", "qemu-system-common/bookworm", "qemu-system-data/bookworm",
                 "seabios/bookworm", "ipxe-qemu");
-            // The script comes last: it says that the rest is complete.
-            string temporary = script + ".new";
+            string madeScript = Path.Combine(made, Path.GetFileName(script));
             File.WriteAllText(
-                temporary,
+                madeScript,
                 $"""
                 #!/bin/sh
                 exec {root}/usr/bin/qemu-system-x86_64 -L {root}/usr/share/qemu -L {root}/usr/share/seabios \
                     -L {root}/usr/lib/ipxe/qemu "$@"
 
                 """);
-            File.SetUnixFileMode(temporary, (UnixFileMode)0b111_101_101);
-            File.Move(temporary, script);
+            File.SetUnixFileMode(madeScript, (UnixFileMode)0b111_101_101);
+            try
+            {
+                Directory.Move(made, folder);
+            }
+            catch (IOException) when (File.Exists(script))
+            {
+                Directory.Delete(made, recursive: true);
+            }
         }
 
         return script;

@@ -40,15 +40,17 @@ internal sealed class StockQemu : IDisposable
     internal QmpClient Qmp { get; }
 
     /// <summary>Starts QEMU on a host; with <paramref name="incoming"/> it waits for a guest to come.</summary>
+    /// <param name="program">Another QEMU than the installed one.</param>
     internal static StockQemu Start(
-        string host, string name, GuestShape shape, GuestImage image, string disk, bool incoming)
+        string host, string name, GuestShape shape, GuestImage image, string disk, bool incoming,
+        string program = "qemu-system-x86_64")
     {
         string tap = $"tap-{name}";
         string monitor = LabDirectory.InRun($"{name}.qmp");
         LabNetwork.AddTap(host, tap);
         List<string> command =
         [
-            "qemu-system-x86_64", "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
+            program, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "q35", "-accel", Accelerator, "-m", $"{shape.MemoryMegabytes}", "-smp", $"{shape.Cpus}",
             "-kernel", image.Kernel, "-initrd", image.Initramfs, "-append", shape.KernelCommandLine,
             "-drive", $"file={disk},format=raw,if=virtio,cache=none",

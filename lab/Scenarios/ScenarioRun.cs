@@ -180,7 +180,8 @@ internal sealed class ScenarioRun : IDisposable
         {
             if (path.EndsWith(".log", StringComparison.Ordinal) || path.EndsWith(".console", StringComparison.Ordinal))
             {
-                File.Copy(path, Path.Combine(folder, Path.GetFileName(path)), overwrite: true);
+                string name = Path.GetRelativePath(LabDirectory.Run, path).Replace('/', '-');
+                File.Copy(path, Path.Combine(folder, name), overwrite: true);
             }
         }
 

@@ -12,21 +12,24 @@ internal static class StockScenario
     internal static IEnumerable<Scenario> All =>
         StockMode.All.Select(mode => new Scenario(
             $"stock-{mode.Name}", $"Plain QEMU without Godwit, mode {mode.Name}, under the load text",
-            run => Play(run, mode, GuestLoad.Text)));
+            run => Play(run, mode, GuestLoad.Text)))
+        .Append(new Scenario("stock-qemu72", "Plain QEMU 7.2: what qemu72 has to be compared with", run =>
+            Play(run, StockMode.All[0], GuestLoad.Text, OlderQemu.Obtain(run.Display.Line))));
 
-    internal static void Play(ScenarioRun run, StockMode mode, GuestLoad load)
+    internal static void Play(
+        ScenarioRun run, StockMode mode, GuestLoad load, string program = "qemu-system-x86_64")
     {
         GuestShape shape = new(1, 256, 1);
         string disk = Path.Combine(LabDirectory.Disks, "stock.raw");
         File.Copy(run.Image.Disk, disk, overwrite: true);
         run.Display.Line($"Booting on a ({StockQemu.Accelerator})");
         long booting = Stopwatch.GetTimestamp();
-        StockQemu source = run.Own(StockQemu.Start("a", "stock-a", shape, run.Image, disk, incoming: false));
+        StockQemu source = run.Own(StockQemu.Start("a", "stock-a", shape, run.Image, disk, incoming: false, program));
         AgentControl agent = run.Own(AgentControl.Connect(shape.Address, TimeSpan.FromSeconds(60), run.Stopped));
         run.Display.Line($"  booted and answering after {Stopwatch.GetElapsedTime(booting).TotalSeconds:0.0} s");
         load.Begin(agent);
         OutsideClient client = run.Own(OutsideClient.Start(shape.Address));
-        StockQemu destination = run.Own(StockQemu.Start("b", "stock-b", shape, run.Image, disk, incoming: true));
+        StockQemu destination = run.Own(StockQemu.Start("b", "stock-b", shape, run.Image, disk, incoming: true, program));
         GuestPace before = GuestPace.Take(agent);
         run.Pause(TimeSpan.FromSeconds(1));
         _ = agent.TakeLongestGapMs();

@@ -60,6 +60,10 @@ public static partial class ErrorCatalog
         add("cpu-feature", ExitCodes.Refused,
             "The host's processor lacks features that the guest's CPU model has.",
             "Move the guest to another host, or create it with a model that all hosts support.");
+        add("emulated-writes", ExitCodes.Refused,
+            "QEMU before 9.0 misses writes of emulated processors (accelerator tcg) when it migrates. Godwit compares "
+                + "shared memory afterwards and makes up for it; private memory cannot be compared.",
+            "Use KVM, QEMU 9.0 or later, or shared memory.");
         add("disk-format", ExitCodes.Refused,
             "A disk's format is unknown, or the image's first bytes say another one.",
             "Give the format that 'qemu-img info' tells; raw and qcow2 are known.");

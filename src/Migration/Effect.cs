@@ -1,4 +1,5 @@
 using Godwit.Migration.Wire;
+using Godwit.Pages;
 
 namespace Godwit.Migration;
 
@@ -16,6 +17,12 @@ public abstract record Effect
 
     /// <summary>Give QEMU the switchover acknowledgement that it waits for.</summary>
     public sealed record ReleaseSwitchover : Effect;
+
+    /// <summary>
+    /// Compare the memory of mapped blocks with what was sent of it, report differences with
+    /// <see cref="SourceEngine.PageDiffers"/>, and then <see cref="SourceEngine.MemoryChecked"/>.
+    /// </summary>
+    public sealed record CheckMemory(IReadOnlyList<RamBlock> Blocks) : Effect;
 
     /// <summary>
     /// Record durably that the destination may run, then report it with <see cref="SourceEngine.CommitRecorded"/>.

@@ -39,6 +39,8 @@ internal sealed class PageQueue
         TotalPages = blocks.Sum(b => b.PageCount);
     }
 
+    public IEnumerable<RamBlock> Blocks => _blocks.Select(b => b.Ram);
+
     public long TotalPages { get; }
 
     /// <summary>Pages of this round still to send.</summary>

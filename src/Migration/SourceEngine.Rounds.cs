@@ -117,7 +117,9 @@ public sealed partial class SourceEngine
             : TimeSpan.FromSeconds(Math.Min(waiting / rate, 1e6));
     }
 
-    private TimeSpan ExpectedDowntime() => DrainTime() + HandOverCost + (2 * _link.RoundTrip);
+    private TimeSpan ExpectedDowntime() => DrainTime() + HandOver() + (2 * _link.RoundTrip);
+
+    private TimeSpan HandOver() => _feedEnded ? HandOverCost : HandOverCost + _options.MemoryCheck.GetValueOrDefault();
 
     private void Step()
     {
@@ -263,7 +265,7 @@ public sealed partial class SourceEngine
             return;
         }
 
-        TimeSpan left = (_policy.DowntimeMax * BudgetPlanned) - HandOverCost - (2 * _link.RoundTrip)
+        TimeSpan left = (_policy.DowntimeMax * BudgetPlanned) - HandOver() - (2 * _link.RoundTrip)
             - TimeSpan.FromSeconds(GatedBacklogMax() / Math.Max(1, EffectiveRate()));
         double share = _rounds.Count < 6 ? 0.25 : _rounds.Count < 10 ? 0.5 : 1;
         int limit = Math.Max(DowntimeLimitNever, (int)(left.TotalMilliseconds * share));

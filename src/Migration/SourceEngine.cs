@@ -17,6 +17,11 @@ public sealed record SourceEngineOptions
     public required bool HoldsSwitchover { get; init; }
     /// <summary>True for a RAM block whose memory the shell can read at any time.</summary>
     public required Func<RamBlock, bool> IsMapped { get; init; }
+    /// <summary>
+    /// How long it takes to compare all mapped memory with what was sent of it, for a QEMU whose dirty feed misses
+    /// writes: done once, with the guest paused. Null for a feed that can be relied on.
+    /// </summary>
+    public TimeSpan? MemoryCheck { get; init; }
     /// <summary>Page contents kept for blocks that are not mapped, while they wait for their turn.</summary>
     public int CarriedPagesMax { get; init; } = 16384;
 }
@@ -192,6 +197,17 @@ public sealed partial class SourceEngine : IQemuStreamSink
     {
         _now = now;
         Pause(at);
+        Step();
+    }
+
+    /// <summary>A page of a mapped block is not what was last sent of it, and QEMU has not said so.</summary>
+    public void PageDiffers(int blockIndex, PageNumber page) => _queue!.Report(blockIndex, page, zero: false);
+
+    /// <summary>Every page of the paused guest that differs from what was sent is reported: this is all there is.</summary>
+    public void MemoryChecked(TimeSpan now)
+    {
+        _now = now;
+        _feedEnded = true;
         Step();
     }
 
@@ -398,8 +414,12 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _pagesSinceCaughtUp += pages;
         if (final)
         {
-            _feedEnded = true;
             Pause(_now);
+            _feedEnded = _options.MemoryCheck is null;
+            if (!_feedEnded)
+            {
+                Do(new Effect.CheckMemory([.. _queue!.Blocks.Where(IsMapped)]));
+            }
         }
     }
 

@@ -2,6 +2,7 @@ using System.Net;
 using System.Security.Cryptography;
 using System.Text.Json.Nodes;
 using Godwit.Host.Qemu;
+using Godwit.Host.Tests.Qemu;
 using Godwit.Host.Transfers;
 using Godwit.Host.Trust;
 using Godwit.Migration;
@@ -17,16 +18,14 @@ public sealed class TransferTests : IAsyncLifetime
     private readonly string _directory = Directory.CreateTempSubdirectory("godwit-transfer-").FullName;
     private ClusterTrust _a = null!;
     private ClusterTrust _b = null!;
-    private QemuInstallation _qemu = null!;
 
-    public async ValueTask InitializeAsync()
+    public ValueTask InitializeAsync()
     {
         _a = ClusterTrust.LoadOrCreate(Path.Combine(_directory, "pki-a"), "a", "127.0.0.1", TimeProvider.System);
         string pkiB = Folder("pki-b");
         _b = new ClusterTrust(
             pkiB, HostIdentity.Create(pkiB, _a.LoadAuthority()!, "b", "127.0.0.1"), TimeProvider.System);
-        _qemu = await QemuInstallation.FindAsync(
-            Environment.GetEnvironmentVariable("GODWIT_TEST_QEMU"), TestContext.Current.CancellationToken);
+        return ValueTask.CompletedTask;
     }
 
     public ValueTask DisposeAsync()
@@ -40,10 +39,15 @@ public sealed class TransferTests : IAsyncLifetime
     [InlineData(false, false)]
     [InlineData(true, false)]
     [InlineData(false, true)]
-    public async Task A_guest_arrives_with_all_of_its_memory(bool mappedAtSource, bool mappedAtDestination)
+    [InlineData(true, true, true)]
+    [InlineData(false, false, true)]
+    public async Task A_guest_arrives_with_all_of_its_memory(
+        bool mappedAtSource, bool mappedAtDestination, bool oldestQemu = false)
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
-        await using Pair pair = await Pair.StartAsync(this, mappedAtSource, mappedAtDestination, new(), cancel);
+        await using RealQemu qemu = await (oldestQemu ? RealQemu.OpenOldestAsync() : RealQemu.OpenAsync());
+        await using Pair pair = await Pair.StartAsync(
+            this, qemu.Installation, mappedAtSource, mappedAtDestination, new(), cancel);
         byte[] before = await pair.StampAsync(cancel);
         (MigrationSnapshot source, MigrationSnapshot destination) = await pair.MoveAsync(cancel);
         Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
@@ -59,7 +63,8 @@ public sealed class TransferTests : IAsyncLifetime
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         var slow = new MigrationPolicy { BandwidthBitsPerSecond = 8_000_000 };
-        await using Pair pair = await Pair.StartAsync(this, true, true, slow, cancel);
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, slow, cancel);
         await pair.StampAsync(cancel);
         Task<(MigrationSnapshot Source, MigrationSnapshot Destination)> move = pair.MoveAsync(cancel);
         await Task.Delay(500, cancel);
@@ -76,7 +81,8 @@ public sealed class TransferTests : IAsyncLifetime
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         var slow = new MigrationPolicy { BandwidthBitsPerSecond = 8_000_000 };
-        await using (Pair pair = await Pair.StartAsync(this, true, true, slow, cancel))
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using (Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, slow, cancel))
         {
             await pair.StampAsync(cancel);
             Task<(MigrationSnapshot Source, MigrationSnapshot)> move = pair.MoveAsync(cancel);
@@ -95,14 +101,16 @@ public sealed class TransferTests : IAsyncLifetime
         private const int StampBytes = 24 << 20;
         private const int StampOffset = 32 << 20;
         private readonly TransferTests _test;
+        private readonly QemuInstallation _qemu;
         private readonly bool _mappedAtDestination;
         private LaneListener _listener = null!;
         private DestinationTransfer _incoming = null!;
         private int _run;
 
-        private Pair(TransferTests test, bool mappedAtDestination)
+        private Pair(TransferTests test, QemuInstallation qemu, bool mappedAtDestination)
         {
             _test = test;
+            _qemu = qemu;
             _mappedAtDestination = mappedAtDestination;
         }
 
@@ -111,15 +119,15 @@ public sealed class TransferTests : IAsyncLifetime
         public SourceTransfer Outgoing { get; private set; } = null!;
 
         public static async Task<Pair> StartAsync(
-            TransferTests test, bool mappedAtSource, bool mappedAtDestination, MigrationPolicy policy,
-            CancellationToken cancellationToken)
+            TransferTests test, QemuInstallation qemu, bool mappedAtSource, bool mappedAtDestination,
+            MigrationPolicy policy, CancellationToken cancellationToken)
         {
-            var pair = new Pair(test, mappedAtDestination);
+            var pair = new Pair(test, qemu, mappedAtDestination);
             pair._listener = new LaneListener(
                 new IPEndPoint(IPAddress.Loopback, 0), () => test._b.ServerOptions(), NullLogger.Instance);
             pair._listener.Start();
             pair.Source = await QemuMachine.StartAsync(
-                test._qemu, pair.Contract(mappedAtSource), test.Folder("source"), incoming: false, cancellationToken);
+                qemu, pair.Contract(mappedAtSource), test.Folder("source"), incoming: false, cancellationToken);
             await pair.RenewDestinationAsync(policy, cancellationToken);
             return pair;
         }
@@ -134,7 +142,7 @@ public sealed class TransferTests : IAsyncLifetime
 
             string folder = _test.Folder($"destination-{++_run}");
             Destination = await QemuMachine.StartAsync(
-                _test._qemu, Contract(_mappedAtDestination), folder, incoming: true, cancellationToken);
+                _qemu, Contract(_mappedAtDestination), folder, incoming: true, cancellationToken);
             var terms = new TransferTerms(
                 $"m{_run}", "web1", "a", "b", policy, RandomNumberGenerator.GetBytes(32), WireVersions.Max, 2);
             _incoming = new DestinationTransfer(
@@ -209,7 +217,7 @@ public sealed class TransferTests : IAsyncLifetime
             Uuid = Guid.Parse("6f1f9f4e-3b43-4b43-9c1a-5d3b1c0a7e01"),
             MemoryBytes = 128 << 20,
             Cpus = 1,
-            Machine = _test._qemu.NewestMachine("pc-q35")!,
+            Machine = _qemu.NewestMachine("pc-q35")!,
             CpuModel = "qemu64",
             Accelerator = "tcg",
             SharedMemory = mapped,

@@ -144,4 +144,14 @@ public class SourceEngineTests
         Assert.Throws<Godwit.Pages.StreamFormatException>(
             () => rig.Engine.Receive(new ControlMessage.Received(long.MaxValue), rig.Now));
     }
+
+    [Fact]
+    public void Writes_that_qemu_misses_are_found_in_memory_and_sent_before_the_end()
+    {
+        SourceRig rig = new(dirtyPagesPerSecond: 2000, missesWrites: true);
+        MigrationSnapshot end = rig.Run(TimeSpan.FromSeconds(30));
+        Assert.Equal(("", MigrationOutcome.Completed), (end.Error, end.Outcome));
+        Assert.True(rig.Differing > 0, "the model QEMU missed nothing");
+        Assert.Equal(rig.Pages, rig.Destination[..rig.Pages.Length]);
+    }
 }

@@ -19,6 +19,7 @@ internal sealed class SourceRig
     private readonly int _pages;
     private readonly SortedSet<long> _qemuDirty = [];
     private readonly double _linkBytesPerSecond;
+    private readonly bool _missesWrites;
     private double _linkFreeAt;
     private long _received;
     private bool _released;
@@ -29,8 +30,10 @@ internal sealed class SourceRig
 
     public SourceRig(
         MigrationPolicy? policy = null, int pages = 4096, double linkBytesPerSecond = 100e6,
-        double dirtyPagesPerSecond = 0, int dirtyRange = 4096, bool holds = true, bool mapped = true)
+        double dirtyPagesPerSecond = 0, int dirtyRange = 4096, bool holds = true, bool mapped = true,
+        bool missesWrites = false)
     {
+        _missesWrites = missesWrites;
         Pages = new byte[pages];
         _pages = pages;
         _linkBytesPerSecond = linkBytesPerSecond;
@@ -48,6 +51,7 @@ internal sealed class SourceRig
                 Lanes = Lanes,
                 HoldsSwitchover = holds,
                 IsMapped = _ => mapped,
+                MemoryCheck = missesWrites ? TimeSpan.FromMilliseconds(3) : null,
             },
             TimeSpan.Zero);
         for (int i = 0; i < pages; i++)
@@ -70,6 +74,10 @@ internal sealed class SourceRig
     public byte[] Destination { get; } = new byte[1 << 16];
 
     public List<Effect> Effects { get; } = [];
+
+    /// <summary>Pages that the comparison of memory found.</summary>
+    public int Differing { get; private set; }
+
     public bool GuestRuns { get; private set; } = true;
     public bool Confirmed { get; private set; }
     public bool Abandoned { get; private set; }
@@ -113,7 +121,11 @@ internal sealed class SourceRig
         {
             long page = _writeCursor++ % DirtyRange;
             Pages[page]++;
-            _qemuDirty.Add(page);
+            // Once every page has been named, a QEMU that misses writes misses every one.
+            if (!_missesWrites || Engine.Snapshot(Now).Rounds.Count == 0)
+            {
+                _qemuDirty.Add(page);
+            }
         }
     }
 
@@ -222,6 +234,9 @@ internal sealed class SourceRig
                 case Effect.Send { Message: ControlMessage.Ping ping } when !LinkDead:
                     Engine.Receive(new ControlMessage.Pong(ping.Number), Now);
                     break;
+                case Effect.CheckMemory check:
+                    CheckMemory(check.Blocks.Single());
+                    break;
                 case Effect.RecordCommit:
                     Engine.CommitRecorded(Now);
                     break;
@@ -237,6 +252,21 @@ internal sealed class SourceRig
                     break;
             }
         }
+    }
+
+    private void CheckMemory(RamBlock block)
+    {
+        Assert.False(GuestRuns);
+        for (int page = 0; page < _pages; page++)
+        {
+            if (Destination[page] != Pages[page])
+            {
+                Differing++;
+                Engine.PageDiffers(block.Index, new PageNumber(page));
+            }
+        }
+
+        Engine.MemoryChecked(Now);
     }
 
     private void Feed(byte[] bytes) => Engine.Feed(bytes, Now);

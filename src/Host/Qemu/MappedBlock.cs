@@ -148,7 +148,7 @@ public sealed unsafe partial class MappedBlock : BlockMemory, IDisposable
         return _start + (page.Value * PageBytes);
     }
 
-    private bool IsAllocated(PageNumber page)
+    public override bool IsAllocated(PageNumber page)
     {
         long offset = page.Value * PageBytes;
         // SEEK_DATA (3) gives the first offset at or after ours that holds data; the file position itself is unused.

@@ -10,6 +10,7 @@ public sealed partial class QemuInstallation
 {
     /// <summary>The oldest version Godwit drives.</summary>
     public static readonly Version VersionMin = new(7, 2);
+    private static readonly Version TracksEmulatedWritesSince = new(9, 0);
 
     private static readonly string[] Names = ["qemu-system-x86_64", "qemu-kvm"];
     private static readonly string[] Directories =
@@ -86,6 +87,14 @@ public sealed partial class QemuInstallation
         return await models.WaitAsync(cancellationToken);
     }
 
+    /// <summary>
+    /// True if this QEMU's dirty bitmap misses writes: before 9.0 an emulated processor went on writing, unseen, to
+    /// pages just taken off the bitmap. Stock migration loses them (QEMU commit "physmem: Fix migration dirty bitmap
+    /// coherency with TCG memory access", March 2024).
+    /// </summary>
+    public static bool MissesWrites(Version version, string accelerator) =>
+        accelerator == "tcg" && version < TracksEmulatedWritesSince;
+
     /// <summary>Why this QEMU on this host cannot run the contract; empty if it can.</summary>
     public async Task<IReadOnlyList<ContractRefusal>> CheckAsync(
         MachineContract contract, CancellationToken cancellationToken)
@@ -97,6 +106,13 @@ public sealed partial class QemuInstallation
                 $"QEMU {Version} of this host has no machine type {contract.Machine}; its newest of the family is " +
                 $"{NewestMachine(Family(contract.Machine)) ?? "none"}.",
                 "Upgrade QEMU on this host, or create the guest with a machine type that all its hosts have."));
+        }
+        if (!contract.SharedMemory && MissesWrites(Version, contract.Accelerator))
+        {
+            refusals.Add(new("emulated-writes",
+                $"QEMU {Version} misses writes of emulated processors (accelerator tcg) when it migrates, and private "
+                + $"memory cannot be compared afterwards: {contract.Name} could not be moved without damage.",
+                $"Use KVM, QEMU {TracksEmulatedWritesSince} or later, or shared memory."));
         }
         string model = contract.CpuModel.Split(',')[0];
         try

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
 using Godwit.GuestStreams.Qemu;
@@ -145,24 +146,28 @@ public sealed partial class SourceTransfer
         if (_engine.IsMapped(taken.Block))
         {
             BlockMemory memory = _mapped.First(m => m.Name == taken.Block.Name);
+            PageFingerprints? sent = _sent.GetValueOrDefault(taken.Block.Name);
             batch.Begin(taken.Block.Index, taken.Region);
             for (int i = 0; i < taken.Count; i++)
             {
                 if (taken.IsZero(i))
                 {
                     batch.AddZero(taken[i]);
+                    sent?.Set(taken[i], []);
                 }
                 else
                 {
-                    memory.Read(taken[i]).CopyTo(batch.AddContent(taken[i]));
+                    Span<byte> copy = batch.AddContent(taken[i]);
+                    memory.Read(taken[i]).CopyTo(copy);
+                    sent?.Set(taken[i], copy);
                 }
             }
         }
 
-        long begun = System.Diagnostics.Stopwatch.GetTimestamp();
+        long begun = Stopwatch.GetTimestamp();
         bool code = coding.Codes(batch.ContentPages);
         ReadOnlySpan<byte> body = batch.Encode(code).Span;
-        TimeSpan spent = System.Diagnostics.Stopwatch.GetElapsedTime(begun);
+        TimeSpan spent = Stopwatch.GetElapsedTime(begun);
         new FrameHeader(FrameType.PageBatch, body.Length).Write(frame);
         body.CopyTo(frame.AsSpan(FrameHeader.Size));
         int length = FrameHeader.Size + body.Length;
@@ -173,11 +178,10 @@ public sealed partial class SourceTransfer
             Pump();
         }
 
-        begun = System.Diagnostics.Stopwatch.GetTimestamp();
+        begun = Stopwatch.GetTimestamp();
         lane.Write(frame.AsSpan(0, length));
         coding.Measured(
-            code, batch.ContentPages * Page.Size, body.Length, spent,
-            System.Diagnostics.Stopwatch.GetElapsedTime(begun));
+            code, batch.ContentPages * Page.Size, body.Length, spent, Stopwatch.GetElapsedTime(begun));
     }
 
     private void ReadControl()
@@ -252,6 +256,9 @@ public sealed partial class SourceTransfer
                 await machine.ExecuteAsync(
                     "migrate-set-parameters", new JsonObject { ["downtime-limit"] = limit.Milliseconds }, default);
                 break;
+            case Effect.CheckMemory check:
+                CheckMemory(check.Blocks);
+                break;
             case Effect.RecordCommit:
                 await RecordCommitAsync();
                 break;
@@ -268,6 +275,38 @@ public sealed partial class SourceTransfer
                 Report(force: true);
                 break;
         }
+    }
+
+    private void CheckMemory(IReadOnlyList<RamBlock> blocks)
+    {
+        long begun = Stopwatch.GetTimestamp();
+        var differing = new List<PageNumber>();
+        int total = 0;
+        foreach (RamBlock block in blocks)
+        {
+            BlockMemory memory = _mapped.First(m => m.Name == block.Name);
+            PageFingerprints sent = _sent[block.Name];
+            for (long number = 0; number < block.PageCount; number++)
+            {
+                var page = new PageNumber(number);
+                if (!sent.Matches(page, memory.IsAllocated(page) ? memory.Read(page) : []))
+                {
+                    differing.Add(page);
+                }
+
+                // Lanes work on what has been found while the rest is looked at.
+                if (number % Page.RegionPages == Page.RegionPages - 1 || number == block.PageCount - 1)
+                {
+                    total += differing.Count;
+                    Enter(_ => differing.ForEach(differs => _engine.PageDiffers(block.Index, differs)));
+                    differing.Clear();
+                }
+            }
+        }
+
+        Enter(now => _engine.MemoryChecked(now));
+        LogMemoryChecked(
+            terms.Guest, machine.Version, Stopwatch.GetElapsedTime(begun).TotalMilliseconds, total);
     }
 
     private async Task RecordCommitAsync()

@@ -31,6 +31,8 @@ public sealed partial class SourceTransfer(
     private const int FreshSections = 2;
     private static readonly Version HoldsSwitchoverSince = new(8, 1);
     private static readonly Version SwitchoverBandwidthSince = new(8, 2);
+    // Comparing a page takes a hash of it, at the speed of memory.
+    private const double MemoryCheckBytesPerSecond = 2.5e9;
 
     private readonly object _gate = new();
     private readonly long _started = Stopwatch.GetTimestamp();
@@ -39,6 +41,8 @@ public sealed partial class SourceTransfer(
     private readonly List<Thread> _threads = [];
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private IReadOnlyList<MappedBlock> _mapped = [];
+    // By block name; empty unless the feed misses writes.
+    private Dictionary<string, PageFingerprints> _sent = [];
     private SourceEngine _engine = null!;
     private Socket? _qemu;
     private MigrationPhase _reportedPhase;
@@ -70,6 +74,11 @@ public sealed partial class SourceTransfer(
     {
         _cpuAtStart = Environment.CpuUsage.TotalTime;
         _mapped = machine.MapMemory();
+        bool missesWrites = QemuInstallation.MissesWrites(machine.Version, machine.Contract.Accelerator);
+        if (missesWrites)
+        {
+            _sent = _mapped.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size));
+        }
         _engine = new SourceEngine(
             new SourceEngineOptions
             {
@@ -80,6 +89,8 @@ public sealed partial class SourceTransfer(
                 Lanes = terms.Lanes,
                 HoldsSwitchover = machine.Version >= HoldsSwitchoverSince,
                 IsMapped = block => _mapped.Any(m => m.Name == block.Name && m.Length == block.Length),
+                MemoryCheck = missesWrites
+                    ? TimeSpan.FromSeconds(_mapped.Sum(m => m.Length) / MemoryCheckBytesPerSecond) : null,
             },
             Now);
         using CancellationTokenRegistration stop = shutdown.Register(() => Cancel());
@@ -287,6 +298,11 @@ public sealed partial class SourceTransfer(
     [LoggerMessage(3101, LogLevel.Information,
         "{Guest}: round {Round}: {Pages} pages, {Bytes} bytes in {Seconds:0.000} s; dirtying {Dirty:0} B/s")]
     private partial void LogRound(string guest, int round, long pages, long bytes, double seconds, double dirty);
+
+    [LoggerMessage(3103, LogLevel.Information,
+        "{Guest}: QEMU {Version} misses writes of emulated processors; memory compared in {Milliseconds:0} ms, "
+        + "{Pages} pages sent again")]
+    private partial void LogMemoryChecked(string guest, Version version, double milliseconds, int pages);
 
     [LoggerMessage(3102, LogLevel.Warning, "{Guest}: effect {Effect} failed: {Reason}")]
     private partial void LogEffectFailed(string guest, string effect, string reason);
