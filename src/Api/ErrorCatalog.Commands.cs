@@ -50,10 +50,7 @@ public static partial class ErrorCatalog
         add("migration-unsettled", ExitCodes.NeedsOperator,
             "The hand-over was decided, but the destination has not confirmed that the guest runs there. The source's "
             + "copy stays paused so that there are never two.",
-            "See that both daemons run and reach each other; they settle it by themselves. 'godwit vm show NAME' "
-            + "on both hosts tells which one runs the guest.");
-        add("migration-ended", ExitCodes.Refused,
-            "The migration had ended already, so there was nothing left to cancel.",
-            "'godwit migration show ID' says how it ended and where the guest runs.");
+            "'godwit vm show NAME' on the destination tells whether the guest runs there; look before anything else is "
+            + "done with the paused copy.");
     }
 }

@@ -38,9 +38,6 @@ public static partial class ErrorCatalog
         add("accelerator-missing", ExitCodes.Refused,
             "The guest's accelerator does not run on the host, and a guest cannot change it while it runs.",
             "'godwit doctor' on that host says why KVM does not work there.");
-        add("address-in-use", ExitCodes.Refused,
-            "An address given to the guest is a host's own.",
-            "Give the guest an address that nobody else on its network has.");
         add("wire-version", ExitCodes.Refused,
             "The two daemons have no version of the wire protocol in common.",
             "Bring both hosts to neighbouring versions of godwitd.");

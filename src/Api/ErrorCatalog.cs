@@ -81,6 +81,33 @@ public static partial class ErrorCatalog
             "A migration stream or a message of the peer breaks its format; nothing of it is trusted any more.",
             "The guest runs on the source. Compare the versions of both daemons and QEMUs "
             + "with 'godwit host list -o json'.");
+        add("link-lost", ExitCodes.Failed,
+            "The connection that carries the guest could not be made, broke, or was silent for too long before the "
+            + "hand-over. The guest runs on at the source.",
+            "Check that godwitd runs on both hosts and that the destination's lanePort can be reached from the source; "
+            + "then migrate again.");
+        add("pause-budget", ExitCodes.NotConverged,
+            "The guest was paused for the hand-over, and it took or would have taken longer than the pause budget "
+            + "allows. The hand-over was taken back; the guest runs on at the source.",
+            "Allow a longer pause (--max-downtime), more bandwidth (--bandwidth) or a pause as long as it takes "
+            + "(--on-stall pause), or move the guest when it is less busy.");
+        add("qemu-migration", ExitCodes.Failed,
+            "The source's QEMU ended, ended its migration by itself, or refused a step of it.",
+            "'godwit vm show NAME' on the source tells whether the guest runs; QEMU's log in the guest's runtime "
+            + "directory there says why.");
+        add("destination-qemu", ExitCodes.Failed,
+            "The destination's QEMU ended, failed to load the guest, or refused a step of the move before the "
+            + "hand-over. The guest runs on at the source.",
+            "QEMU's log in the guest's runtime directory on the destination says why; "
+            + "'godwit doctor' there tells what the host lacks.");
+        add("destination-load", ExitCodes.Failed,
+            "The destination's QEMU took the guest's state in and refused it. The guest runs on at the source.",
+            "QEMU's log in the guest's runtime directory on the destination names the device; compare both QEMUs "
+            + "with 'godwit host list -o json'.");
+        add("migration-abandoned", ExitCodes.Failed,
+            "The destination gave the arriving guest up before the hand-over: its daemon was shutting down, or the "
+            + "source did not connect in time. The guest runs on at the source.",
+            "See that godwitd runs on the destination and that its lanePort can be reached; then migrate again.");
         add("migration-unknown", ExitCodes.NotFound,
             "No migration with this id, id prefix or guest name is recorded on this host.",
             "List them with 'godwit migration list'.");

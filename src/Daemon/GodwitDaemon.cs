@@ -255,7 +255,8 @@ public sealed class GodwitDaemon : IAsyncDisposable
             {
                 if (!isEmpty)
                 {
-                    Log.PlaintextRefused(logger, $"{connection.RemoteEndPoint}");
+                    var remote = $"{connection.RemoteEndPoint}";
+                    Log.ConnectionRefused(logger, remote, "plaintext-refused", "it did not begin with TLS");
                 }
 
                 connection.Abort();

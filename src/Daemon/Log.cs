@@ -28,9 +28,8 @@ internal static partial class Log
     [LoggerMessage(200, LogLevel.Warning, "Peer {Remote} refused on {Method}: {Code}: {Reason}")]
     public static partial void PeerRefused(ILogger logger, string remote, string method, string code, string reason);
 
-    [LoggerMessage(201, LogLevel.Warning,
-        "Connection from {Remote} refused: plaintext-refused: it did not begin with TLS")]
-    public static partial void PlaintextRefused(ILogger logger, string remote);
+    [LoggerMessage(201, LogLevel.Warning, "Connection from {Remote} refused: {Code}: {Reason}")]
+    public static partial void ConnectionRefused(ILogger logger, string remote, string code, string reason);
 
     [LoggerMessage(202, LogLevel.Warning, "Join of {Host} from {Remote} refused: {Code}: {Reason}")]
     public static partial void JoinRefused(ILogger logger, string host, string remote, string code, string reason);

@@ -186,7 +186,7 @@ public sealed class DestinationEngine : IQemuStreamSink
             // The commit has been made: the source will not run the guest, and saying "failed" may not make it think
             // so.
             Outcome = MigrationOutcome.Unsettled;
-            _errorCode = "unsettled";
+            _errorCode = "migration-unsettled";
             _error = $"{text} {_guest} was handed over to this host and does not run.";
             Phase = MigrationPhase.Ended;
             Do(new Effect.End());
@@ -225,7 +225,7 @@ public sealed class DestinationEngine : IQemuStreamSink
             return false;
         }
 
-        Fail("abandoned", reason, tellPeer: true);
+        Fail("migration-abandoned", reason, tellPeer: true);
         return true;
     }
 

@@ -331,7 +331,7 @@ public sealed partial class SourceEngine
 
         double dirty = _dirtyBytesPerSecond / 1e6;
         double rate = EffectiveRate() / 1e6;
-        Fail(MigrationOutcome.NotConverged, "not-converged",
+        Fail(MigrationOutcome.NotConverged, "migration-not-converged",
             $"The memory of {_options.Guest} did not converge after {bound}: it dirties {dirty:0.0} MB/s, the link "
             + $"carries {rate:0.0} MB/s, and pausing it now would take "
             + $"{ExpectedDowntime().TotalMilliseconds:0} ms of the {_policy.DowntimeMax.TotalMilliseconds:0} ms "

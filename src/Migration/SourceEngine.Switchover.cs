@@ -127,7 +127,7 @@ public sealed partial class SourceEngine
     private void Unsettled(string text)
     {
         Outcome = MigrationOutcome.Unsettled;
-        _errorCode = "unsettled";
+        _errorCode = "migration-unsettled";
         _error = $"{text} {_options.Guest} was handed over to {_options.To} and stays paused on {_options.From}: "
             + $"look on {_options.To} whether it runs there before anything else is done with it.";
         Ended();

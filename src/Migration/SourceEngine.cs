@@ -182,7 +182,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         if (_cancelRequested)
         {
-            Fail(MigrationOutcome.Cancelled, "cancelled", "The migration was cancelled.");
+            Fail(MigrationOutcome.Cancelled, "migration-cancelled", "The migration was cancelled.");
             return false;
         }
 
@@ -254,7 +254,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         // Between Loaded and CommitRecorded the durable record is being written: CommitRecorded settles it then.
         if (!_loaded)
         {
-            Fail(MigrationOutcome.Cancelled, "cancelled", "The migration was cancelled.");
+            Fail(MigrationOutcome.Cancelled, "migration-cancelled", "The migration was cancelled.");
         }
 
         return true;

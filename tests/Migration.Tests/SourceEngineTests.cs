@@ -46,7 +46,7 @@ public class SourceEngineTests
         var rig = new SourceRig(dirtyPagesPerSecond: 60_000, dirtyRange: 4096, linkBytesPerSecond: 20e6);
         MigrationSnapshot end = rig.Run(Long);
         Assert.Equal(MigrationOutcome.NotConverged, end.Outcome);
-        Assert.Equal("not-converged", end.ErrorCode);
+        Assert.Equal("migration-not-converged", end.ErrorCode);
         Assert.Contains("web1 runs on a", end.Error, StringComparison.Ordinal);
         Assert.Equal(TimeSpan.Zero, rig.PausedFor);
         Assert.True(rig.Abandoned);

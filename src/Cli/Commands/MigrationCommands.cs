@@ -133,7 +133,7 @@ internal static class MigrationCommands
                 }
 
                 throw MigrationEnd.Failure(migration) ?? new CommandException(
-                    "migration-ended",
+                    "migration-over",
                     $"migration {migration.Id} had completed. {MigrationAnswers.WhereItRuns(migration)}");
             });
     }

@@ -8,14 +8,8 @@ namespace Godwit.Cli.Commands;
 internal static class MigrationEnd
 {
     /// <summary>The exit code of a command that waited for the migration.</summary>
-    public static int ExitCode(MigrationOutcome outcome) => outcome switch
-    {
-        MigrationOutcome.Completed => ExitCodes.Ok,
-        MigrationOutcome.NotConverged => ExitCodes.NotConverged,
-        MigrationOutcome.Cancelled => ExitCodes.Cancelled,
-        MigrationOutcome.Unsettled => ExitCodes.NeedsOperator,
-        _ => ExitCodes.Failed,
-    };
+    public static int ExitCode(MigrationOutcome outcome) =>
+        outcome == MigrationOutcome.Completed ? ExitCodes.Ok : ByOutcome(outcome).ExitCode;
 
     /// <summary>The error to print, or null if it completed; it always says where the guest runs.</summary>
     public static CommandException? Failure(Migration migration)
@@ -25,13 +19,7 @@ internal static class MigrationEnd
             return null;
         }
 
-        string byOutcome = migration.Outcome switch
-        {
-            MigrationOutcome.NotConverged => "migration-not-converged",
-            MigrationOutcome.Cancelled => "migration-cancelled",
-            MigrationOutcome.Unsettled => "migration-unsettled",
-            _ => "migration-failed",
-        };
+        var (byOutcome, exitCode) = ByOutcome(migration.Outcome);
         string code = migration.ErrorCode.Length > 0 ? migration.ErrorCode : byOutcome;
         string cause = migration.Error.Length > 0
             ? migration.Error
@@ -39,6 +27,15 @@ internal static class MigrationEnd
         string where = MigrationAnswers.WhereItRuns(migration);
         string message = cause.Contains(where, StringComparison.Ordinal) ? cause : $"{cause} {where}";
         string remedy = (ErrorCatalog.Find(code) ?? ErrorCatalog.Find(byOutcome))?.Remedy ?? "";
-        return new CommandException(code, message, remedy, ExitCode(migration.Outcome));
+        return new CommandException(code, message, remedy, exitCode);
     }
+
+    // The exit code follows the outcome even where the daemon's code, which says more, would have another.
+    private static (string Code, int ExitCode) ByOutcome(MigrationOutcome outcome) => outcome switch
+    {
+        MigrationOutcome.NotConverged => ("migration-not-converged", ExitCodes.NotConverged),
+        MigrationOutcome.Cancelled => ("migration-cancelled", ExitCodes.Cancelled),
+        MigrationOutcome.Unsettled => ("migration-unsettled", ExitCodes.NeedsOperator),
+        _ => ("migration-failed", ExitCodes.Failed),
+    };
 }

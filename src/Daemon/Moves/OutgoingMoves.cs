@@ -167,7 +167,7 @@ internal sealed partial class OutgoingMoves(
         {
             var cause = _shutdown.IsCancellationRequested
                 ? $"godwitd on host '{settings.HostName}' is shutting down" : "The migration was cancelled";
-            final = End(move, started, MigrationOutcome.Cancelled, "cancelled", cause + ".");
+            final = End(move, started, MigrationOutcome.Cancelled, "migration-cancelled", cause + ".");
         }
         catch (GodwitException exception)
         {
