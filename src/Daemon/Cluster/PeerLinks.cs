@@ -1,5 +1,7 @@
 using System.Collections.Concurrent;
+using System.Net;
 using System.Net.Security;
+using System.Net.Sockets;
 using Godwit.Api;
 using Godwit.Api.V1;
 using Godwit.Host.Registry;
@@ -88,25 +90,45 @@ internal sealed class PeerLinks(ClusterTrust trust) : IDisposable
     }
 
     /// <summary>A channel over the given TLS; no proxy, no redirects, a short wait.</summary>
-    public static GrpcChannel Open(string address, SslClientAuthenticationOptions tls) =>
+    public static GrpcChannel Open(string address, SslClientAuthenticationOptions tls, Action? connecting = null) =>
         GrpcChannel.ForAddress($"https://{address}", new GrpcChannelOptions
         {
             HttpHandler = new SocketsHttpHandler
             {
                 SslOptions = tls,
+                // With a connector of ours every call tries anew. gRPC's own one backs off after a failure, and until
+                // that time is over it refuses calls to a member that has long been back.
+                ConnectCallback = (context, token) =>
+                {
+                    connecting?.Invoke();
+                    return ConnectAsync(context.DnsEndPoint, token);
+                },
                 ConnectTimeout = ConnectTimeout,
                 UseProxy = false,
                 AllowAutoRedirect = false,
-                KeepAlivePingDelay = TimeSpan.FromSeconds(20),
-                KeepAlivePingTimeout = TimeSpan.FromSeconds(10),
-                KeepAlivePingPolicy = HttpKeepAlivePingPolicy.WithActiveRequests,
+                // A member that lost its power says no farewell: its connection is found dead before it can be back.
+                KeepAlivePingDelay = TimeSpan.FromSeconds(5),
+                KeepAlivePingTimeout = TimeSpan.FromSeconds(5),
+                KeepAlivePingPolicy = HttpKeepAlivePingPolicy.Always,
                 PooledConnectionIdleTimeout = TimeSpan.FromMinutes(2),
             },
             DisposeHttpClient = true,
-            // Without it a member that restarts stays "unreachable" for up to two minutes of back-off.
-            MaxReconnectBackoff = TimeSpan.FromSeconds(1),
-            InitialReconnectBackoff = TimeSpan.FromMilliseconds(200),
         });
+
+    private static async ValueTask<Stream> ConnectAsync(DnsEndPoint endpoint, CancellationToken cancellationToken)
+    {
+        var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+        try
+        {
+            await socket.ConnectAsync(endpoint, cancellationToken);
+            return new NetworkStream(socket, ownsSocket: true);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
 
     public void Dispose() => Reset();
 
@@ -115,7 +137,8 @@ internal sealed class PeerLinks(ClusterTrust trust) : IDisposable
         public Link(HostRecord host, ClusterTrust trust)
         {
             Address = host.Address;
-            Channel = Open(host.Address, trust.ClientOptions(host.Name, verdict => Refused = verdict));
+            Channel = Open(
+                host.Address, trust.ClientOptions(host.Name, verdict => Refused = verdict), () => Refused = null);
             Client = new Peer.PeerClient(Channel);
         }
 
@@ -123,7 +146,7 @@ internal sealed class PeerLinks(ClusterTrust trust) : IDisposable
         public GrpcChannel Channel { get; }
         public Peer.PeerClient Client { get; }
 
-        /// <summary>Why the peer's certificate was refused when last seen.</summary>
+        /// <summary>Why the newest connection was refused for the peer's certificate; null if it was not.</summary>
         public PeerVerdict? Refused { get; private set; }
     }
 }
