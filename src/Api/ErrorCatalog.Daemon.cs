@@ -15,10 +15,10 @@ public static partial class ErrorCatalog
         add("state-in-use", ExitCodes.Refused,
             "Another godwitd holds the same state directory. Two daemons on one registry could both own a guest.",
             "Stop the other one, or give this one its own state and runtime directories and ports.");
-        add("endpoint-in-use", ExitCodes.Refused,
+        add("address-in-use", ExitCodes.Refused,
             "Another process listens on an address, port or socket that godwitd needs.",
             "Find it with 'ss -ltnp', or change peerPort, lanePort, listen or runtimeDirectory.");
-        add("endpoint-unavailable", ExitCodes.Refused,
+        add("address-unavailable", ExitCodes.Refused,
             "godwitd was told to listen on an address that this host does not have, or may not use.",
             "Set listen to an address that 'ip address' shows, or to 0.0.0.0 for all.");
         add("registry-newer", ExitCodes.Refused,
@@ -39,9 +39,9 @@ public static partial class ErrorCatalog
         add("tun-missing", ExitCodes.Refused,
             "/dev/net/tun is missing, so guests cannot be given network interfaces.",
             "Load the module with 'modprobe tun'; in a container pass the device through.");
-        add("lz4-missing", ExitCodes.Ok,
-            "liblz4 cannot be loaded, so pages travel uncompressed.",
-            "Install it: apt install liblz4-1.");
+        add("lz4-missing", ExitCodes.Refused,
+            "The library liblz4 cannot be loaded on a host; without it no guest can leave the host or come to it.",
+            "Install it there: apt install liblz4-1.");
         add("clock-skew", ExitCodes.Ok,
             "The clocks of two hosts differ; certificates and tokens are judged by the clock.",
             "Run a time service on both hosts, for example chrony.");

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Godwit.Pages;
 
 namespace Godwit.Daemon;
 
@@ -28,6 +29,19 @@ internal static class HostFacts
             .Where(link => Directory.Exists(Path.Combine(link, "bridge")))
             .Select(link => Path.GetFileName(link)).Order(StringComparer.Ordinal)]
         : [];
+
+    /// <summary>False if liblz4 cannot be loaded; device state is coded with it, so without it nothing moves.</summary>
+    public static bool HasLz4()
+    {
+        try
+        {
+            return Lz4.Version > 0;
+        }
+        catch (DllNotFoundException)
+        {
+            return false;
+        }
+    }
 
     private static long Kibibytes(string line) =>
         long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture) << 10;

@@ -24,35 +24,9 @@ internal sealed class TestHost : IAsyncDisposable
     {
         _clock = clock ?? TimeProvider.System;
         DirectoryPath = Directory.CreateTempSubdirectory($"gw-{name}-").FullName;
-        var settings = new DaemonSettings
-        {
-            HostName = name,
-            Address = "127.0.0.1",
-            Listen = "127.0.0.1",
-            PeerPort = FreePort(),
-            LanePort = FreePort(),
-            PkiDirectory = Path.Combine(DirectoryPath, "pki"),
-            StateDirectory = Path.Combine(DirectoryPath, "state"),
-            RuntimeDirectory = Path.Combine(DirectoryPath, "run"),
-            Accelerator = "tcg",
-            ReservationSeconds = 20,
-        };
+        var settings = SettingsFor(name, DirectoryPath);
         Settings = adjust?.Invoke(settings) ?? settings;
-        Control = new Control.ControlClient(Track(GrpcChannel.ForAddress("http://localhost", new GrpcChannelOptions
-        {
-            HttpHandler = new SocketsHttpHandler
-            {
-                ConnectCallback = async (_, token) =>
-                {
-                    var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                    await socket.ConnectAsync(new UnixDomainSocketEndPoint(Settings.ControlSocket), token);
-                    return new NetworkStream(socket, ownsSocket: true);
-                },
-            },
-            DisposeHttpClient = true,
-            InitialReconnectBackoff = TimeSpan.FromMilliseconds(50),
-            MaxReconnectBackoff = TimeSpan.FromMilliseconds(200),
-        })));
+        Control = new Control.ControlClient(Track(OpenSocket(Settings.ControlSocket)));
     }
 
     public DaemonSettings Settings { get; }
@@ -127,6 +101,36 @@ internal sealed class TestHost : IAsyncDisposable
         return (a, b);
     }
 
+    /// <summary>A host on loopback that keeps everything in one directory.</summary>
+    public static DaemonSettings SettingsFor(string name, string directory) => new()
+    {
+        HostName = name,
+        Address = "127.0.0.1",
+        Listen = "127.0.0.1",
+        PeerPort = FreePort(),
+        LanePort = FreePort(),
+        PkiDirectory = Path.Combine(directory, "pki"),
+        StateDirectory = Path.Combine(directory, "state"),
+        RuntimeDirectory = Path.Combine(directory, "run"),
+        Accelerator = "tcg",
+        ReservationSeconds = 20,
+    };
+
+    /// <summary>A channel to a daemon's Unix socket, which need not be there yet.</summary>
+    public static GrpcChannel OpenSocket(string path) => GrpcChannel.ForAddress("http://localhost", new()
+    {
+        HttpHandler = new SocketsHttpHandler
+        {
+            ConnectCallback = async (_, token) =>
+            {
+                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+                await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), token);
+                return new NetworkStream(socket, ownsSocket: true);
+            },
+        },
+        DisposeHttpClient = true,
+    });
+
     public static int FreePort()
     {
         using var socket = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
@@ -144,17 +148,7 @@ internal sealed class TestHost : IAsyncDisposable
     {
         _channels.ForEach(channel => channel.Dispose());
         await StopAsync();
-        // Guests outlive their daemon, but not the test.
-        var guests = Path.Combine(Settings.RuntimeDirectory, "guests");
-        foreach (var file in Directory.Exists(guests)
-            ? Directory.EnumerateFiles(guests, "qemu.pid", SearchOption.AllDirectories) : [])
-        {
-            if (int.TryParse(await File.ReadAllTextAsync(file), out var id))
-            {
-                Processes.Kill(id, DirectoryPath);
-            }
-        }
-
+        Processes.KillGuests(DirectoryPath);
         Directory.Delete(DirectoryPath, recursive: true);
     }
 
@@ -218,8 +212,29 @@ internal static class Wait
     public static Task UntilAsync(Func<bool> isSo, string what) => UntilAsync(() => Task.FromResult(isSo()), what);
 }
 
-internal static class Processes
+internal static partial class Processes
 {
+    public const int Interrupt = 2;
+    public const int Killed = 9;
+    public const int Terminate = 15;
+
+    public static void Signal(int id, int signal) => Assert.True(Send(id, signal) == 0, $"no process {id} to signal");
+
+    /// <summary>Guests outlive their daemon, but not the test.</summary>
+    public static void KillGuests(string directory)
+    {
+        foreach (var file in Directory.EnumerateFiles(directory, "qemu.pid", SearchOption.AllDirectories))
+        {
+            if (int.TryParse(File.ReadAllText(file), out var id))
+            {
+                Kill(id, directory);
+            }
+        }
+    }
+
+    [System.Runtime.InteropServices.LibraryImport("libc", EntryPoint = "kill")]
+    private static partial int Send(int id, int signal);
+
     /// <summary>Kills a process if its command line names the directory: a number may have changed hands.</summary>
     public static void Kill(int id, string directory)
     {

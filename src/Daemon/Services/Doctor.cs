@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using Godwit.Api.V1;
 using Godwit.Daemon.Cluster;
 using Godwit.Daemon.Guests;
@@ -74,18 +73,10 @@ internal sealed class Doctor(
         }
     }
 
-    private static Finding Lz4()
-    {
-        const string Library = "liblz4.so.1";
-        if (!NativeLibrary.TryLoad(Library, out var handle))
-        {
-            return Warn("lz4-missing", "lz4", $"{Library} cannot be loaded: pages travel uncompressed",
-                "Install it: apt install liblz4-1.");
-        }
-
-        NativeLibrary.Free(handle);
-        return Good("lz4", $"{Library} is there");
-    }
+    private static Finding Lz4() => HostFacts.HasLz4()
+        ? Good("lz4", "liblz4 can be loaded")
+        : Bad("lz4-missing", "lz4", "liblz4.so.1 cannot be loaded: no guest can leave this host or come to it",
+            "Install it: apt install liblz4-1.");
 
     private IEnumerable<Finding> Trust()
     {

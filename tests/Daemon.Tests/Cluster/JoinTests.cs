@@ -214,18 +214,7 @@ public sealed class JoinTests
         var remote = new Control.ControlClient(a.TlsChannel(a.Credentials()));
         await RefusedAsync("control-local-only", async () => await remote.ListGuestsAsync(
             new ListGuestsRequest(), cancellationToken: Token));
-        using var channel = Grpc.Net.Client.GrpcChannel.ForAddress("http://localhost", new()
-        {
-            HttpHandler = new SocketsHttpHandler
-            {
-                ConnectCallback = async (_, token) =>
-                {
-                    var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                    await socket.ConnectAsync(new UnixDomainSocketEndPoint(a.Settings.ControlSocket), token);
-                    return new NetworkStream(socket, ownsSocket: true);
-                },
-            },
-        });
+        using var channel = TestHost.OpenSocket(a.Settings.ControlSocket);
         await RefusedAsync("peer-remote-only", async () => await new Peer.PeerClient(channel).HelloAsync(
             new HelloRequest { Host = "a" }, cancellationToken: Token));
         Assert.Equal(

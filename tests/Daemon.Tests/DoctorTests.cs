@@ -1,0 +1,42 @@
+using Godwit.Api;
+using Godwit.Api.V1;
+
+namespace Godwit.Daemon.Tests;
+
+/// <summary>What the doctor says of a host that lacks something.</summary>
+public sealed class DoctorTests : IDisposable
+{
+    /// <summary>Shell commands that take liblz4 away from the daemon that is started behind them.</summary>
+    internal const string HideLz4 = """
+        for library in $(ldconfig -p | awk '/liblz4\.so\.1 / { print $NF }'); do
+          mount --bind /dev/null "$(readlink -f "$library")"
+        done
+        """;
+
+    private readonly string _directory = Directory.CreateTempSubdirectory("gw-doctor-").FullName;
+
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    public void Dispose() => Directory.Delete(_directory, recursive: true);
+
+    private static async Task<Finding> FindAsync(DaemonProcess daemon, string subject) =>
+        (await daemon.Control.DiagnoseAsync(new DiagnoseRequest(), cancellationToken: Token)).Findings
+            .First(finding => finding.Subject == subject);
+
+    [Fact]
+    public async Task A_missing_liblz4_is_an_error_because_nothing_moves_without_it()
+    {
+        var settings = TestHost.SettingsFor("a", _directory);
+        await using (var daemon = await DaemonProcess.StartAsync(settings, _directory, HideLz4))
+        {
+            var finding = await FindAsync(daemon, "lz4");
+            Assert.Equal((Severity.Error, "lz4-missing"), (finding.Severity, finding.Code));
+            Assert.Contains("apt install liblz4-1", finding.Remedy, StringComparison.Ordinal);
+            Assert.Equal(ExitCodes.Refused, ErrorCatalog.Find("lz4-missing")?.ExitCode);
+            Assert.Equal(0, await daemon.EndAsync(Processes.Terminate));
+        }
+
+        await using var whole = await DaemonProcess.StartAsync(settings, _directory);
+        Assert.Equal(Severity.Ok, (await FindAsync(whole, "lz4")).Severity);
+    }
+}
