@@ -29,7 +29,7 @@ public sealed record DaemonSettings
     /// <summary>auto, kvm or tcg: what new guests get. auto is kvm where it really runs guests.</summary>
     public string Accelerator { get; init; } = "auto";
 
-    /// <summary>text, json or systemd; text becomes systemd under systemd.</summary>
+    /// <summary>text, json or systemd; text becomes systemd where the journal reads standard output.</summary>
     public string LogFormat { get; init; } = "text";
 
     /// <summary>Trace, Debug, Information, Warning or Error.</summary>

@@ -12,6 +12,7 @@ using Godwit.Migration;
 using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Https;
+using Microsoft.Extensions.Hosting.Systemd;
 
 namespace Godwit.Daemon;
 
@@ -40,7 +41,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
     /// <param name="logging">Takes the place of the configured log output.</param>
     /// <exception cref="GodwitException">
     /// It cannot start: <c>state-unwritable</c>, <c>state-in-use</c>, <c>registry-*</c>, <c>key-*</c>,
-    /// <c>certificate-*</c>, <c>endpoint-in-use</c>, <c>endpoint-unavailable</c>.
+    /// <c>certificate-*</c>, <c>address-in-use</c>, <c>address-unavailable</c>.
     /// </exception>
     public static async Task<GodwitDaemon> StartAsync(
         DaemonSettings settings, TimeProvider clock, Action<ILoggingBuilder>? logging = null)
@@ -61,6 +62,8 @@ public sealed class GodwitDaemon : IAsyncDisposable
             await ListenAsync(application, settings);
             GrantControlSocket(settings);
             services.GetRequiredService<Membership>().Refresh();
+            // Type=notify: every listener is up, every guest found again, and the socket is open to its group.
+            services.GetRequiredService<SystemdNotifier>().Notify(ServiceState.Ready);
             Log.Started(services.GetRequiredService<ILogger<GodwitDaemon>>(), VersionText.Own, settings.HostName,
                 settings.ControlSocket, settings.PeerAddress, settings.LanePort);
             return new GodwitDaemon(application, state, registry, settings);
@@ -102,6 +105,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
         var services = _application.Services;
         var keeper = services.GetRequiredService<GuestKeeper>();
         Log.Stopping(services.GetRequiredService<ILogger<GodwitDaemon>>(), keeper.Running);
+        services.GetRequiredService<SystemdNotifier>().Notify(ServiceState.Stopping);
         using var patience = new CancellationTokenSource(ShutdownTimeout);
         // Moves first: they need the listeners and the peers to end cleanly.
         await Task.WhenAll(
@@ -141,8 +145,8 @@ public sealed class GodwitDaemon : IAsyncDisposable
     {
         var builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         ConfigureLogging(builder.Logging, settings, logging);
-        // Type=notify: ready is told when the listeners are up and every guest has been found again.
-        builder.Services.AddSystemd();
+        // Not AddSystemd: it looks for systemd's name in the parent, takes Ctrl-C away, and overrules logFormat.
+        builder.Services.AddSingleton<SystemdNotifier>();
         builder.Services.AddRoutingCore();
         builder.Services.AddSingleton(settings);
         builder.Services.AddSingleton(clock);
@@ -189,7 +193,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             return;
         }
 
-        switch (settings.LogFormat)
+        switch (settings.LogFormat == "text" && IsReadByJournal() ? "systemd" : settings.LogFormat)
         {
             case "json":
                 builder.AddJsonConsole(options => options.UseUtcTimestamp = true);
@@ -206,6 +210,17 @@ public sealed class GodwitDaemon : IAsyncDisposable
                 break;
         }
     }
+
+    /// <summary>
+    /// True if the journal reads standard output: it takes the priority from each line's prefix, and keeps the time.
+    /// </summary>
+    /// <remarks>
+    /// The variable alone proves nothing: whatever a service starts inherits it. It names the stream by device and
+    /// inode, to be compared with one's own.
+    /// </remarks>
+    private static bool IsReadByJournal() =>
+        Environment.GetEnvironmentVariable("JOURNAL_STREAM")?.Split(':') is [_, var inode]
+        && new FileInfo("/proc/self/fd/1").LinkTarget == $"socket:[{inode}]";
 
     private static void ConfigureKestrel(KestrelServerOptions kestrel, DaemonSettings settings, ClusterTrust trust)
     {
@@ -308,9 +323,9 @@ public sealed class GodwitDaemon : IAsyncDisposable
     {
         var socketError = (exception.GetBaseException() as SocketException)?.SocketErrorCode;
         return socketError == SocketError.AddressAlreadyInUse || exception.InnerException is AddressInUseException
-            ? new GodwitException("endpoint-in-use", $"{endpoint} is in use by another process.",
+            ? new GodwitException("address-in-use", $"{endpoint} is in use by another process.",
                 $"Find it with 'ss -ltnp', or set {key} or listen to another one.", exception)
-            : new GodwitException("endpoint-unavailable", $"{endpoint} cannot be listened on: {exception.Message}",
+            : new GodwitException("address-unavailable", $"{endpoint} cannot be listened on: {exception.Message}",
                 "Set listen to an address of this host, or to 0.0.0.0.", exception);
     }
 
@@ -341,7 +356,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             return;
         }
 
-        throw new GodwitException("endpoint-in-use", $"Another process serves {path}.",
+        throw new GodwitException("address-in-use", $"Another process serves {path}.",
             "Stop it, or give this daemon its own --runtime-dir.");
     }
 
