@@ -15,8 +15,8 @@ internal static class OlderQemu
             string made = $"{folder}.{Environment.ProcessId}";
             string root = Path.Combine(folder, "root");
             AptPackages.Unpack(
-                Path.Combine(made, "root"), "qemu-system-x86/bookworm", "qemu-system-common/bookworm", "qemu-system-data/bookworm",
-                "seabios/bookworm", "ipxe-qemu");
+                Path.Combine(made, "root"), "qemu-system-x86/bookworm", "qemu-system-common/bookworm",
+                "qemu-system-data/bookworm", "seabios/bookworm", "ipxe-qemu");
             string madeScript = Path.Combine(made, Path.GetFileName(script));
             File.WriteAllText(
                 madeScript,

@@ -29,7 +29,8 @@ internal static class StockScenario
         run.Display.Line($"  booted and answering after {Stopwatch.GetElapsedTime(booting).TotalSeconds:0.0} s");
         load.Begin(agent);
         OutsideClient client = run.Own(OutsideClient.Start(shape.Address));
-        StockQemu destination = run.Own(StockQemu.Start("b", "stock-b", shape, run.Image, disk, incoming: true, program));
+        StockQemu destination = run.Own(
+            StockQemu.Start("b", "stock-b", shape, run.Image, disk, incoming: true, program));
         GuestPace before = GuestPace.Take(agent);
         run.Pause(TimeSpan.FromSeconds(1));
         _ = agent.TakeLongestGapMs();

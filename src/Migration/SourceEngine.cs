@@ -203,7 +203,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
     /// <summary>A page of a mapped block is not what was last sent of it, and QEMU has not said so.</summary>
     public void PageDiffers(int blockIndex, PageNumber page) => _queue!.Report(blockIndex, page, zero: false);
 
-    /// <summary>Every page of the paused guest that differs from what was sent is reported: this is all there is.</summary>
+    /// <summary>
+    /// Every page of the paused guest that differs from what was sent is reported: this is all there is.
+    /// </summary>
     public void MemoryChecked(TimeSpan now)
     {
         _now = now;

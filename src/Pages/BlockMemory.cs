@@ -13,7 +13,9 @@ public abstract class BlockMemory
     /// <summary>The page's 4096 bytes, live. Throws ArgumentOutOfRangeException outside the block.</summary>
     public abstract ReadOnlySpan<byte> Read(PageNumber page);
 
-    /// <summary>False for a page that nobody has written yet: it is zero, and looking at it would allocate it.</summary>
+    /// <summary>
+    /// False for a page that nobody has written yet: it is zero, and looking at it would allocate it.
+    /// </summary>
     public abstract bool IsAllocated(PageNumber page);
 
     /// <summary>Puts a page in place.</summary>
