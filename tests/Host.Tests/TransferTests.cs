@@ -1,4 +1,5 @@
 using System.Net;
+using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text.Json.Nodes;
 using Godwit.Host.Qemu;
@@ -76,6 +77,28 @@ public sealed class TransferTests : IAsyncLifetime
         Assert.Equal("running", await pair.Source.QueryStateAsync(cancel));
     }
 
+    // Goal: a closed port and a ticket nobody waits for are told from a QEMU that fails: the remedies differ.
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task A_lane_that_cannot_be_opened_is_the_fault_of_the_link(bool somebodyListens)
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, new(), cancel);
+        using var deaf = new Socket(SocketType.Stream, ProtocolType.Tcp);
+        deaf.Bind(new IPEndPoint(IPAddress.Loopback, 0));
+        var terms = new TransferTerms(
+            "m0", "web1", "a", "b", new(), RandomNumberGenerator.GetBytes(32), WireVersions.Max, 2);
+        var outgoing = new SourceTransfer(
+            pair.Source, terms, somebodyListens ? pair.Lanes : (IPEndPoint)deaf.LocalEndPoint!,
+            _a.ClientOptions("b"), Folder("source"), () => Task.CompletedTask, NullLogger.Instance);
+        MigrationSnapshot end = await outgoing.RunAsync(cancel);
+        Assert.Equal((MigrationOutcome.Failed, "link-lost"), (end.Outcome, end.ErrorCode));
+        Assert.Contains("lane 0", end.Error, StringComparison.OrdinalIgnoreCase);
+        Assert.Equal("running", await pair.Source.QueryStateAsync(cancel));
+    }
+
     [Fact]
     public async Task A_cancelled_guest_can_be_moved_afterwards()
     {
@@ -114,6 +137,7 @@ public sealed class TransferTests : IAsyncLifetime
             _mappedAtDestination = mappedAtDestination;
         }
 
+        public IPEndPoint Lanes => new(IPAddress.Loopback, _listener.Port);
         public QemuMachine Source { get; private set; } = null!;
         public QemuMachine Destination { get; private set; } = null!;
         public SourceTransfer Outgoing { get; private set; } = null!;
@@ -149,7 +173,7 @@ public sealed class TransferTests : IAsyncLifetime
                 Destination, terms, folder, _ => Task.FromResult(TimeSpan.Zero), NullLogger.Instance);
             _listener.Expect(_incoming);
             Outgoing = new SourceTransfer(
-                Source, terms, new IPEndPoint(IPAddress.Loopback, _listener.Port), _test._a.ClientOptions("b"),
+                Source, terms, Lanes, _test._a.ClientOptions("b"),
                 _test.Folder("source"), () => Task.CompletedTask, NullLogger.Instance);
         }
 

@@ -105,9 +105,9 @@ public sealed partial class SourceTransfer(
             await _ended.Task;
         }
         catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException
-            or OperationCanceledException or TimeoutException)
+            or OperationCanceledException or TimeoutException or StreamFormatException)
         {
-            Enter(now => _engine.QemuFailed(e.Message, now));
+            Enter(now => StartFailed(e, now));
             await _ended.Task;
         }
         finally
@@ -120,6 +120,23 @@ public sealed partial class SourceTransfer(
 
         Report(force: true);
         return Snapshot;
+    }
+
+    private void StartFailed(Exception failure, TimeSpan now)
+    {
+        switch (failure)
+        {
+            case StreamFormatException broken:
+                _engine.Broken(broken, now);
+                break;
+            // QEMU's failures have types of their own: this is a lane that could not be opened.
+            case IOException:
+                _engine.LinkLost(failure.Message, now);
+                break;
+            default:
+                _engine.QemuFailed(failure.Message, now);
+                break;
+        }
     }
 
     private async Task StartAsync(CancellationToken cancellationToken)
