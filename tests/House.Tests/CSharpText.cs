@@ -28,7 +28,7 @@ internal static class CSharpText
     }
 
     // Where the comment or literal that begins here ends; the same place if none begins. The holes of an interpolated
-    // string count as text: a rule may miss a name there, but never complains about a word in a message.
+    // string count as text, so a rule may miss a name there; a literal inside a hole counts as code.
     private static int EndOfNonCode(string text, int at)
     {
         var rest = text.AsSpan(at);

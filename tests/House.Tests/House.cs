@@ -20,9 +20,6 @@ internal static class House
             .Order(StringComparer.Ordinal)];
     }
 
-    public static IReadOnlyList<string> Folders() =>
-        [.. Files("").Select(path => Path.GetDirectoryName(path)!).Where(path => path.Length > 0).Distinct()];
-
     public static string Read(string path) => File.ReadAllText(Path.Combine(Root, path));
 
     public static string[] ReadLines(string path) => File.ReadAllLines(Path.Combine(Root, path));

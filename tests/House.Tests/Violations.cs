@@ -8,4 +8,15 @@ internal static class Violations
         string[] found = [.. places];
         Assert.True(found.Length == 0, string.Join('\n', found));
     }
+
+    /// <summary>Two lists that have to name the same things.</summary>
+    public static void Differences(
+        string one, IReadOnlyCollection<string> inOne, string other, IReadOnlyCollection<string> inOther)
+    {
+        Assert.NotEmpty(inOne);
+        None([
+            .. inOne.Except(inOther).Select(name => $"{name} is in {one} and not in {other}"),
+            .. inOther.Except(inOne).Select(name => $"{name} is in {other} and not in {one}"),
+        ]);
+    }
 }

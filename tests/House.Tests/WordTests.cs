@@ -36,6 +36,32 @@ public partial class WordTests
             .Select(found => found.Place));
     }
 
+    [Theory]
+    [InlineData("Utils", true)]
+    [InlineData("PageUtil", true)]
+    [InlineData("UtilityBelt", true)]
+    [InlineData("CommonTerms", true)]
+    [InlineData("StreamHelpers", true)]
+    [InlineData("LockManager", true)]
+    [InlineData("Utilization", false)]
+    [InlineData("PageQueue", false)]
+    public void A_name_that_says_nothing_is_seen(string name, bool found) =>
+        Assert.Equal(found, EmptyWord().IsMatch(name));
+
+    [Theory]
+    [InlineData("internal sealed class LockManager(int x) : IDisposable;", "LockManager")]
+    [InlineData("public readonly record struct Helper<T>;", "Helper")]
+    [InlineData("public interface ICommon;", "ICommon")]
+    [InlineData("where T : class, new()", null)]
+    public void A_type_s_name_is_found(string text, string? name) =>
+        Assert.Equal(name, TypeName().Match(text) is { Success: true } match ? match.Groups[1].Value : null);
+
+    [Theory]
+    [InlineData("throw new NotImplementedException();", true)]
+    [InlineData("throw new NotSupportedException(\"NotImplementedException\");", false)]
+    public void What_is_left_unwritten_is_seen(string text, bool found) =>
+        Assert.Equal(found, Unwritten().IsMatch(CSharpText.CodeOnly(text)));
+
     // Goal: the rules speak of code, and a word in a message or a comment is not code.
     [Theory]
     [InlineData("int srcPage = 1;", true)]
