@@ -220,6 +220,20 @@ internal static partial class Processes
 
     public static void Signal(int id, int signal) => Assert.True(Send(id, signal) == 0, $"no process {id} to signal");
 
+    /// <summary>False also for one that has ended and that nobody has buried yet.</summary>
+    public static bool Runs(int id)
+    {
+        try
+        {
+            // The state is the first field behind the name, which stands in parentheses and may hold anything.
+            return File.ReadAllText($"/proc/{id}/stat").Split(") ")[^1][0] is not ('Z' or 'X');
+        }
+        catch (IOException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>Guests outlive their daemon, but not the test.</summary>
     public static void KillGuests(string directory)
     {

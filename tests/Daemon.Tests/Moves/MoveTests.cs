@@ -1,0 +1,90 @@
+using Godwit.Api.V1;
+using Godwit.Daemon.Tests.Guests;
+
+namespace Godwit.Daemon.Tests.Moves;
+
+/// <summary>Moves of a real guest between two real godwitd, to their end and to every other end.</summary>
+public sealed class MoveTests
+{
+    // The guest's 3 MiB of noise take about six seconds at this rate: time enough to interfere.
+    private static readonly MigrationPolicy Slow = new() { BandwidthBitsPerSecond = 4_000_000 };
+
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    [Fact]
+    public async Task A_guest_goes_there_and_back_and_loses_nothing()
+    {
+        await using var pair = await MovePair.StartAsync();
+        var move = await pair.MoveAsync(pair.A, "b");
+        Assert.Equal(("a", "b", "b", "mapped"), (move.From, move.To, move.GuestRunsOn, move.MemoryBacking));
+        Assert.True(move.DowntimeMs > 0 && move.WireBytes > 3 << 20 && move.Rounds.Count > 0, $"{move}");
+        var there = await pair.GuestAtAsync(pair.B);
+        Assert.Equal((GuestState.Running, "b"), (there?.State, there?.Host));
+        var left = await pair.GuestAtAsync(pair.A);
+        Assert.Equal((GuestState.Elsewhere, "b", 0), (left?.State, left?.Host, left?.ProcessId));
+        Assert.False(Processes.Runs(pair.Guest.ProcessId));
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        var atA = CountingGuest.Console(pair.A, pair.Guest);
+        CountingGuest.IsUnbroken(atA + CountingGuest.Console(pair.B, pair.Guest));
+        // Both hosts keep the report.
+        Assert.Equal(move.WireBytes, (await MovePair.ReportAsync(pair.B, move.Id)).WireBytes);
+
+        await pair.MoveAsync(pair.B, "a");
+        await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
+        var back = await pair.GuestAtAsync(pair.A);
+        Assert.Equal((GuestState.Running, "a"), (back?.State, back?.Host));
+        Assert.False(Processes.Runs(there!.ProcessId));
+        CountingGuest.IsUnbroken(
+            atA + CountingGuest.Console(pair.B, pair.Guest) + CountingGuest.Console(pair.A, pair.Guest)[atA.Length..]);
+    }
+
+    [Fact]
+    public async Task A_cancelled_guest_runs_on_where_it_was_and_can_move_later()
+    {
+        await using var pair = await MovePair.StartAsync();
+        var move = await pair.StartMoveAsync(pair.A, "b", Slow);
+        await MovePair.UntilCopyingAsync(pair.A, move);
+        Assert.Equal(GuestState.Migrating, (await pair.GuestAtAsync(pair.A))?.State);
+        Assert.Equal(GuestState.Incoming, (await pair.GuestAtAsync(pair.B))?.State);
+        await Refusals.RefusedAsync("guest-state", () => pair.StartMoveAsync(pair.A, "b"));
+        var cancelled = await pair.A.Control.CancelMigrationAsync(
+            new MigrationRequest { Id = move.Id }, cancellationToken: Token);
+        Assert.Equal((MigrationOutcome.Cancelled, "a"), (cancelled.Outcome, cancelled.GuestRunsOn));
+        await pair.IsUntouchedAsync();
+        await Refusals.RefusedAsync("migration-over", async () => await pair.A.Control.CancelMigrationAsync(
+            new MigrationRequest { Id = move.Id }, cancellationToken: Token));
+        await pair.MoveAsync(pair.A, "b");
+    }
+
+    [Fact]
+    public async Task A_destination_daemon_that_dies_leaves_the_guest_at_the_source()
+    {
+        await using var pair = await MovePair.StartAsync();
+        var move = await pair.StartMoveAsync(pair.A, "b", Slow);
+        await MovePair.UntilCopyingAsync(pair.A, move);
+        await pair.B.EndAsync(Processes.Killed);
+        var failed = await MovePair.EndAsync(pair.A, move);
+        Assert.Equal((MigrationOutcome.Failed, "link-lost", "a"),
+            (failed.Outcome, failed.ErrorCode, failed.GuestRunsOn));
+        Assert.Contains("counting runs on a", failed.Error, StringComparison.Ordinal);
+        Assert.NotNull(Api.ErrorCatalog.Find(failed.ErrorCode));
+        await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
+        // The QEMU that waited there for the rest is ended when the daemon is back.
+        await pair.RestartBAsync();
+        Assert.Contains("was never committed", pair.B.Output, StringComparison.Ordinal);
+        await pair.IsUntouchedAsync();
+        await pair.MoveAsync(pair.A, "b");
+    }
+
+    [Fact]
+    public async Task A_source_daemon_that_dies_finds_its_guest_running()
+    {
+        await using var pair = await MovePair.StartAsync();
+        var move = await pair.StartMoveAsync(pair.A, "b", Slow);
+        await MovePair.UntilCopyingAsync(pair.A, move);
+        await pair.A.EndAsync(Processes.Killed);
+        await pair.RestartAAsync();
+        await pair.IsUntouchedAsync();
+        await pair.MoveAsync(pair.A, "b");
+    }
+}
