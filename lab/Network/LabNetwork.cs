@@ -115,6 +115,8 @@ internal static class LabNetwork
                     "peer", "name", $"to-{host}", "netns", LabDirectory.Namespace(Switch));
             }
 
+            // Not a random one, which now and then would be higher than that of every port a guest gets.
+            Ip(host, "link", "set", "up0", "address", $"52:54:00:77:01:0{AddressOf(host)[^1]}");
             Ip(host, "link", "set", "up0", "master", "br0", "up");
             Ip(Switch, "link", "set", $"to-{host}", "master", "br0", "up");
             AddAddresses(host, "br0");

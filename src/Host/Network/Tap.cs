@@ -58,10 +58,11 @@ public sealed partial class Tap : IDisposable
             MakeDevice(name);
             Link link = netlink.Find(name)
                 ?? throw new GodwitException("tap-failed", $"TAP device {name} vanished while it was being set up.");
-            // The kernel gives a bridge the lowest MAC of its ports, and a change of it cuts the host off for a moment:
-            // a first byte of fe keeps the guest's port out of that choice. The host has nothing to say on this device
-            // itself, so no IPv6 on it: its own solicitations would only confuse the switch.
-            byte[] own = [0xfe, .. mac[1..]];
+            // The kernel gives a bridge the lowest MAC of its ports. Were it this one, the host would be cut off for a
+            // moment, and for longer from the guest's next host, whose port has the same MAC: fe:ff keeps it out of
+            // the choice, beside random MACs too. The host has nothing to say on this device itself, so no IPv6 on
+            // it: its own solicitations would only confuse the switch.
+            byte[] own = [0xfe, 0xff, .. mac[2..]];
             netlink.SetMac(link.Index, own, name);
             TryDisableIpv6(name);
             netlink.SetMaster(link.Index, master.Index, name);

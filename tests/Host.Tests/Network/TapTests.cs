@@ -24,7 +24,7 @@ public sealed class TapTests
         Link link = Assert.IsType<Link>(netlink.Find("gwtest0"));
         Assert.Equal(netlink.Find("br0")!.Index, link.Master);
         Assert.True(link.Up);
-        Assert.Equal("fe:54:00:12:34:56", string.Join(':', link.Mac.Select(b => b.ToString("x2"))));
+        Assert.Equal("fe:ff:00:12:34:56", string.Join(':', link.Mac.Select(b => b.ToString("x2"))));
 
         // Left behind by a crash, it is taken over; open elsewhere, it is not.
         Tap.Create("gwtest0", "br0", Mac).Dispose();
@@ -42,6 +42,19 @@ public sealed class TapTests
         Assert.Null(netlink.Find("gwtest0"));
         tap.Delete();
         Assert.Equal("tap-failed", Assert.Throws<GodwitException>(() => tap.SetLink(false)).Code);
+    });
+
+    // Found in the lab: an uplink whose random MAC began with fe left its bridge with the guest's TAP's MAC, and the two
+    // hosts of a move, each with a TAP of that MAC, could not reach each other any more.
+    [Fact]
+    public void The_bridge_keeps_its_uplinks_MAC_even_if_that_is_high() => Run(() =>
+    {
+        using RouteNetlink netlink = new();
+        netlink.CreateBridge("br0");
+        Command("ip link add up0 address fe:9a:01:02:03:04 type veth peer name far0");
+        Command("ip link set up0 master br0 up");
+        using Tap tap = Tap.Create("gwtest0", "br0", Mac);
+        Assert.Equal("fe:9a:01:02:03:04", string.Join(':', netlink.Find("br0")!.Mac.Select(b => b.ToString("x2"))));
     });
 
     [Fact]
