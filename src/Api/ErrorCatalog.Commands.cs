@@ -36,6 +36,10 @@ public static partial class ErrorCatalog
             + "ended or been rolled back; from here it cannot be proved which.",
             "Start the daemon again: it settles what was in progress. Then 'godwit migration show ID' says where the "
             + "guest runs.");
+        add("daemon-ended", ExitCodes.Failed,
+            "The source's daemon ended in the middle of the move, before the hand-over; the guest runs on at the "
+            + "source.",
+            "'journalctl -u godwitd' on the source says why it ended. Then start the move again.");
         add("migration-failed", ExitCodes.Failed,
             "The migration ended before the hand-over; the guest runs on at the source as before.",
             "The message names the cause. Try 'godwit vm migrate NAME --to HOST --dry-run' once it is out of the way.");

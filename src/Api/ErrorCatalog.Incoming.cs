@@ -25,7 +25,8 @@ public static partial class ErrorCatalog
             "A disk has another size on the destination: it is not the same disk.",
             "Mount the same shared storage under the same path on both hosts.");
         add("disk-full", ExitCodes.Refused,
-            "A directory that godwitd needs for a running guest has no space left.", "Free some space there.");
+            "A directory that godwitd needs for a guest or to record a move has too little space left.",
+            "Free some space there; the message names the directory, what it has and what is needed.");
         add("memory-short", ExitCodes.Refused,
             "The host has too little free memory for the guest.",
             "Free memory there, or choose another host: 'godwit host list' shows who has how much.");

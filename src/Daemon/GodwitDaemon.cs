@@ -59,6 +59,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             await services.GetRequiredService<Membership>().StartAsync(CancellationToken.None);
             StartLanes(services.GetRequiredService<LaneListener>(), settings);
             await services.GetRequiredService<GuestKeeper>().StartAsync(CancellationToken.None);
+            await services.GetRequiredService<OutgoingMoves>().StartAsync();
             await ListenAsync(application, settings);
             GrantControlSocket(settings);
             services.GetRequiredService<Membership>().Refresh();

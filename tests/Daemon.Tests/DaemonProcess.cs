@@ -48,23 +48,25 @@ internal sealed class DaemonProcess : IAsyncDisposable
     /// Shell commands that run first, in a mount namespace of the daemon's own: what they mount is seen by nobody else
     /// and goes with it. Needs root.
     /// </param>
+    /// <param name="ownNetwork">With them in a network namespace of its own.</param>
     /// <param name="environment">Set for the daemon besides what the test has.</param>
     public static DaemonProcess Spawn(
-        DaemonSettings settings, string directory, string? prepare = null,
+        DaemonSettings settings, string directory, string? prepare = null, bool ownNetwork = false,
         params IEnumerable<(string Name, string Value)> environment)
     {
         File.WriteAllText(Path.Combine(directory, "godwitd.json"), settings.Describe());
-        return Spawn(settings, [Program, "--config", directory], prepare, environment);
+        return Spawn(settings, [Program, "--config", directory], prepare, ownNetwork, environment);
     }
 
     public static DaemonProcess Spawn(
-        DaemonSettings settings, string[] command, string? prepare = null,
+        DaemonSettings settings, string[] command, string? prepare = null, bool ownNetwork = false,
         params IEnumerable<(string Name, string Value)> environment)
     {
         if (prepare is not null)
         {
-            Assert.SkipUnless(Environment.IsPrivilegedProcess, "needs root for a mount namespace of its own");
-            command = ["unshare", "--mount", "bash", "-euc", $"{prepare}\nexec \"$@\"", "bash", .. command];
+            Assert.SkipUnless(Environment.IsPrivilegedProcess, "needs root for namespaces of its own");
+            string[] namespaces = ownNetwork ? ["--mount", "--net"] : ["--mount"];
+            command = ["unshare", .. namespaces, "bash", "-euc", $"{prepare}\nexec \"$@\"", "bash", .. command];
         }
 
         var start = new ProcessStartInfo(command[0], command[1..])
@@ -92,7 +94,7 @@ internal sealed class DaemonProcess : IAsyncDisposable
         DaemonSettings settings, string directory, string? prepare = null,
         params IEnumerable<(string Name, string Value)> environment)
     {
-        var daemon = Spawn(settings, directory, prepare, environment);
+        var daemon = Spawn(settings, directory, prepare, environment: environment);
         try
         {
             await daemon.AnswersAsync();

@@ -21,7 +21,7 @@ public sealed class StartupTests : IDisposable
 
     private DaemonProcess Spawn(DaemonSettings settings, string? prepare = null,
         params IEnumerable<(string Name, string Value)> environment) =>
-        DaemonProcess.Spawn(settings, Folder(settings.HostName), prepare, environment);
+        DaemonProcess.Spawn(settings, Folder(settings.HostName), prepare, environment: environment);
 
     private Task<DaemonProcess> StartAsync(DaemonSettings settings,
         params IEnumerable<(string Name, string Value)> environment) =>

@@ -33,12 +33,11 @@ internal sealed partial class GuestKeeper
         }
         else if (record.Intent == GuestIntent.Running)
         {
-            guest.Record = record with
+            await NoteAsync(guest, record with
             {
                 Intent = GuestIntent.Stopped,
                 Detail = $"Its QEMU ended while godwitd was not running: {reason}",
-            };
-            await SaveAsync(guest, record.Epoch);
+            });
             Log.GuestLost(logger, record.Name, guest.Record.Detail);
         }
     }
@@ -61,8 +60,7 @@ internal sealed partial class GuestKeeper
             await TryExecuteAsync(machine, "migrate_cancel");
         }
 
-        guest.Record = record with { Intent = GuestIntent.Running, Detail = "" };
-        await SaveAsync(guest, record.Epoch);
+        await NoteAsync(guest, record with { Intent = GuestIntent.Running, Detail = "" });
         Attach(guest, machine);
         guest.IsPaused = state != "running";
         Log.GuestAdopted(logger, record.Name, machine.ProcessId, state);
@@ -78,12 +76,11 @@ internal sealed partial class GuestKeeper
             return;
         }
 
-        guest.Record = guest.Record with
+        await NoteAsync(guest, guest.Record with
         {
             Detail = $"Given to host '{guest.Record.Host}', which has not confirmed it; a paused copy is kept here as "
                 + $"process {machine.ProcessId}. Look whether it runs there before you end that process.",
-        };
-        await SaveAsync(guest, guest.Record.Epoch);
+        });
         Log.GuestLost(logger, guest.Record.Name, guest.Record.Detail);
         await machine.DisposeAsync();
     }
@@ -120,13 +117,12 @@ internal sealed partial class GuestKeeper
         var record = guest.Record;
         if (machine is not null && state == "running")
         {
-            guest.Record = record with
+            await NoteAsync(guest, record with
             {
                 Host = settings.HostName,
                 Epoch = record.Epoch + 1,
                 Intent = GuestIntent.Running,
-            };
-            await SaveAsync(guest, record.Epoch);
+            });
             Attach(guest, machine);
             Log.GuestAdopted(logger, record.Name, machine.ProcessId, state);
             return;
@@ -222,13 +218,19 @@ internal sealed partial class GuestKeeper
                 return;
             }
 
-            guest.Machine = null;
             var detail = guest.HasShutDown ? ""
                 : $"Its QEMU (process {machine.ProcessId}) ended by itself: "
                     + machines.LastWords(guest.Record.Contract);
-            guest.Record = guest.Record with { Intent = GuestIntent.Stopped, Detail = detail };
-            await Machines.EndAsync(machine);
-            await SaveAsync(guest, guest.Record.Epoch);
+            guest.Machine = null;
+            try
+            {
+                await NoteAsync(guest, guest.Record with { Intent = GuestIntent.Stopped, Detail = detail });
+            }
+            finally
+            {
+                await Machines.EndAsync(machine);
+            }
+
             if (detail.Length > 0)
             {
                 Log.GuestLost(logger, guest.Record.Name, detail);
@@ -251,9 +253,24 @@ internal sealed partial class GuestKeeper
     /// <summary>Records that the guest belongs to another host now; durable when this returns.</summary>
     public async Task GiveAsync(LocalGuest guest, string host)
     {
-        var epoch = guest.Record.Epoch;
-        guest.Record = guest.Record with { Host = host, Epoch = epoch + 1, Intent = GuestIntent.Stopped, Detail = "" };
-        await SaveAsync(guest, epoch);
+        var record = guest.Record;
+        await DecideAsync(
+            guest, record with { Host = host, Epoch = record.Epoch + 1, Intent = GuestIntent.Stopped, Detail = "" });
+    }
+
+    /// <summary>Takes a guest back that was given away in a move which then was not committed; it runs here.</summary>
+    public async Task ReclaimAsync(LocalGuest guest)
+    {
+        var record = guest.Record;
+        if (record.Host != settings.HostName)
+        {
+            await NoteAsync(guest, record with
+            {
+                Host = settings.HostName,
+                Epoch = record.Epoch + 1,
+                Intent = GuestIntent.Running,
+            });
+        }
     }
 
     /// <summary>Ends the QEMU of a guest that runs elsewhere now.</summary>
@@ -274,7 +291,7 @@ internal sealed partial class GuestKeeper
         if (_guests.TryGetValue(contract.Uuid, out var guest))
         {
             var known = guest.Record;
-            if (known.Host == settings.HostName || known.Intent == GuestIntent.Incoming || known.Epoch > epoch)
+            if (known.Host == settings.HostName || guest.IsArriving || known.Epoch > epoch)
             {
                 throw new GodwitException("guest-exists",
                     $"Guest '{known.Name}' is recorded here on host '{known.Host}' with epoch {known.Epoch}; "
@@ -282,9 +299,11 @@ internal sealed partial class GuestKeeper
                     "Look at 'godwit vm show' on both hosts; only one of them may own the guest.");
             }
 
-            guest.BeforeArrival = known;
-            guest.Record = record;
-            await SaveAsync(guest, known.Epoch);
+            await DecideAsync(guest, record);
+            if (known.Intent != GuestIntent.Incoming)
+            {
+                guest.BeforeArrival = known;
+            }
         }
         else
         {
@@ -300,33 +319,36 @@ internal sealed partial class GuestKeeper
     /// <summary>Takes ownership of a guest that has arrived and may run; durable when this returns.</summary>
     public async Task TakeAsync(LocalGuest guest)
     {
-        var epoch = guest.Record.Epoch;
-        guest.Record = guest.Record with
+        var record = guest.Record;
+        await NoteAsync(guest, record with
         {
             Host = settings.HostName,
-            Epoch = epoch + 1,
+            Epoch = record.Epoch + 1,
             Intent = GuestIntent.Running,
             Started = clock.GetUtcNow(),
             Detail = "",
-        };
-        await SaveAsync(guest, epoch);
+        });
     }
 
     /// <summary>Forgets an arrival that was never committed; what was known of the guest before stays known.</summary>
     public async Task DropIncomingAsync(LocalGuest guest)
     {
-        guest.MigrationId = "";
         guest.Machine = null;
-        if (guest.BeforeArrival is { } before)
+        try
         {
-            var epoch = guest.Record.Epoch;
-            guest.Record = before;
-            await SaveAsync(guest, epoch);
-            return;
-        }
+            if (guest.BeforeArrival is { } before)
+            {
+                await NoteAsync(guest, before);
+                return;
+            }
 
-        await registry.RemoveGuestAsync(guest.Record.Uuid, CancellationToken.None);
-        _guests.TryRemove(guest.Record.Uuid, out _);
+            await registry.RemoveGuestAsync(guest.Record.Uuid, CancellationToken.None);
+            _guests.TryRemove(guest.Record.Uuid, out _);
+        }
+        finally
+        {
+            guest.MigrationId = "";
+        }
     }
 
     /// <summary>Learns of a newer owner of a guest that once lived here.</summary>
@@ -335,19 +357,33 @@ internal sealed partial class GuestKeeper
         if (_guests.TryGetValue(uuid, out var guest) && guest.Record.Host != settings.HostName
             && guest.Record.Intent != GuestIntent.Incoming && guest.Record.Epoch < epoch)
         {
-            var known = guest.Record.Epoch;
-            guest.Record = guest.Record with { Host = host, Epoch = epoch };
-            await SaveAsync(guest, known);
+            await NoteAsync(guest, guest.Record with { Host = host, Epoch = epoch });
         }
     }
 
-    private async Task SaveAsync(LocalGuest guest, long epoch)
+    /// <summary>Stores what is to be; it holds when this returns, and nothing has changed if it throws.</summary>
+    private async Task DecideAsync(LocalGuest guest, GuestRecord next)
     {
-        if (!await registry.TryUpdateGuestAsync(guest.Record, epoch, CancellationToken.None))
+        await StoreAsync(guest, next);
+        guest.Record = next;
+    }
+
+    /// <summary>Keeps what has happened; it is so even if it could not be stored.</summary>
+    private Task NoteAsync(LocalGuest guest, GuestRecord next)
+    {
+        guest.Record = next;
+        return StoreAsync(guest, next);
+    }
+
+    private async Task StoreAsync(LocalGuest guest, GuestRecord next)
+    {
+        if (!await registry.TryUpdateGuestAsync(next, guest.StoredEpoch, CancellationToken.None))
         {
             throw new GodwitException("guest-owner",
-                $"The registry has another owner for guest '{guest.Record.Name}' than epoch {epoch} says.",
+                $"The registry has another owner for guest '{next.Name}' than epoch {guest.StoredEpoch} says.",
                 "Look at 'godwit vm show' on every host; restart godwitd to read the registry again.");
         }
+
+        guest.StoredEpoch = next.Epoch;
     }
 }

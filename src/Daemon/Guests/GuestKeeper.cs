@@ -162,15 +162,26 @@ internal sealed partial class GuestKeeper(
             throw State(guest, "runs already", "There is nothing to do.");
         }
 
-        var machine = await machines.StartAsync(guest.Record.Contract, incoming: false, cancellationToken);
-        guest.Record = guest.Record with
+        // Recorded first: a registry that takes nothing stops the start, and a daemon that dies in between finds out.
+        var before = guest.Record;
+        await DecideAsync(guest, before with
         {
             Intent = GuestIntent.Running,
             Started = clock.GetUtcNow(),
             Detail = "",
-        };
+        });
+        QemuMachine machine;
+        try
+        {
+            machine = await machines.StartAsync(before.Contract, incoming: false, cancellationToken);
+        }
+        catch
+        {
+            await NoteAsync(guest, before);
+            throw;
+        }
+
         Attach(guest, machine);
-        await SaveAsync(guest, guest.Record.Epoch);
         Log.GuestStarted(logger, guest.Record.Name, machine.ProcessId);
         return guest;
     }
@@ -184,8 +195,7 @@ internal sealed partial class GuestKeeper(
         if (guest.Machine is not { } machine)
         {
             // A failed guest is put in order by stopping it.
-            guest.Record = guest.Record with { Intent = GuestIntent.Stopped, Detail = "" };
-            await SaveAsync(guest, guest.Record.Epoch);
+            await NoteAsync(guest, guest.Record with { Intent = GuestIntent.Stopped, Detail = "" });
             return guest;
         }
 
@@ -204,8 +214,7 @@ internal sealed partial class GuestKeeper(
         // From here on the exit is wished for, and not a failure.
         guest.Machine = null;
         await Machines.EndAsync(machine);
-        guest.Record = guest.Record with { Intent = GuestIntent.Stopped, Detail = "" };
-        await SaveAsync(guest, guest.Record.Epoch);
+        await NoteAsync(guest, guest.Record with { Intent = GuestIntent.Stopped, Detail = "" });
         Log.GuestStopped(logger, guest.Record.Name, force ? "by force" : "by its own shutdown");
         return guest;
     }

@@ -14,6 +14,9 @@ internal sealed class LocalGuest(GuestRecord record)
 
     public SemaphoreSlim Gate { get; } = new(1);
 
+    /// <summary>As the registry has it; behind the record's own while a fact could not be stored.</summary>
+    public long StoredEpoch { get; set; } = record.Epoch;
+
     public GuestRecord Record
     {
         get => _record;
@@ -37,6 +40,11 @@ internal sealed class LocalGuest(GuestRecord record)
         get => _migrationId;
         set => _migrationId = value;
     }
+
+    /// <summary>
+    /// True while it is on its way here. A record that says so without a move is one that could not be removed.
+    /// </summary>
+    public bool IsArriving => Record.Intent == GuestIntent.Incoming && MigrationId.Length > 0;
 
     public bool IsPaused { get; set; }
 

@@ -11,8 +11,6 @@ namespace Godwit.Daemon.Moves;
 /// </summary>
 internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests, QemuFacts qemu)
 {
-    private const long RuntimeBytesMin = 16 << 20;
-
     /// <param name="reservedBytes">Memory promised to guests that are arriving and have not filled it yet.</param>
     public async Task<List<Refusal>> CheckAsync(
         CheckIncomingRequest request, string from, long reservedBytes, CancellationToken cancellationToken)
@@ -31,7 +29,8 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
         }
 
         await CheckContractAsync(contract, Refuse, cancellationToken);
-        CheckSpace(contract, reservedBytes, Refuse);
+        refusals.AddRange(HostReadiness.Check(settings, isDestination: true));
+        CheckMemory(contract, reservedBytes, Refuse);
         CheckDisks(contract, request, Refuse);
         CheckIdentity(contract, from, Refuse);
         return refusals;
@@ -61,7 +60,7 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
         }
     }
 
-    private void CheckSpace(MachineContract contract, long reservedBytes, Action<string, string, string> refuse)
+    private void CheckMemory(MachineContract contract, long reservedBytes, Action<string, string, string> refuse)
     {
         var reserve = (long)settings.MemoryReserveMebibytes << 20;
         var memory = HostFacts.Memory().AvailableBytes - reserve - reservedBytes;
@@ -74,13 +73,6 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
                 "Free memory there, or choose another host: 'godwit host list' shows who has how much.");
         }
 
-        var free = new DriveInfo(settings.RuntimeDirectory).AvailableFreeSpace;
-        if (free < RuntimeBytesMin)
-        {
-            refuse("disk-full",
-                $"{settings.RuntimeDirectory} on host '{settings.HostName}' has {free >> 20} MiB free; "
-                + $"{RuntimeBytesMin >> 20} MiB are needed.", "Free some space there.");
-        }
     }
 
     private void CheckDisks(
@@ -103,7 +95,7 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
     private void CheckIdentity(MachineContract contract, string from, Action<string, string, string> refuse)
     {
         if (guests.Find(contract.Uuid) is { } known
-            && (known.Record.Host == settings.HostName || known.Record.Intent == GuestIntent.Incoming))
+            && (known.Record.Host == settings.HostName || known.IsArriving))
         {
             refuse("guest-exists",
                 $"Guest '{contract.Name}' is "

@@ -158,9 +158,9 @@ internal sealed class IncomingMoves(
     {
         var terms = arrival.Transfer.Terms;
         var snapshot = await arrival.Transfer.RunAsync(_shutdown.Token);
-        guest.MigrationId = "";
         if (snapshot.Outcome == MigrationOutcome.Completed)
         {
+            guest.MigrationId = "";
             arrival.Move.Set(record => record with { Snapshot = snapshot, GuestRunsOn = settings.HostName });
             Log.MoveEnded(logger, terms.MigrationId, "completed", snapshot.Elapsed.TotalSeconds, snapshot.WireBytes,
                 snapshot.Downtime.TotalMilliseconds, arrival.Contract.Name, settings.HostName);
@@ -170,7 +170,17 @@ internal sealed class IncomingMoves(
             arrival.Move.Set(record => record with { Snapshot = snapshot });
             arrival.Announcer.Dispose();
             await Machines.EndAsync(machine);
-            await guests.DropIncomingAsync(guest);
+            try
+            {
+                await guests.DropIncomingAsync(guest);
+            }
+            catch (GodwitException exception)
+            {
+                // Its record stays and says "incoming"; the next arrival or the next start of the daemon ends that.
+                Log.OwnershipUnrecorded(
+                    logger, terms.MigrationId, exception.Message, arrival.Contract.Name, terms.From);
+            }
+
             Log.MoveFailed(
                 logger, terms.MigrationId, snapshot.ErrorCode, snapshot.Error, arrival.Contract.Name, terms.From);
         }

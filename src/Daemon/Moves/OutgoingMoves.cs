@@ -27,6 +27,36 @@ internal sealed partial class OutgoingMoves(
 
     public IEnumerable<Move> All => _departures.Values.Select(departure => departure.Move);
 
+    /// <summary>Ends the reports of moves that an earlier daemon left in the middle: they are over, not done.</summary>
+    public async Task StartAsync()
+    {
+        foreach (var record in await reports.ListAsync("", uint.MaxValue, CancellationToken.None))
+        {
+            if (record.From == settings.HostName && record.Snapshot.Phase != MigrationPhase.Ended)
+            {
+                var isHere = guests.Find(record.GuestUuid)?.Record.Host == settings.HostName;
+                var (code, outcome, place) = isHere switch
+                {
+                    true => ("daemon-ended", MigrationOutcome.Failed,
+                        $"{record.Guest} runs on {settings.HostName}, where it was."),
+                    false => ("migration-unsettled", MigrationOutcome.Unsettled,
+                        $"{record.Guest} had been given to {record.To}: look on both hosts which of them runs it."),
+                };
+                await reports.PutAsync(record with
+                {
+                    GuestRunsOn = isHere ? settings.HostName : "",
+                    Snapshot = record.Snapshot with
+                    {
+                        Phase = MigrationPhase.Ended,
+                        Outcome = outcome,
+                        ErrorCode = code,
+                        Error = $"godwitd on host '{settings.HostName}' ended in the middle of the move. {place}",
+                    },
+                });
+            }
+        }
+    }
+
     /// <summary>Refuses for every reason that can be known beforehand; otherwise starts the move and returns.</summary>
     public async Task<Move> StartAsync(
         string name, string to, MigrationPolicy policy, CancellationToken cancellationToken)
@@ -79,7 +109,7 @@ internal sealed partial class OutgoingMoves(
             disk => File.Exists(disk.Path) ? (ulong)new FileInfo(disk.Path).Length : 0));
         var answer = await links.CallAsync(
             host, CheckDeadline, (peer, options) => peer.CheckIncomingAsync(request, options), cancellationToken);
-        return (guest, host, [.. answer.Refusals]);
+        return (guest, host, [.. HostReadiness.Check(settings, isDestination: false), .. answer.Refusals]);
     }
 
     private QemuMachine RequireMovable(LocalGuest guest)
@@ -171,8 +201,7 @@ internal sealed partial class OutgoingMoves(
         }
         catch (GodwitException exception)
         {
-            final = End(move, started, MigrationOutcome.Failed, exception.Code,
-                $"{exception.Message} {exception.Remedy}".TrimEnd());
+            final = End(move, started, MigrationOutcome.Failed, exception.Code, Because(exception));
         }
         catch (Exception exception)
         {
@@ -222,10 +251,23 @@ internal sealed partial class OutgoingMoves(
             (int)prepared.WireVersion, settings.Lanes);
         var endpoint = new IPEndPoint(await ResolveAsync(host, cancellationToken), (int)prepared.LanePort);
         PeerVerdict? refused = null;
+        GodwitException? unrecorded = null;
+        async Task GiveAsync()
+        {
+            try
+            {
+                await guests.GiveAsync(departure.Guest, host.Name);
+            }
+            catch (GodwitException exception)
+            {
+                unrecorded = exception;
+                throw;
+            }
+        }
+
         var transfer = new SourceTransfer(
             machine, terms, endpoint, trust.ClientOptions(host.Name, verdict => refused = verdict),
-            machines.Directory(departure.Guest.Record.Contract),
-            () => guests.GiveAsync(departure.Guest, host.Name), logger);
+            machines.Directory(departure.Guest.Record.Contract), GiveAsync, logger);
         transfer.Changed += snapshot =>
             move.Set(record => record with { Snapshot = Monotonic(record.Snapshot, snapshot) });
         departure.Transfer = transfer;
@@ -246,9 +288,17 @@ internal sealed partial class OutgoingMoves(
             machines.SetLinks(machine, up: true);
         }
 
-        return refused is { } verdict && final.Outcome == MigrationOutcome.Failed
-            ? final with { ErrorCode = verdict.Code, Error = $"{final.Error} Cause: {verdict.Reason}." }
-            : final;
+        if (final.Outcome != MigrationOutcome.Failed)
+        {
+            return final;
+        }
+
+        // The transfer knows that something failed; what and why is known here.
+        return unrecorded is not null
+            ? final with { ErrorCode = unrecorded.Code, Error = $"{Because(unrecorded)} {WhereItIs(move)}" }
+            : refused is { } verdict
+                ? final with { ErrorCode = verdict.Code, Error = $"{final.Error} Cause: {verdict.Reason}." }
+                : final;
     }
 
     // The last snapshot says "ended" only after the owner is recorded and the source's QEMU is gone: until then a
@@ -283,6 +333,7 @@ internal sealed partial class OutgoingMoves(
                 runsOn = "";
                 break;
             default:
+                await ReclaimAsync(guest, move);
                 if (isPrepared)
                 {
                     await AbandonAsync(move.Id, host, final.Error);
@@ -318,6 +369,19 @@ internal sealed partial class OutgoingMoves(
 
         move.Set(_ => record);
         _departures.TryRemove(move.Id, out _);
+    }
+
+    /// <summary>Undoes a hand-over that was recorded and then not committed, cancelled or failed in between.</summary>
+    private async Task ReclaimAsync(LocalGuest guest, Move move)
+    {
+        try
+        {
+            await guests.ReclaimAsync(guest);
+        }
+        catch (GodwitException exception)
+        {
+            Log.OwnershipUnrecorded(logger, move.Id, exception.Message, move.Record.Guest, settings.HostName);
+        }
     }
 
     private async Task AbandonAsync(string id, HostRecord host, string reason)
@@ -371,9 +435,13 @@ internal sealed partial class OutgoingMoves(
             Phase = MigrationPhase.Ended,
             Outcome = outcome,
             ErrorCode = code,
-            Error = $"{error} {move.Record.Guest} runs on {settings.HostName}, where it was.",
+            Error = $"{error} {WhereItIs(move)}",
             Elapsed = clock.GetElapsedTime(started),
         };
+
+    private static string Because(GodwitException exception) => $"{exception.Message} {exception.Remedy}".TrimEnd();
+
+    private string WhereItIs(Move move) => $"{move.Record.Guest} runs on {settings.HostName}, where it was.";
 
     private static async Task<IPAddress> ResolveAsync(HostRecord host, CancellationToken cancellationToken)
     {

@@ -16,6 +16,9 @@ internal sealed class MovePair : IAsyncDisposable
     {
     }
 
+    /// <summary>Each host is a network namespace of its own, at the end of a cable between the two.</summary>
+    private bool IsCabled { get; init; }
+
     public DaemonProcess A { get; private set; } = null!;
     public DaemonProcess B { get; private set; } = null!;
     public CountingGuest Program { get; } = new("counting");
@@ -25,20 +28,23 @@ internal sealed class MovePair : IAsyncDisposable
 
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
+    /// <param name="a">What is different about the source.</param>
     /// <param name="b">What is different about the destination.</param>
+    /// <param name="prepareA">The same before the source's.</param>
     /// <param name="prepareB">Shell commands before the destination's daemon, in its own mount namespace.</param>
     /// <param name="spec">What is different about the guest.</param>
+    /// <param name="isCabled">Each host is a network namespace of its own, at one end of a cable.</param>
     public static async Task<MovePair> StartAsync(
         Func<DaemonSettings, DaemonSettings>? a = null, Func<DaemonSettings, DaemonSettings>? b = null,
         Func<MovePair, string>? prepareA = null, Func<MovePair, string>? prepareB = null,
-        Action<GuestSpec>? spec = null)
+        Action<GuestSpec>? spec = null, bool isCabled = false)
     {
-        var pair = new MovePair();
+        var pair = new MovePair { IsCabled = isCabled };
         try
         {
-            async Task StartAAsync() => pair.A = await pair.StartAsync("a", a, prepareA);
-            async Task StartBAsync() => pair.B = await pair.StartAsync("b", b, prepareB);
-            await Task.WhenAll(StartAAsync(), StartBAsync());
+            pair.B = pair.Spawn("b", b, prepareB);
+            pair.A = pair.Spawn("a", a, prepareA);
+            await Task.WhenAll(pair.A.AnswersAsync(), pair.B.AnswersAsync());
             var token = await pair.A.Control.CreateJoinTokenAsync(
                 new CreateJoinTokenRequest { Host = "b" }, cancellationToken: Token);
             await pair.B.Control.JoinClusterAsync(
@@ -56,12 +62,18 @@ internal sealed class MovePair : IAsyncDisposable
     /// <summary>The directory of a host, in which everything of it lies.</summary>
     public string Folder(string host) => Directory.CreateDirectory(Path.Combine(_directory, host)).FullName;
 
-    private Task<DaemonProcess> StartAsync(
+    private DaemonProcess Spawn(
         string name, Func<DaemonSettings, DaemonSettings>? adjust, Func<MovePair, string>? prepare)
     {
         var settings = TestHost.SettingsFor(name, Folder(name));
-        return DaemonProcess.StartAsync(
-            adjust?.Invoke(settings) ?? settings, Folder(name), prepare?.Invoke(this));
+        var commands = prepare?.Invoke(this);
+        if (IsCabled)
+        {
+            settings = settings with { Address = Cable.AddressOf(name), Listen = Cable.AddressOf(name) };
+            commands = $"{Cable.Plug(name, _directory, B?.Id)}\n{commands}";
+        }
+
+        return DaemonProcess.Spawn(adjust?.Invoke(settings) ?? settings, Folder(name), commands, IsCabled);
     }
 
     /// <summary>Starts host b's daemon again, after its end.</summary>
