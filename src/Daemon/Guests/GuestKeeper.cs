@@ -123,7 +123,7 @@ internal sealed partial class GuestKeeper(
     private async Task RequireMovableAsync(MachineContract contract, CancellationToken cancellationToken)
     {
         var refusals = MachineContractRules.Check(contract)
-            .Concat(await qemu.CheckAsync(contract, cancellationToken)).ToList();
+            .Concat(await qemu.CheckAsync(contract, featuresMissing: null, cancellationToken)).ToList();
         if (refusals is [var only])
         {
             throw new GodwitException(only.Code, only.Message, only.Remedy);

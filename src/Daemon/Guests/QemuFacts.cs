@@ -63,6 +63,6 @@ internal sealed class QemuFacts(DaemonSettings settings)
 
     /// <summary>Why a guest with this contract cannot run here; empty if it can.</summary>
     public Task<IReadOnlyList<ContractRefusal>> CheckAsync(
-        MachineContract contract, CancellationToken cancellationToken) =>
-        Require().CheckAsync(contract, cancellationToken);
+        MachineContract contract, IReadOnlyCollection<string>? featuresMissing, CancellationToken cancellationToken) =>
+        Require().CheckAsync(contract, featuresMissing, cancellationToken);
 }

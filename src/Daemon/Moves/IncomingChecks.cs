@@ -28,7 +28,7 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
                 "Bring both hosts to neighbouring versions of godwitd.");
         }
 
-        await CheckContractAsync(contract, Refuse, cancellationToken);
+        await CheckContractAsync(contract, request.CpuFeaturesMissing, Refuse, cancellationToken);
         refusals.AddRange(HostReadiness.Check(settings, isDestination: true));
         CheckMemory(contract, reservedBytes, Refuse);
         CheckDisks(contract, request, Refuse);
@@ -41,7 +41,8 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
     /// here.
     /// </remarks>
     private async Task CheckContractAsync(
-        MachineContract contract, Action<string, string, string> refuse, CancellationToken cancellationToken)
+        MachineContract contract, IReadOnlyCollection<string> featuresMissing, Action<string, string, string> refuse,
+        CancellationToken cancellationToken)
     {
         var found = MachineContractRules.Check(contract);
         if (qemu.Missing.Length > 0)
@@ -51,7 +52,7 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
         }
         else
         {
-            found = [.. found, .. await qemu.CheckAsync(contract, cancellationToken)];
+            found = [.. found, .. await qemu.CheckAsync(contract, featuresMissing, cancellationToken)];
         }
 
         foreach (var refusal in found)

@@ -39,14 +39,15 @@ internal sealed class IncomingMoves(
         try
         {
             // Asked again although the source asked before: the host may have changed, and the source may be another.
-            MoveRefusals.Throw(contract.Name, settings.HostName, await CheckAsync(
-                new CheckIncomingRequest
-                {
-                    Spec = request.Spec,
-                    WireVersionMin = request.WireVersionMin,
-                    WireVersionMax = request.WireVersionMax,
-                },
-                request.From, cancellationToken));
+            var check = new CheckIncomingRequest
+            {
+                Spec = request.Spec,
+                WireVersionMin = request.WireVersionMin,
+                WireVersionMax = request.WireVersionMax,
+                CpuFeaturesMissing = { request.CpuFeaturesMissing },
+            };
+            MoveRefusals.Throw(
+                contract.Name, settings.HostName, await CheckAsync(check, request.From, cancellationToken));
             return await PrepareCheckedAsync(request, contract, cancellationToken);
         }
         finally

@@ -90,7 +90,7 @@ internal sealed partial class OutgoingMoves(
     {
         var guest = guests.Find(name);
         var host = await membership.FindAsync(to, cancellationToken);
-        RequireMovable(guest);
+        var machine = RequireMovable(guest);
         if (host.Name == settings.HostName)
         {
             throw new GodwitException("host-self", $"Guest '{guest.Record.Name}' is on host '{host.Name}' already.",
@@ -104,6 +104,7 @@ internal sealed partial class OutgoingMoves(
             SourceQemuVersion = qemu.VersionText,
             WireVersionMin = WireVersions.Min,
             WireVersionMax = WireVersions.Max,
+            CpuFeaturesMissing = { await machine.FeaturesMissingAsync(cancellationToken) },
         };
         request.DiskBytes.AddRange(contract.Disks.Select(
             disk => File.Exists(disk.Path) ? (ulong)new FileInfo(disk.Path).Length : 0));
@@ -189,7 +190,7 @@ internal sealed partial class OutgoingMoves(
         try
         {
             await reports.PutAsync(move.Record);
-            var prepared = await PrepareAsync(departure, stop.Token);
+            var prepared = await PrepareAsync(departure, machine, stop.Token);
             isPrepared = true;
             final = await TransferAsync(departure, machine, prepared, stop.Token);
         }
@@ -212,7 +213,8 @@ internal sealed partial class OutgoingMoves(
         await SettleAsync(departure, final, isPrepared, host, guest);
     }
 
-    private Task<PrepareIncomingResponse> PrepareAsync(Departure departure, CancellationToken cancellationToken)
+    private async Task<PrepareIncomingResponse> PrepareAsync(
+        Departure departure, QemuMachine machine, CancellationToken cancellationToken)
     {
         var record = departure.Guest.Record;
         var request = new PrepareIncomingRequest
@@ -227,8 +229,9 @@ internal sealed partial class OutgoingMoves(
             WireVersionMax = WireVersions.Max,
             Epoch = record.Epoch,
             CreatedUnixMs = record.Created.ToUnixTimeMilliseconds(),
+            CpuFeaturesMissing = { await machine.FeaturesMissingAsync(cancellationToken) },
         };
-        return links.CallAsync(departure.Host, PrepareDeadline,
+        return await links.CallAsync(departure.Host, PrepareDeadline,
             (peer, options) => peer.PrepareIncomingAsync(request, options), cancellationToken);
     }
 

@@ -16,8 +16,6 @@ public sealed partial class QemuInstallation
     private static readonly string[] Directories =
         ["/usr/bin", "/usr/local/bin", "/usr/libexec", "/bin", "/opt/qemu/bin"];
 
-    private readonly Dictionary<string, Task<IReadOnlyDictionary<string, IReadOnlyList<string>>>> _cpuModels = [];
-
     private QemuInstallation(string path, Version version, IReadOnlyList<string> machines)
     {
         Path = path;
@@ -68,26 +66,6 @@ public sealed partial class QemuInstallation
         .MaxBy(name => MachineVersion(name, family));
 
     /// <summary>
-    /// CPU models this host can run under the accelerator, each with the features it would lack here; a model that
-    /// lacks none runs as it is. Asked of QEMU once.
-    /// </summary>
-    /// <exception cref="GodwitException"><c>qemu-start</c>.</exception>
-    public async Task<IReadOnlyDictionary<string, IReadOnlyList<string>>> CpuModelsAsync(
-        string accelerator, CancellationToken cancellationToken)
-    {
-        Task<IReadOnlyDictionary<string, IReadOnlyList<string>>>? models;
-        lock (_cpuModels)
-        {
-            // A failure is not kept: /dev/kvm may be there the next time.
-            if (!_cpuModels.TryGetValue(accelerator, out models) || models.IsFaulted)
-            {
-                _cpuModels[accelerator] = models = AskCpuModelsAsync(accelerator, CancellationToken.None);
-            }
-        }
-        return await models.WaitAsync(cancellationToken);
-    }
-
-    /// <summary>
     /// True if this QEMU's dirty bitmap misses writes: before 9.0 an emulated processor went on writing, unseen, to
     /// pages just taken off the bitmap. Stock migration loses them (QEMU commit "physmem: Fix migration dirty bitmap
     /// coherency with TCG memory access", March 2024).
@@ -96,8 +74,14 @@ public sealed partial class QemuInstallation
         accelerator == "tcg" && version < TracksEmulatedWritesSince;
 
     /// <summary>Why this QEMU on this host cannot run the contract; empty if it can.</summary>
+    /// <param name="contract">What is to run here.</param>
+    /// <param name="featuresMissing">
+    /// What a guest that runs already does without (<see cref="QemuMachine.FeaturesMissingAsync"/>): it must not lose
+    /// any more. Null for a guest that has never run.
+    /// </param>
+    /// <param name="cancellationToken">Ends the questions to QEMU.</param>
     public async Task<IReadOnlyList<ContractRefusal>> CheckAsync(
-        MachineContract contract, CancellationToken cancellationToken)
+        MachineContract contract, IReadOnlyCollection<string>? featuresMissing, CancellationToken cancellationToken)
     {
         List<ContractRefusal> refusals = [];
         if (!Machines.Contains(contract.Machine))
@@ -114,67 +98,11 @@ public sealed partial class QemuInstallation
                 + $"memory cannot be compared afterwards: {contract.Name} could not be moved without damage.",
                 $"Use KVM, QEMU {TracksEmulatedWritesSince} or later, or shared memory."));
         }
-        string model = contract.CpuModel.Split(',')[0];
-        try
+        if (await CheckProcessorAsync(contract, featuresMissing, cancellationToken) is { } processor)
         {
-            IReadOnlyDictionary<string, IReadOnlyList<string>> models =
-                await CpuModelsAsync(contract.Accelerator, cancellationToken);
-            if (!models.TryGetValue(model, out IReadOnlyList<string>? lacking))
-            {
-                refusals.Add(new("cpu-unknown", $"QEMU {Version} of this host has no CPU model {model}.",
-                    $"'{Path} -cpu help' lists them."));
-            }
-            else if (lacking.Count > 0 && contract.Accelerator == "kvm")
-            {
-                // Under TCG the answer is the same on every host, and QEMU leaves out what it cannot emulate: the
-                // guest never sees the feature anywhere.
-                refusals.Add(new("cpu-feature",
-                    $"This host's processor lacks {string.Join(", ", lacking)}, which CPU model {model} has.",
-                    "Create the guest with a model that all its hosts support."));
-            }
-        }
-        catch (GodwitException e)
-        {
-            refusals.Add(new("accelerator-missing",
-                $"QEMU {Version} of this host does not run with accelerator {contract.Accelerator}: {e.Message}",
-                "'godwit doctor' tells what keeps KVM from working; a guest with accelerator tcg runs anywhere."));
+            refusals.Add(processor);
         }
         return refusals;
-    }
-
-    private async Task<IReadOnlyDictionary<string, IReadOnlyList<string>>> AskCpuModelsAsync(
-        string accelerator, CancellationToken cancellationToken)
-    {
-        using Process process = Start(Path,
-            ["-nodefaults", "-no-user-config", "-display", "none", "-machine", "none", "-accel",
-                accelerator, "-qmp", "stdio", "-S"]);
-        Task<string> words = process.StandardError.ReadToEndAsync(cancellationToken);
-        try
-        {
-            using QmpClient monitor = await QmpClient.OpenAsync(
-                "a probe", new StandardStreams(process), null, cancellationToken);
-            JsonNode? answer = await monitor.ExecuteAsync(
-                "query-cpu-definitions", null, QmpClient.CommandTimeout, cancellationToken);
-            Dictionary<string, IReadOnlyList<string>> models = [];
-            foreach (JsonNode? definition in answer as JsonArray ?? [])
-            {
-                if (definition?["name"]?.GetValue<string>() is { } name)
-                {
-                    models[name] = [.. (definition["unavailable-features"] as JsonArray ?? [])
-                        .Select(feature => feature?.GetValue<string>() ?? "").Distinct()];
-                }
-            }
-            return models;
-        }
-        catch (GodwitException e) when (e.Code == "qemu-ended")
-        {
-            throw new GodwitException("qemu-start", FirstLine(await words), "", e);
-        }
-        finally
-        {
-            process.Kill();
-            await process.WaitForExitAsync(CancellationToken.None);
-        }
     }
 
     internal static async Task<string> RunAsync(

@@ -94,6 +94,11 @@ public sealed partial class QemuMachine : IAsyncDisposable
         ? [MappedBlock.Open(ProcessId, QemuCommandLine.MemoryBlock, Contract.MemoryBytes)]
         : [];
 
+    /// <summary>Features of the guest's CPU model that it has never had, because this host does not.</summary>
+    /// <exception cref="GodwitException"><c>qemu-silent</c> or <c>qemu-ended</c>.</exception>
+    public Task<IReadOnlyList<string>> FeaturesMissingAsync(CancellationToken cancellationToken) =>
+        QemuInstallation.ReadFeaturesMissingAsync(_monitor, cancellationToken);
+
     /// <summary>Silences the guest's ports, or lets them speak again.</summary>
     /// <exception cref="GodwitException"><c>tap-failed</c>.</exception>
     public void SetLinks(bool up)

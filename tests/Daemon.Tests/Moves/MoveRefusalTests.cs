@@ -74,6 +74,24 @@ public sealed class MoveRefusalTests
         Assert.Contains("no bridge named br7; it has br8", message, StringComparison.Ordinal);
     }
 
+    // Goal: a guest does not lose what it has found, on a host whose older QEMU emulates less or knows fewer machines.
+    [Theory]
+    [InlineData("", "", "machine-unknown", "no machine type pc-q35-")]
+    [InlineData("pc-q35-7.2", "EPYC-v3", "cpu-feature", "lacks rdseed, sha-ni, 3dnowprefetch")]
+    [InlineData("pc-q35-7.2", "Nehalem-v1,+sha-ni", "cpu-feature", "lacks sha-ni")]
+    public async Task A_destination_with_an_older_QEMU_names_what_it_lacks(
+        string machine, string model, string code, string expected)
+    {
+        var older = await OldestQemu.PathAsync();
+        await using var pair = await MovePair.StartAsync(
+            b: settings => settings with { Qemu = older },
+            spec: spec => (spec.Machine, spec.CpuModel) = (machine, model));
+        var message = await pair.RefusedAsync(code);
+        Assert.Contains("On host 'b': ", message, StringComparison.Ordinal);
+        Assert.Contains("QEMU 7.2", message, StringComparison.Ordinal);
+        Assert.Contains(expected, message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task Several_reasons_come_at_once()
     {

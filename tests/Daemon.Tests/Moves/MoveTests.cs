@@ -15,7 +15,8 @@ public sealed class MoveTests
     [Fact]
     public async Task A_guest_goes_there_and_back_and_loses_nothing()
     {
-        await using var pair = await MovePair.StartAsync();
+        // TCG emulates no such processor whole: what the guest lacks on both hosts is no obstacle.
+        await using var pair = await MovePair.StartAsync(spec: spec => spec.CpuModel = "EPYC-v3");
         var move = await pair.MoveAsync(pair.A, "b");
         Assert.Equal(("a", "b", "b", "mapped"), (move.From, move.To, move.GuestRunsOn, move.MemoryBacking));
         Assert.True(move.DowntimeMs > 0 && move.WireBytes > 3 << 20 && move.Rounds.Count > 0, $"{move}");

@@ -15,12 +15,41 @@ public sealed class QemuInstallationTests
         Assert.DoesNotContain("pc", qemu.Installation.Machines);
         string newest = Assert.IsType<string>(qemu.Installation.NewestMachine("pc-q35"));
         Assert.Equal($"pc-q35-{qemu.Installation.Version.ToString(2)}", newest);
-        IReadOnlyDictionary<string, IReadOnlyList<string>> models =
-            await qemu.Installation.CpuModelsAsync("tcg", Token);
-        Assert.Contains("qemu64", models.Keys);
-        Assert.Empty(await qemu.Installation.CheckAsync(qemu.Contract(), Token));
-        Assert.Equal(["machine-unknown", "cpu-unknown"], (await qemu.Installation.CheckAsync(
-            qemu.Contract(c => c with { Machine = "pc-q35-99.1", CpuModel = "Pentium9" }), Token)).Select(r => r.Code));
+        Assert.Empty(await qemu.Installation.CheckAsync(qemu.Contract(), null, Token));
+        MachineContract unknown = qemu.Contract(c => c with { Machine = "pc-q35-99.1", CpuModel = "Pentium9" });
+        Assert.Equal(["machine-unknown", "cpu-unknown"],
+            (await qemu.Installation.CheckAsync(unknown, null, Token)).Select(r => r.Code));
+    }
+
+    // Goal: a guest gets the features it asks for by name, and loses none of those it has.
+    [Fact]
+    public async Task It_knows_which_features_a_guest_would_lack()
+    {
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        MachineContract whole = qemu.Contract(c => c with { CpuModel = "Nehalem-v1" });
+        Assert.Empty(await qemu.Installation.FeaturesMissingAsync(whole.Machine, "tcg", whole.CpuModel, Token));
+        // TCG emulates no AVX-512. A new guest of the model never sees it and may run; one that names it may not.
+        MachineContract part = whole with { CpuModel = "Icelake-Server-v1" };
+        IReadOnlyList<string> missing =
+            await qemu.Installation.FeaturesMissingAsync(part.Machine, "tcg", part.CpuModel, Token);
+        Assert.Contains("avx512f", missing);
+        Assert.Empty(await qemu.Installation.CheckAsync(part, null, Token));
+        ContractRefusal named = Assert.Single(await qemu.Installation.CheckAsync(
+            whole with { CpuModel = "Nehalem-v1,+avx512f" }, null, Token));
+        Assert.Equal("cpu-feature", named.Code);
+        Assert.Contains("lacks avx512f", named.Message, StringComparison.Ordinal);
+        Assert.Equal("cpu-unknown", Assert.Single(await qemu.Installation.CheckAsync(
+            whole with { CpuModel = "Nehalem-v1,+warp-drive" }, null, Token)).Code);
+
+        // One that comes from elsewhere may lack there what it lacks here, and nothing besides.
+        Assert.Empty(await qemu.Installation.CheckAsync(part, missing, Token));
+        ContractRefusal lost = Assert.Single(await qemu.Installation.CheckAsync(
+            part, [.. missing.Where(feature => feature != "avx512f")], Token));
+        Assert.Equal("cpu-feature", lost.Code);
+        Assert.Contains("lacks avx512f,", lost.Message, StringComparison.Ordinal);
+        Assert.Contains("Icelake-Server-v1,-avx512f", lost.Remedy, StringComparison.Ordinal);
+        QemuMachine machine = await qemu.StartAsync(part);
+        Assert.Equal(missing, await machine.FeaturesMissingAsync(Token));
     }
 
     [Fact]

@@ -225,8 +225,8 @@ public sealed class QemuMachineTests
         Assert.Equal(new Version(7, 2), new Version(older.Installation.Version.ToString(2)));
         MachineContract contract = older.Contract(c => c with { Video = true });
         Assert.Equal("pc-i440fx-7.2", contract.Machine);
-        Assert.Empty(await older.Installation.CheckAsync(contract, Token));
-        Assert.Empty(await newer.Installation.CheckAsync(contract, Token));
+        Assert.Empty(await older.Installation.CheckAsync(contract, null, Token));
+        Assert.Empty(await newer.Installation.CheckAsync(contract, null, Token));
         await MoveAsync(older, newer, contract);
     }
 
