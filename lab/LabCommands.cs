@@ -166,7 +166,8 @@ internal static class LabCommands
             }
 
             ProcessStartInfo start = new("ip", ["netns", "exec", space, .. parsed.GetValue(words)!]);
-            start.Environment["PATH"] = string.Join(':', Tool.SearchPath);
+            string client = Path.GetDirectoryName(LabDaemons.Program("Cli", "godwit"))!;
+            start.Environment["PATH"] = string.Join(':', Tool.SearchPath.Append(client));
             // So that "godwit-lab exec a -- godwit vm list" speaks to the daemon of host a.
             start.Environment["GODWIT_SOCKET"] = LabDaemons.SocketOf(parsed.GetValue(host)!);
             using Process process = Process.Start(start)!;

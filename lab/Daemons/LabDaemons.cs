@@ -119,7 +119,7 @@ internal sealed class LabDaemons : IDisposable
     }
 
     /// <summary>A program of this build: beside the lab's own, or where <c>GODWIT_BIN</c> says.</summary>
-    private static string Program(string project, string name)
+    internal static string Program(string project, string name)
     {
         DirectoryInfo own = new(AppContext.BaseDirectory.TrimEnd('/'));
         string[] candidates =

@@ -13,7 +13,7 @@ public static partial class ErrorCatalog
             "'godwit explain' lists all; a newer daemon may send codes that an older command does not know.");
         add("lab-missing", ExitCodes.Failed,
             "'godwit lab' runs the separate program godwit-lab, and that is not installed or cannot be run.",
-            "Build the lab from the sources, install it beside godwit, or set GODWIT_LAB to its path.");
+            "Build the lab from the sources, install it beside godwit, or set GODWIT_BIN to its folder.");
         add("daemon-unreachable", ExitCodes.Failed,
             "Nothing answers on the daemon's Unix socket: the daemon is not running, or it uses another socket. "
             + "Guests are not affected; they run on without it.",

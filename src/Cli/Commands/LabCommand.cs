@@ -53,9 +53,9 @@ internal static partial class LabCommand
     /// </summary>
     private static IEnumerable<string> Places()
     {
-        if (Environment.GetEnvironmentVariable("GODWIT_LAB") is { Length: > 0 } named)
+        if (Environment.GetEnvironmentVariable("GODWIT_BIN") is { Length: > 0 } folder)
         {
-            yield return named;
+            yield return Path.Combine(folder, Executable);
             yield break;
         }
 
@@ -63,11 +63,11 @@ internal static partial class LabCommand
         yield return Path.Combine(here, Executable);
         string build = Path.GetFileName(Path.TrimEndingDirectorySeparator(here));
         yield return Path.GetFullPath(Path.Combine(here, "../../Lab", build, Executable));
-        foreach (string folder in (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':'))
+        foreach (string entry in (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':'))
         {
-            if (Path.IsPathRooted(folder))
+            if (Path.IsPathRooted(entry))
             {
-                yield return Path.Combine(folder, Executable);
+                yield return Path.Combine(entry, Executable);
             }
         }
     }
