@@ -100,11 +100,11 @@ internal sealed class LabGuest
         }
 
         ClientReport seen = client.Report(began, DateTime.UtcNow);
+        double blackout = Math.Round(new TimeSpan(seen.Blackout.Ticks).TotalMilliseconds, 1);
         MoveResult result = new(
             Name, from, to, state.Method, OutcomeText(state.Outcome), state.TotalSeconds, (long)state.WireBytes,
-            state.DowntimeMs, Math.Round(new TimeSpan(seen.Blackout.Ticks).TotalMilliseconds, 1),
-            state.BlackoutParts.OrderBy(part => part.Key, StringComparer.Ordinal)
-                .ToDictionary(part => part.Key, part => part.Value),
+            state.DowntimeMs, blackout,
+            Parts(state, blackout),
             state.SavedBytes.OrderBy(part => part.Key, StringComparer.Ordinal)
                 .ToDictionary(part => part.Key, part => (long)part.Value),
             [.. state.Rounds.Select(round =>
@@ -124,6 +124,29 @@ internal sealed class LabGuest
             + $"{result.Rounds.Count} rounds, paused {result.DowntimeMs:0} ms, "
             + $"blackout outside {result.BlackoutMs:0} ms"));
         return result;
+    }
+
+    // What the daemons measured, in the order in which it passes, and what is left of the blackout: a guest that runs
+    // again has to answer too, and an emulated processor translates its code anew first.
+    private static Dictionary<string, double> Parts(Api.V1.Migration state, double blackout)
+    {
+        Dictionary<string, double> parts = [];
+        foreach (string name in new[] { "last_round", "device_state", "load", "commit", "resume", "announcement" })
+        {
+            if (state.BlackoutParts.TryGetValue($"{name}_ms", out double value))
+            {
+                string[] words = name.Split('_');
+                parts[words[0] + string.Concat(words.Skip(1).Select(word => char.ToUpperInvariant(word[0]) + word[1..]))
+                    + "Ms"] = Math.Round(value, 3);
+            }
+        }
+
+        if (parts.Count > 0)
+        {
+            parts["untilAnswerMs"] = Math.Round(Math.Max(0, blackout - parts.Values.Sum()), 1);
+        }
+
+        return parts;
     }
 
     /// <summary>The state the daemon of a host has of this guest, or null when it knows none.</summary>

@@ -25,7 +25,7 @@ internal static class ResultText
             if (move.BlackoutParts.Count > 0)
             {
                 text.AppendLine("    of it: " + string.Join(", ", move.BlackoutParts.Select(part =>
-                    string.Create(CultureInfo.InvariantCulture, $"{part.Key} {part.Value:0.0} ms"))));
+                    string.Create(CultureInfo.InvariantCulture, $"{Words(part.Key[..^2])} {part.Value:0.0} ms"))));
             }
 
             if (move.SavedBytes.Count > 0)
@@ -54,6 +54,9 @@ internal static class ResultText
 
         return text.ToString();
     }
+
+    private static string Words(string camelCase) =>
+        string.Concat(camelCase.Select(c => char.IsUpper(c) ? $" {char.ToLowerInvariant(c)}" : $"{c}"));
 
     internal static string Bytes(long count) => count switch
     {

@@ -40,12 +40,14 @@ public sealed record RoundReport(
 /// <param name="LastRound">Source's pause to the last page in place at the destination.</param>
 /// <param name="DeviceState">Device state on its way after the last page.</param>
 /// <param name="Load">The destination's QEMU loading it.</param>
-/// <param name="Resume">Commit and the first instruction at the destination.</param>
+/// <param name="Commit">The source recording durably that the destination may run it.</param>
+/// <param name="Resume">The order to run and the first instruction at the destination.</param>
 /// <param name="Announcement">Resume to the first announcement on the destination's bridge.</param>
 public sealed record BlackoutParts(
-    TimeSpan LastRound, TimeSpan DeviceState, TimeSpan Load, TimeSpan Resume, TimeSpan Announcement)
+    TimeSpan LastRound, TimeSpan DeviceState, TimeSpan Load, TimeSpan Commit, TimeSpan Resume,
+    TimeSpan Announcement)
 {
-    public static BlackoutParts None { get; } = new(default, default, default, default, default);
+    public static BlackoutParts None { get; } = new(default, default, default, default, default, default);
 }
 
 /// <summary>Everything that is known of a migration at one instant; the last one is its report.</summary>

@@ -11,6 +11,7 @@ public sealed partial class SourceEngine
     private static readonly TimeSpan ConfirmMax = TimeSpan.FromSeconds(10);
 
     private TimeSpan _pausedAt;
+    private TimeSpan _loadedAt;
     private TimeSpan _committedAt;
     private TimeSpan _endedAt;
     private TimeSpan _downtime;

@@ -154,6 +154,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
                 break;
             case ControlMessage.Loaded m when Phase == MigrationPhase.Switchover && !_loaded:
                 _loaded = true;
+                _loadedAt = now;
                 _parts = _parts with { DeviceState = m.Handed, Load = m.Load };
                 Do(new Effect.RecordCommit());
                 break;
@@ -188,6 +189,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         Phase = MigrationPhase.Committed;
         _committedAt = now;
+        _parts = _parts with { Commit = now - _loadedAt };
         Do(new Effect.Send(new ControlMessage.Commit()));
         return true;
     }

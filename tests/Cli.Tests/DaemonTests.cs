@@ -171,7 +171,8 @@ public class DaemonTests
             lab, "#!/bin/sh\nprintf '%s|' \"$@\"\nexit 42\n", TestContext.Current.CancellationToken);
         File.SetUnixFileMode(lab, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
         using var child = new Child(
-            Child.GodwitPath, ["lab", "run", "demo", "-o", "json", "--help"], [("GODWIT_BIN", Path.GetDirectoryName(lab)!)]);
+            Child.GodwitPath, ["lab", "run", "demo", "-o", "json", "--help"],
+            [("GODWIT_BIN", Path.GetDirectoryName(lab)!)]);
         Assert.Equal((42, "run|demo|-o|json|--help|", ""), await child.EndAsync());
         Directory.Delete(Path.GetDirectoryName(lab)!, recursive: true);
         using var missing = new Child(Child.GodwitPath, ["lab", "up"], [("GODWIT_BIN", Path.GetDirectoryName(lab)!)]);

@@ -37,8 +37,8 @@ internal static class Samples
         SavedBytes = { ["zero"] = 300_000_000, ["superseded"] = 12_345_678, ["compressed"] = 45_678_901 },
         BlackoutParts =
         {
-            ["last_round_ms"] = 40.125, ["device_state_ms"] = 10, ["load_ms"] = 20.5, ["resume_ms"] = 16.625,
-            ["announcement_ms"] = 1.25,
+            ["last_round_ms"] = 40.125, ["device_state_ms"] = 10, ["load_ms"] = 20.5, ["commit_ms"] = 2.25,
+            ["resume_ms"] = 14.375, ["announcement_ms"] = 1.25,
         },
         Rounds =
         {

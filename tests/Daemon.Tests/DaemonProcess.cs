@@ -27,7 +27,9 @@ internal sealed class DaemonProcess : IAsyncDisposable
         Control = new Control.ControlClient(_channel);
     }
 
-    public static string Program { get; } = Path.Combine(AppContext.BaseDirectory, "godwitd");
+    public static string Program { get; } = Path.GetFullPath(Path.Combine(
+        AppContext.BaseDirectory, "..", "..", "Daemon",
+        Path.GetFileName(Path.TrimEndingDirectorySeparator(AppContext.BaseDirectory)), "godwitd"));
 
     public DaemonSettings Settings { get; }
     public Control.ControlClient Control { get; }

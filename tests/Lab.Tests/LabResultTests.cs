@@ -9,7 +9,7 @@ public class LabResultTests
         [
             new MoveResult(
                 "guest1", "a", "b", "precopy", "completed", 2.5, 123_456_789, 41.5, 58.2,
-                new Dictionary<string, double> { ["last_round_ms"] = 12.5 },
+                new Dictionary<string, double> { ["lastRoundMs"] = 12.5 },
                 new Dictionary<string, long> { ["zero"] = 1048576 },
                 [new RoundResult(65536, 120_000_000, 2.1, 8_388_608)]),
         ],
@@ -34,7 +34,7 @@ public class LabResultTests
               "downtimeMs": 41.5,
               "blackoutMs": 58.2,
               "blackoutParts": {
-                "last_round_ms": 12.5
+                "lastRoundMs": 12.5
               },
               "savedBytes": {
                 "zero": 1048576

@@ -275,8 +275,9 @@ internal static class MigrationAnswers
         "last_round_ms" => 0,
         "device_state_ms" => 1,
         "load_ms" => 2,
-        "resume_ms" => 3,
-        "announcement_ms" => 4,
-        _ => 5,
+        "commit_ms" => 3,
+        "resume_ms" => 4,
+        "announcement_ms" => 5,
+        _ => 6,
     };
 }

@@ -93,6 +93,7 @@ internal static class MoveMapping
         migration.BlackoutParts["last_round_ms"] = parts.LastRound.TotalMilliseconds;
         migration.BlackoutParts["device_state_ms"] = parts.DeviceState.TotalMilliseconds;
         migration.BlackoutParts["load_ms"] = parts.Load.TotalMilliseconds;
+        migration.BlackoutParts["commit_ms"] = parts.Commit.TotalMilliseconds;
         migration.BlackoutParts["resume_ms"] = parts.Resume.TotalMilliseconds;
         migration.BlackoutParts["announcement_ms"] = parts.Announcement.TotalMilliseconds;
         return migration;
@@ -127,7 +128,7 @@ internal static class MoveMapping
             QemuDowntime = TimeSpan.FromMilliseconds(migration.QemuDowntimeMs),
             Parts = new BlackoutParts(
                 Part(migration, "last_round_ms"), Part(migration, "device_state_ms"), Part(migration, "load_ms"),
-                Part(migration, "resume_ms"), Part(migration, "announcement_ms")),
+                Part(migration, "commit_ms"), Part(migration, "resume_ms"), Part(migration, "announcement_ms")),
             Mapped = migration.MemoryBacking == "mapped",
             DaemonCpuTime = TimeSpan.FromSeconds(migration.DaemonCpuSeconds),
         });

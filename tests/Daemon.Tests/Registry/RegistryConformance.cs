@@ -66,7 +66,7 @@ public abstract class RegistryConformance : IAsyncLifetime
             WireBytes = 12345,
             Rounds = [new RoundReport(0, 100, 200, TimeSpan.FromSeconds(1.5), 7.25, 8)],
             SavedBytes = new Dictionary<string, long> { ["zero"] = 4096 },
-            Parts = new BlackoutParts(TimeSpan.FromMilliseconds(1), default, default, default, default),
+            Parts = BlackoutParts.None with { LastRound = TimeSpan.FromMilliseconds(1) },
             Downtime = TimeSpan.FromMilliseconds(31),
             TimeLeft = TimeSpan.Zero,
         });

@@ -44,8 +44,8 @@ public sealed class TapTests
         Assert.Equal("tap-failed", Assert.Throws<GodwitException>(() => tap.SetLink(false)).Code);
     });
 
-    // Found in the lab: an uplink whose random MAC began with fe left its bridge with the guest's TAP's MAC, and the two
-    // hosts of a move, each with a TAP of that MAC, could not reach each other any more.
+    // Found in the lab: an uplink whose random MAC began with fe left its bridge with the MAC of the guest's TAP, and
+    // the two hosts of a move, each with a TAP of that MAC, could not reach each other any more.
     [Fact]
     public void The_bridge_keeps_its_uplinks_MAC_even_if_that_is_high() => Run(() =>
     {
