@@ -26,6 +26,10 @@ public static partial class ErrorCatalog
             "A host's certificate is not valid at this time: it has expired, or a clock is wrong.",
             "Compare the clocks of both hosts; "
             + "then renew the certificate by joining again with a token for this host.");
+        add("certificate-revoked", ExitCodes.Authentication,
+            "The host was removed from the cluster after its certificate had been issued.",
+            "If it is to be a member again: 'godwit host invite NAME' on the CA host, then 'godwit host join TOKEN' on "
+            + "the host.");
         add("certificate-expires-soon", ExitCodes.Ok,
             "A host's certificate expires within 30 days.",
             "Renew it: 'godwit host invite NAME' on the CA host, then 'godwit host join TOKEN' on the host.");
@@ -69,7 +73,11 @@ public static partial class ErrorCatalog
             "The joiner's host name or address is not valid.", "Set hostName and address on the joining host.");
         add("host-exists", ExitCodes.Refused,
             "A host of this name is a member already.",
-            "Give the joiner another hostName; or, to replace the member, use a token of 'godwit host invite NAME'.");
+            "Give the joiner another hostName; or, if it takes that member's place, remove the member first: "
+            + "'godwit host remove NAME' on the CA host, then 'godwit host invite NAME'.");
+        add("host-holds-ca", ExitCodes.Refused,
+            "The host that holds the CA key cannot be removed: nobody could be admitted or removed any more.",
+            "Remove the other hosts instead.");
         add("host-unreachable", ExitCodes.Failed,
             "A host does not answer. Guests on it are not affected by that.",
             "Check that godwitd runs there and that its address and port can be reached from here.");

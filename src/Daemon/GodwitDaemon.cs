@@ -62,7 +62,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             await services.GetRequiredService<OutgoingMoves>().StartAsync();
             await ListenAsync(application, settings);
             GrantControlSocket(settings);
-            services.GetRequiredService<Membership>().Refresh();
+            services.GetRequiredService<Membership>().KeepRefreshing();
             // Type=notify: every listener is up, every guest found again, and the socket is open to its group.
             services.GetRequiredService<SystemdNotifier>().Notify(ServiceState.Ready);
             Log.Started(services.GetRequiredService<ILogger<GodwitDaemon>>(), VersionText.Own, settings.HostName,

@@ -50,6 +50,18 @@ internal static partial class Log
     [LoggerMessage(207, LogLevel.Warning, "Lane refused: {Code}: {Reason}")]
     public static partial void LaneRefused(ILogger logger, string code, string reason);
 
+    [LoggerMessage(208, LogLevel.Warning, "Host {Host} could not be asked who is in the cluster: {Code}: {Reason}")]
+    public static partial void RefreshLost(ILogger logger, string host, string code, string reason);
+
+    [LoggerMessage(209, LogLevel.Warning, "Host {Host} removed; its certificates are refused, {Sha256} among them")]
+    public static partial void HostRemoved(ILogger logger, string host, string sha256);
+
+    [LoggerMessage(210, LogLevel.Warning, "Host {Host} was removed, says {Authority}; its certificates are refused")]
+    public static partial void RemovalLearnt(ILogger logger, string host, string authority);
+
+    [LoggerMessage(211, LogLevel.Warning, "Host {Host} was not told that {Removed} is removed: {Reason}")]
+    public static partial void RemovalUntold(ILogger logger, string host, string removed, string reason);
+
     [LoggerMessage(300, LogLevel.Information, "Guest {Guest} created with UUID {Uuid}")]
     public static partial void GuestCreated(ILogger logger, string guest, Guid uuid);
 

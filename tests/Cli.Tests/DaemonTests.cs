@@ -135,6 +135,22 @@ public class DaemonTests
         Assert.Equal("gw1.piped", daemon.Script.Heard.OfType<JoinClusterRequest>().Single().Token);
     }
 
+    // Goal: whoever removes a host is told who still trusts it, and a script is not disturbed by that.
+    [Fact]
+    public async Task Removing_a_host_names_the_members_that_were_not_reached()
+    {
+        await using var daemon = await ScriptedDaemon.StartAsync();
+        using var child = Child.Godwit(daemon.SocketPath, "host", "remove", "b");
+        var (exit, output, error) = await child.EndAsync();
+        Assert.Equal((0, "b removed; its certificates are refused from now on\n"), (exit, output));
+        Assert.Contains("c was not reached: it trusts b until", error, StringComparison.Ordinal);
+        Assert.Equal(new HostRequest { Name = "b" }, daemon.Script.Heard.Single());
+        using var quiet = Child.Godwit(daemon.SocketPath, "host", "remove", "b", "-o", "json", "-q");
+        (exit, output, error) = await quiet.EndAsync();
+        Assert.Equal((0, ""), (exit, error));
+        Assert.Equal("c", JsonDocument.Parse(output).RootElement.GetProperty("notTold")[0].GetString());
+    }
+
     [Fact]
     public async Task Doctor_ends_with_1_if_anything_is_wrong_and_finds_a_missing_daemon()
     {

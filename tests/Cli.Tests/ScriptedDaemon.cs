@@ -135,6 +135,9 @@ internal sealed class ScriptedControl(Script script) : Control.ControlBase
     public override Task<HostInfo> JoinCluster(JoinClusterRequest request, ServerCallContext context) =>
         Task.FromResult(script.Answer(request, Samples.Host("b", self: true)));
 
+    public override Task<RemoveHostResponse> RemoveHost(HostRequest request, ServerCallContext context) =>
+        Task.FromResult(script.Answer(request, new RemoveHostResponse { NotTold = { "c" } }));
+
     public override Task<DiagnoseResponse> Diagnose(DiagnoseRequest request, ServerCallContext context) =>
         Task.FromResult(script.Answer(request, new DiagnoseResponse { Findings = { Samples.Findings } }));
 

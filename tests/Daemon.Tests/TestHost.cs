@@ -74,7 +74,7 @@ internal sealed class TestHost : IAsyncDisposable
 #pragma warning disable CA5359 // The tests look at what the server does with the client.
         tls.RemoteCertificateValidationCallback = (_, _, _, _) => true;
 #pragma warning restore CA5359
-        return Track(GrpcChannel.ForAddress($"https://{Settings.PeerAddress}", new GrpcChannelOptions
+        return Track(GrpcChannel.ForAddress($"https://{Settings.Listen}:{Settings.PeerPort}", new GrpcChannelOptions
         {
             HttpHandler = new SocketsHttpHandler { SslOptions = tls },
             DisposeHttpClient = true,

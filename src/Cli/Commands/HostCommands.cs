@@ -4,13 +4,13 @@ using Godwit.Cli.Output;
 
 namespace Godwit.Cli.Commands;
 
-/// <summary><c>godwit host ...</c>: the hosts of the cluster and how one joins.</summary>
+/// <summary><c>godwit host ...</c>: the hosts of the cluster, and how one gets in and out.</summary>
 internal static class HostCommands
 {
     public static Command Build(GodwitCommand godwit) => godwit.Noun(
-        "host", "Hosts: list, look at, invite, join.",
-        ["godwit host list", "godwit host invite b", "godwit host join TOKEN"],
-        [List(godwit), Show(godwit), Invite(godwit), Join(godwit)]);
+        "host", "Hosts: list, look at, invite, join, remove.",
+        ["godwit host list", "godwit host invite b", "godwit host join TOKEN", "godwit host remove b"],
+        [List(godwit), Show(godwit), Invite(godwit), Join(godwit), Remove(godwit)]);
 
     private static Command List(GodwitCommand godwit) => godwit.Verb(
         "list", "List the hosts of the cluster.", ["godwit host list", "godwit host list -o wide"], [],
@@ -83,6 +83,29 @@ internal static class HostCommands
                 var request = new JoinClusterRequest { Token = secret, Address = session.Get(address) ?? "" };
                 session.Answer(HostAnswers.Joined(await session.Client.AskAsync(
                     (daemon, options) => daemon.JoinClusterAsync(request, options), cancellation)));
+                return 0;
+            });
+    }
+
+    private static Command Remove(GodwitCommand godwit)
+    {
+        var name = new Argument<string>("HOST") { Description = "The host's name." };
+        return godwit.Verb(
+            "remove", "Take a host out of the cluster; its certificates are refused from now on.",
+            ["godwit host remove b"], [name],
+            async (session, cancellation) =>
+            {
+                var request = new HostRequest { Name = session.Get(name) };
+                var answer = await session.Client.AskAsync(
+                    (daemon, options) => daemon.RemoveHostAsync(request, options), cancellation);
+                session.Answer(HostAnswers.Removed(request.Name, answer.NotTold));
+                foreach (string member in answer.NotTold)
+                {
+                    session.Note(
+                        $"{member} was not reached: it trusts {request.Name} until it asks this host again, as it does "
+                        + "at its start and every five minutes.");
+                }
+
                 return 0;
             });
     }

@@ -51,6 +51,17 @@ internal static class HostAnswers
         Text = _ => [new Line($"{host.Name} joined the cluster as {host.Address}")],
     };
 
+    public static Answer Removed(string host, IReadOnlyList<string> notTold) => new()
+    {
+        Data = new JsonObject
+        {
+            ["removed"] = host,
+            ["notTold"] = Json.Array(notTold),
+        },
+        Names = [host],
+        Text = _ => [new Line($"{host} removed; its certificates are refused from now on")],
+    };
+
     /// <summary>The token alone, so that a script can hand it on.</summary>
     public static Answer Invitation(JoinToken token) => new()
     {

@@ -11,7 +11,7 @@ using JoinToken = Godwit.Host.Trust.JoinToken;
 namespace Godwit.Daemon.Cluster;
 
 /// <summary>Who is in the cluster, and how a host gets in.</summary>
-internal sealed class Membership(
+internal sealed partial class Membership(
     DaemonSettings settings, IRegistry registry, ClusterTrust trust, PeerLinks links, TimeProvider clock,
     ILogger<Membership> logger) : IDisposable
 {
@@ -19,7 +19,9 @@ internal sealed class Membership(
     private static readonly TimeSpan TokenLifetimeMax = TimeSpan.FromDays(7);
     private static readonly TimeSpan JoinDeadline = TimeSpan.FromSeconds(15);
     private static readonly TimeSpan HelloDeadline = TimeSpan.FromSeconds(4);
+    private static readonly TimeSpan RefreshInterval = TimeSpan.FromMinutes(5);
     private readonly SemaphoreSlim _joining = new(1);
+    private readonly CancellationTokenSource _stopping = new();
 
     public bool HoldsAuthority
     {
@@ -41,26 +43,52 @@ internal sealed class Membership(
             await registry.PutAuthorityAsync(
                 new AuthorityRecord(trust.Identity.AuthoritySha256, clock.GetUtcNow(), 1), cancellationToken);
         }
+
+        foreach (var revocation in await registry.ListRevocationsAsync(
+            trust.Identity.AuthoritySha256, cancellationToken))
+        {
+            trust.Revoke(revocation.Host, revocation.IssuedBefore);
+        }
     }
 
-    /// <summary>Learns in the background of members that were admitted while this host was away.</summary>
-    public void Refresh() => _ = Task.Run(async () =>
+    /// <summary>
+    /// Learns in the background, now and every five minutes, who was admitted or removed while this host was not
+    /// reached.
+    /// </summary>
+    public void KeepRefreshing() => _ = Task.Run(async () =>
     {
-        foreach (var host in await registry.ListHostsAsync(CancellationToken.None))
+        using var timer = new PeriodicTimer(RefreshInterval, clock);
+        try
+        {
+            do
+            {
+                await RefreshAsync(_stopping.Token);
+            }
+            while (await timer.WaitForNextTickAsync(_stopping.Token));
+        }
+        catch (OperationCanceledException)
+        {
+            // The daemon ends.
+        }
+    });
+
+    private async Task RefreshAsync(CancellationToken cancellationToken)
+    {
+        foreach (var host in await registry.ListHostsAsync(cancellationToken))
         {
             if (host.HoldsAuthority && host.Name != settings.HostName)
             {
                 try
                 {
-                    await GreetAsync(host, CancellationToken.None);
+                    await GreetAsync(host, cancellationToken);
                 }
                 catch (GodwitException exception)
                 {
-                    Log.AnnouncementLost(logger, settings.HostName, "any", exception.Message);
+                    Log.RefreshLost(logger, host.Name, exception.Code, exception.Message);
                 }
             }
         }
-    });
+    }
 
     /// <summary>Exchanges versions with a member; the authority's host tells the members besides.</summary>
     public async Task<HelloResponse> GreetAsync(HostRecord host, CancellationToken cancellationToken)
@@ -75,6 +103,7 @@ internal sealed class Membership(
             host, HelloDeadline, (peer, options) => peer.HelloAsync(request, options), cancellationToken);
         if (host.HoldsAuthority && answer.Hosts.Count > 0)
         {
+            await LearnRevocationsAsync(host.Name, answer.Revocations, cancellationToken);
             await LearnAsync(host.Name, answer.Hosts, cancellationToken);
         }
 
@@ -157,7 +186,8 @@ internal sealed class Membership(
             && (request.Name == settings.HostName || token.Host != request.Name))
         {
             throw new GodwitException("host-exists", $"A host named '{request.Name}' is a member already.",
-                $"Give the joiner another hostName, or replace the member: 'godwit host invite {request.Name}'.");
+                $"Give the joiner another hostName; or, if it takes that member's place, remove the member first: "
+                + $"'godwit host remove {request.Name}'.");
         }
 
         var verdict = await registry.TakeTokenAsync(
@@ -178,8 +208,11 @@ internal sealed class Membership(
                     $"The join token was made for another host than '{request.Name}'.", Again);
         }
 
+        // If the name was removed once, its new certificate is told from the revoked ones by the time of its issue.
+        var revocations = await registry.ListRevocationsAsync(trust.Identity.AuthoritySha256, cancellationToken);
         using var certificate = authority.Sign(
-            request.CertificateRequest.Span, request.Name, address.Host.Trim('[', ']'));
+            request.CertificateRequest.Span, request.Name, address.Host.Trim('[', ']'),
+            revocations.FirstOrDefault(revocation => revocation.Host == request.Name)?.IssuedBefore ?? default);
         var host = new HostRecord(request.Name, request.Address, HostIdentity.Fingerprint(certificate), false);
         await registry.PutHostAsync(host, cancellationToken);
         if (await registry.GetAuthorityAsync(cancellationToken) is { } record)
@@ -220,18 +253,22 @@ internal sealed class Membership(
     /// <summary>Takes the word of the authority's host for new or changed members; nobody else's.</summary>
     public async Task LearnAsync(string caller, IEnumerable<HostInfo> hosts, CancellationToken cancellationToken)
     {
-        var known = await registry.ListHostsAsync(cancellationToken);
-        if (!known.Any(host => host.Name == caller && host.HoldsAuthority))
-        {
-            throw new GodwitException("authority-absent",
-                $"Host '{caller}' does not hold the CA key and admits nobody.",
-                "Only the host that holds the CA key announces members.");
-        }
-
+        await RequireAuthorityAsync(caller, cancellationToken);
         foreach (var host in hosts.Where(one => one.Name != settings.HostName))
         {
             await registry.PutHostAsync(
                 new HostRecord(host.Name, host.Address, host.CertificateSha256, host.HoldsCa), cancellationToken);
+        }
+    }
+
+    private async Task RequireAuthorityAsync(string caller, CancellationToken cancellationToken)
+    {
+        var known = await registry.ListHostsAsync(cancellationToken);
+        if (!known.Any(host => host.Name == caller && host.HoldsAuthority))
+        {
+            throw new GodwitException("authority-absent",
+                $"Host '{caller}' does not hold the CA key: it admits and removes nobody.",
+                "Only the host that holds the CA key announces members.");
         }
     }
 
@@ -364,7 +401,7 @@ internal sealed class Membership(
             $"Host '{settings.HostName}' does not hold the cluster's CA key.",
             holder is null
                 ? "Ask the host that made the cluster."
-                : $"Run 'godwit host invite NAME' on host '{holder.Name}'.");
+                : $"Host '{holder.Name}' holds it: run 'godwit host invite' and 'godwit host remove' there.");
     }
 
     public static HostInfo Describe(HostRecord host) => new()
@@ -375,7 +412,12 @@ internal sealed class Membership(
         HoldsCa = host.HoldsAuthority,
     };
 
-    public void Dispose() => _joining.Dispose();
+    public void Dispose()
+    {
+        _stopping.Cancel();
+        _stopping.Dispose();
+        _joining.Dispose();
+    }
 
     private static string Shorten(string text) => text.Length > 64 ? text[..64] + "..." : text;
 }

@@ -48,10 +48,16 @@ internal sealed class PeerLinks(ClusterTrust trust) : IDisposable
     {
         foreach (var name in _links.Keys)
         {
-            if (_links.TryRemove(name, out var link))
-            {
-                link.Channel.Dispose();
-            }
+            Drop(name);
+        }
+    }
+
+    /// <summary>Forgets the connections to one host.</summary>
+    public void Drop(string name)
+    {
+        if (_links.TryRemove(name, out var link))
+        {
+            link.Channel.Dispose();
         }
     }
 

@@ -130,6 +130,13 @@ internal sealed partial class ControlService(
         return hosts.Self();
     }
 
+    public override async Task<RemoveHostResponse> RemoveHost(HostRequest request, ServerCallContext context)
+    {
+        var response = new RemoveHostResponse();
+        response.NotTold.AddRange(await membership.RemoveAsync(request.Name, context.CancellationToken));
+        return response;
+    }
+
     public override async Task<DiagnoseResponse> Diagnose(DiagnoseRequest request, ServerCallContext context)
     {
         var response = new DiagnoseResponse();

@@ -116,12 +116,12 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
             return;
         }
 
-        // A connection is judged once for as long as this host's own membership stays the same.
-        var identity = trust.Identity;
+        // A connection is judged once for as long as nothing changes about whom this host trusts.
+        var changes = trust.Changes;
         var judged = items.TryGetValue(VerdictKey, out var stored) ? stored as Judged : null;
-        if (judged is null || !ReferenceEquals(judged.Under, identity))
+        if (judged is null || judged.Changes != changes)
         {
-            items[VerdictKey] = judged = new Judged(identity, trust.Verify(http.Connection.ClientCertificate));
+            items[VerdictKey] = judged = new Judged(changes, trust.Verify(http.Connection.ClientCertificate));
         }
 
         var verdict = judged.Verdict;
@@ -135,7 +135,7 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
         context.UserState[VerdictKey] = verdict.Host;
     }
 
-    private sealed record Judged(HostIdentity Under, PeerVerdict Verdict);
+    private sealed record Judged(int Changes, PeerVerdict Verdict);
 
     private GodwitException Refused(ServerCallContext context, string code, string reason, string remedy)
     {

@@ -31,6 +31,7 @@ internal sealed class PeerService(
         {
             var members = await membership.ListAsync(context.CancellationToken);
             response.Hosts.AddRange(members.Select(Membership.Describe));
+            response.Revocations.AddRange(await membership.ListRevocationsAsync(context.CancellationToken));
         }
 
         return response;
@@ -55,6 +56,12 @@ internal sealed class PeerService(
     public override async Task<Empty> AbandonIncoming(AbandonIncomingRequest request, ServerCallContext context)
     {
         await incoming.AbandonAsync(request.MigrationId, Gate.CallerOf(context), request.Reason);
+        return new Empty();
+    }
+
+    public override async Task<Empty> AnnounceRemoval(Revocation request, ServerCallContext context)
+    {
+        await membership.LearnRevocationsAsync(Gate.CallerOf(context), [request], context.CancellationToken);
         return new Empty();
     }
 

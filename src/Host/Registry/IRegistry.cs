@@ -28,8 +28,15 @@ public interface IRegistry : IAsyncDisposable
 
     Task PutHostAsync(HostRecord host, CancellationToken cancellationToken);
 
-    /// <summary>Forgets a host; idempotent.</summary>
-    Task RemoveHostAsync(string name, CancellationToken cancellationToken);
+    /// <summary>
+    /// Takes a host out of the cluster in one step: it is forgotten, its certificates are revoked, and tokens made for
+    /// it that nobody has used are void. Idempotent; a revocation never moves back in time.
+    /// </summary>
+    Task RemoveHostAsync(RevocationRecord revocation, CancellationToken cancellationToken);
+
+    /// <summary>What was revoked in the cluster of this authority.</summary>
+    Task<IReadOnlyList<RevocationRecord>> ListRevocationsAsync(
+        string authoritySha256, CancellationToken cancellationToken);
 
     /// <summary>Writes or replaces the report with this id.</summary>
     Task PutMigrationAsync(MigrationRecord migration, CancellationToken cancellationToken);

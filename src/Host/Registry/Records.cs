@@ -43,6 +43,11 @@ public sealed record MigrationRecord(
 /// <param name="Host">The only host name that may use it; empty for any new name.</param>
 public sealed record TokenRecord(string SecretSha256, string Host, DateTimeOffset Expires, DateTimeOffset? Used);
 
+/// <summary>A host was removed: its certificates from before are refused, whoever presents them.</summary>
+/// <param name="AuthoritySha256">Of the cluster; another cluster's host of this name is another host.</param>
+/// <param name="IssuedBefore">Later ones are good: the host has been admitted again.</param>
+public sealed record RevocationRecord(string AuthoritySha256, string Host, DateTimeOffset IssuedBefore);
+
 /// <summary>How an attempt to use a join token ended.</summary>
 public enum TokenVerdict
 {

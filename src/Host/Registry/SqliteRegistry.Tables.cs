@@ -77,8 +77,34 @@ public sealed partial class SqliteRegistry
                 ("$authority", host.HoldsAuthority ? 1 : 0)),
             cancellationToken);
 
-    public Task RemoveHostAsync(string name, CancellationToken cancellationToken) =>
-        LockedAsync(() => Execute("DELETE FROM hosts WHERE name = $name", ("$name", name)), cancellationToken);
+    public Task RemoveHostAsync(RevocationRecord revocation, CancellationToken cancellationToken) =>
+        LockedAsync(
+            () =>
+            {
+                using var transaction = _connection.BeginTransaction();
+                Execute("DELETE FROM hosts WHERE name = $name", ("$name", revocation.Host));
+                Execute("DELETE FROM tokens WHERE host = $name AND used IS NULL", ("$name", revocation.Host));
+                Execute(
+                    """
+                    INSERT INTO revocations (authority, host, issued_before) VALUES ($authority, $host, $before)
+                    ON CONFLICT (authority, host)
+                        DO UPDATE SET issued_before = max(issued_before, excluded.issued_before)
+                    """,
+                    ("$authority", revocation.AuthoritySha256), ("$host", revocation.Host),
+                    ("$before", Milliseconds(revocation.IssuedBefore)));
+                transaction.Commit();
+                return true;
+            },
+            cancellationToken);
+
+    public Task<IReadOnlyList<RevocationRecord>> ListRevocationsAsync(
+        string authoritySha256, CancellationToken cancellationToken) =>
+        LockedAsync<IReadOnlyList<RevocationRecord>>(
+            () => Query(
+                "SELECT host, issued_before FROM revocations WHERE authority = $authority ORDER BY host",
+                row => new RevocationRecord(authoritySha256, row.GetString(0), Time(row.GetInt64(1))),
+                ("$authority", authoritySha256)),
+            cancellationToken);
 
     public Task PutMigrationAsync(MigrationRecord migration, CancellationToken cancellationToken) =>
         LockedAsync(

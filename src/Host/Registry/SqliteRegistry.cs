@@ -13,7 +13,36 @@ namespace Godwit.Host.Registry;
 public sealed partial class SqliteRegistry : IRegistry
 {
     /// <summary>The schema this build writes. An older one is upgraded in place, a newer one is refused.</summary>
-    public const int SchemaVersion = 1;
+    public static int SchemaVersion => Steps.Length;
+
+    // Each one leads from the schema before it to its own; a step that was released is never changed.
+    private static readonly string[] Steps = [CreateFirst, CreateRevocations];
+
+    private const string CreateFirst = """
+        CREATE TABLE guests (
+            uuid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, contract TEXT NOT NULL, host TEXT NOT NULL,
+            epoch INTEGER NOT NULL, intent TEXT NOT NULL, created INTEGER NOT NULL, started INTEGER,
+            detail TEXT NOT NULL) STRICT;
+        CREATE TABLE hosts (
+            name TEXT PRIMARY KEY, address TEXT NOT NULL, certificate TEXT NOT NULL,
+            authority INTEGER NOT NULL) STRICT;
+        CREATE TABLE migrations (
+            id TEXT PRIMARY KEY, guest_uuid TEXT NOT NULL, guest TEXT NOT NULL, source TEXT NOT NULL,
+            destination TEXT NOT NULL, policy TEXT NOT NULL, started INTEGER NOT NULL, runs_on TEXT NOT NULL,
+            snapshot TEXT NOT NULL) STRICT;
+        CREATE INDEX migrations_of_guest ON migrations (guest, started);
+        CREATE TABLE tokens (
+            secret TEXT PRIMARY KEY, host TEXT NOT NULL, expires INTEGER NOT NULL, used INTEGER) STRICT;
+        CREATE TABLE authority (
+            id INTEGER PRIMARY KEY CHECK (id = 1), sha256 TEXT NOT NULL, created INTEGER NOT NULL,
+            issued INTEGER NOT NULL) STRICT;
+        """;
+
+    private const string CreateRevocations = """
+        CREATE TABLE revocations (
+            authority TEXT NOT NULL, host TEXT NOT NULL, issued_before INTEGER NOT NULL,
+            PRIMARY KEY (authority, host)) STRICT;
+        """;
 
     private readonly SqliteConnection _connection;
     private readonly Lock _lock = new();
@@ -75,33 +104,13 @@ public sealed partial class SqliteRegistry : IRegistry
                 "Install the godwitd version that wrote it, or a newer one.");
         }
 
-        if (version == SchemaVersion)
+        for (; version < SchemaVersion; version++)
         {
-            return;
+            using var transaction = _connection.BeginTransaction();
+            Execute(Steps[version]);
+            Execute($"PRAGMA user_version={version + 1}");
+            transaction.Commit();
         }
-
-        using var transaction = _connection.BeginTransaction();
-        Execute("""
-            CREATE TABLE guests (
-                uuid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, contract TEXT NOT NULL, host TEXT NOT NULL,
-                epoch INTEGER NOT NULL, intent TEXT NOT NULL, created INTEGER NOT NULL, started INTEGER,
-                detail TEXT NOT NULL) STRICT;
-            CREATE TABLE hosts (
-                name TEXT PRIMARY KEY, address TEXT NOT NULL, certificate TEXT NOT NULL,
-                authority INTEGER NOT NULL) STRICT;
-            CREATE TABLE migrations (
-                id TEXT PRIMARY KEY, guest_uuid TEXT NOT NULL, guest TEXT NOT NULL, source TEXT NOT NULL,
-                destination TEXT NOT NULL, policy TEXT NOT NULL, started INTEGER NOT NULL, runs_on TEXT NOT NULL,
-                snapshot TEXT NOT NULL) STRICT;
-            CREATE INDEX migrations_of_guest ON migrations (guest, started);
-            CREATE TABLE tokens (
-                secret TEXT PRIMARY KEY, host TEXT NOT NULL, expires INTEGER NOT NULL, used INTEGER) STRICT;
-            CREATE TABLE authority (
-                id INTEGER PRIMARY KEY CHECK (id = 1), sha256 TEXT NOT NULL, created INTEGER NOT NULL,
-                issued INTEGER NOT NULL) STRICT;
-            """);
-        Execute($"PRAGMA user_version={SchemaVersion}");
-        transaction.Commit();
     }
 
     public ValueTask DisposeAsync()

@@ -83,7 +83,8 @@ public sealed class CertificateAuthority : IDisposable
     /// <exception cref="GodwitException">
     /// <c>certificate-request</c>: no request, a weak key, or a false signature.
     /// </exception>
-    public X509Certificate2 Sign(ReadOnlySpan<byte> encodedRequest, string host, string address)
+    public X509Certificate2 Sign(
+        ReadOnlySpan<byte> encodedRequest, string host, string address, DateTimeOffset earliest = default)
     {
         if (encodedRequest.Length > RequestBytesMax)
         {
@@ -109,10 +110,14 @@ public sealed class CertificateAuthority : IDisposable
         }
 
         publicKey.Dispose();
-        return Issue(request.PublicKey, host, address);
+        return Issue(request.PublicKey, host, address, earliest);
     }
 
-    private X509Certificate2 Issue(PublicKey key, string host, string address)
+    /// <summary>When a member's certificate was signed, in whole seconds by the authority's clock.</summary>
+    internal static DateTimeOffset IssuedAt(X509Certificate2 certificate) =>
+        new DateTimeOffset(certificate.NotBefore.ToUniversalTime()) + ClockSkewMax;
+
+    private X509Certificate2 Issue(PublicKey key, string host, string address, DateTimeOffset earliest)
     {
         var request = new CertificateRequest(
             new X500DistinguishedName($"CN={host}"), key, HashAlgorithmName.SHA256);
@@ -132,7 +137,8 @@ public sealed class CertificateAuthority : IDisposable
         request.CertificateExtensions.Add(names.Build());
         request.CertificateExtensions.Add(X509AuthorityKeyIdentifierExtension.CreateFromCertificate(
             _certificate, includeKeyIdentifier: true, includeIssuerAndSerial: false));
-        var now = _clock.GetUtcNow();
+        var clock = _clock.GetUtcNow();
+        var now = clock > earliest ? clock : earliest;
         var end = now + HostLifetime;
         var authorityEnd = new DateTimeOffset(_certificate.NotAfter.ToUniversalTime());
         return request.Create(

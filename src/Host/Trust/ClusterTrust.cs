@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using System.Net.Security;
 using System.Security.Authentication;
 using System.Security.Cryptography;
@@ -21,9 +22,16 @@ public sealed record PeerVerdict(string Host, string Code, string Reason)
 /// </remarks>
 public sealed class ClusterTrust(string directory, HostIdentity identity, TimeProvider clock)
 {
+    private readonly Lock _revoking = new();
     private volatile HostIdentity _identity = identity;
+    private volatile ImmutableDictionary<string, DateTimeOffset> _revoked =
+        ImmutableDictionary<string, DateTimeOffset>.Empty;
+    private int _changes;
 
     public HostIdentity Identity => _identity;
+
+    /// <summary>Rises when what was said of a certificate may no longer hold.</summary>
+    public int Changes => Volatile.Read(ref _changes);
 
     /// <summary>
     /// The authority's key, if this host holds it for the cluster it is a member of; the caller disposes it.
@@ -80,12 +88,44 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
     /// <summary>Takes the membership of another cluster: the next connection is made and accepted under it.</summary>
     public void Install(X509Certificate2 certificate, X509Certificate2 authority)
     {
-        _identity = HostIdentity.Install(directory, certificate, authority);
+        var before = _identity.AuthoritySha256;
+        lock (_revoking)
+        {
+            _identity = HostIdentity.Install(directory, certificate, authority);
+            if (_identity.AuthoritySha256 != before)
+            {
+                _revoked = _revoked.Clear();
+            }
+
+            _changes++;
+        }
+
         CertificateAuthority.Remove(directory);
     }
 
-    /// <summary>Judges a peer's certificate against this cluster's authority.</summary>
-    public PeerVerdict Verify(X509Certificate2? certificate) => Verify(certificate, _identity.Authority);
+    /// <summary>Refuses a host's certificates that were issued earlier, for as long as this process runs.</summary>
+    public void Revoke(string host, DateTimeOffset issuedBefore)
+    {
+        lock (_revoking)
+        {
+            if (!_revoked.TryGetValue(host, out var known) || known < issuedBefore)
+            {
+                _revoked = _revoked.SetItem(host, issuedBefore);
+                _changes++;
+            }
+        }
+    }
+
+    /// <summary>Judges a peer's certificate against this cluster's authority, and against what was revoked.</summary>
+    public PeerVerdict Verify(X509Certificate2? certificate)
+    {
+        var verdict = Verify(certificate, _identity.Authority);
+        return verdict.Accepted && _revoked.TryGetValue(verdict.Host, out var before)
+            && CertificateAuthority.IssuedAt(certificate!) < before
+                ? new PeerVerdict("", "certificate-revoked",
+                    $"the host '{verdict.Host}' was removed from the cluster on {before:u}")
+                : verdict;
+    }
 
     /// <summary>Judges a certificate against any authority: a joiner does so with the one its token names.</summary>
     public PeerVerdict Verify(X509Certificate2? certificate, X509Certificate2 authority)

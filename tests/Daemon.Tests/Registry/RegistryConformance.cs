@@ -146,9 +146,33 @@ public abstract class RegistryConformance : IAsyncLifetime
         await Registry.PutHostAsync(moved, Token);
         await ReopenAsync();
         Assert.Equal([new HostRecord("a", "10.0.0.1:1", "ff", true), moved], await Registry.ListHostsAsync(Token));
-        await Registry.RemoveHostAsync("a", Token);
-        await Registry.RemoveHostAsync("a", Token);
-        Assert.Equal([moved], await Registry.ListHostsAsync(Token));
+    }
+
+    [Fact]
+    public async Task A_removed_host_is_gone_revoked_and_without_tokens_in_one_step()
+    {
+        await Registry.PutHostAsync(new HostRecord("a", "10.0.0.1:1", "ff", true), Token);
+        await Registry.PutHostAsync(new HostRecord("b", "10.0.0.2:1", "aa", false), Token);
+        await Registry.AddTokenAsync(new TokenRecord("forb", "b", Now.AddMinutes(1), null), Token);
+        await Registry.AddTokenAsync(new TokenRecord("usedbyb", "b", Now.AddMinutes(1), Now), Token);
+        await Registry.AddTokenAsync(new TokenRecord("any", "", Now.AddMinutes(1), null), Token);
+        var revocation = new RevocationRecord("cluster", "b", Now);
+        await Registry.RemoveHostAsync(revocation, Token);
+        // Said again, or said late, it stays as it is.
+        await Registry.RemoveHostAsync(revocation with { IssuedBefore = Now.AddHours(-1) }, Token);
+        await ReopenAsync();
+        Assert.Equal(["a"], (await Registry.ListHostsAsync(Token)).Select(host => host.Name));
+        Assert.Equal([revocation], await Registry.ListRevocationsAsync("cluster", Token));
+        Assert.Empty(await Registry.ListRevocationsAsync("another", Token));
+        Assert.Null(await Registry.FindTokenAsync("forb", Token));
+        Assert.NotNull(await Registry.FindTokenAsync("usedbyb", Token));
+        Assert.NotNull(await Registry.FindTokenAsync("any", Token));
+
+        await Registry.PutHostAsync(new HostRecord("b", "10.0.0.2:1", "bb", false), Token);
+        Assert.Equal([revocation], await Registry.ListRevocationsAsync("cluster", Token));
+        await Registry.RemoveHostAsync(revocation with { IssuedBefore = Now.AddHours(1) }, Token);
+        Assert.Equal(Now.AddHours(1),
+            Assert.Single(await Registry.ListRevocationsAsync("cluster", Token)).IssuedBefore);
     }
 
     [Fact]
@@ -230,18 +254,35 @@ public sealed class SqliteRegistryTests : RegistryConformance
         GC.SuppressFinalize(this);
     }
 
+    private async Task RunAsync(string sql)
+    {
+        await using var connection = new Microsoft.Data.Sqlite.SqliteConnection($"Data Source={File};Pooling=false");
+        await connection.OpenAsync(Token);
+        await using var command = connection.CreateCommand();
+#pragma warning disable CA2100 // The tests' own text.
+        command.CommandText = sql;
+#pragma warning restore CA2100
+        await command.ExecuteNonQueryAsync(Token);
+    }
+
+    [Fact]
+    public async Task The_first_schema_is_upgraded_with_what_it_holds()
+    {
+        var guest = Guest("g");
+        await Registry.AddGuestAsync(guest, Token);
+        await Registry.DisposeAsync();
+        await RunAsync("DROP TABLE revocations; PRAGMA user_version=1");
+        await using var upgraded = SqliteRegistry.Open(File);
+        Assert.NotNull(await upgraded.FindGuestAsync(guest.Uuid, Token));
+        await upgraded.RemoveHostAsync(new RevocationRecord("cluster", "b", DateTimeOffset.UnixEpoch), Token);
+        Assert.Single(await upgraded.ListRevocationsAsync("cluster", Token));
+    }
+
     [Fact]
     public async Task A_newer_schema_is_refused_and_left_alone()
     {
         await Registry.DisposeAsync();
-        await using (var connection = new Microsoft.Data.Sqlite.SqliteConnection($"Data Source={File};Pooling=false"))
-        {
-            await connection.OpenAsync(Token);
-            await using var command = connection.CreateCommand();
-            command.CommandText = "PRAGMA user_version=99";
-            await command.ExecuteNonQueryAsync(Token);
-        }
-
+        await RunAsync("PRAGMA user_version=99");
         var refusal = Assert.Throws<GodwitException>(() => SqliteRegistry.Open(File));
         Assert.Equal("registry-newer", refusal.Code);
         Assert.Contains("99", refusal.Message, StringComparison.Ordinal);

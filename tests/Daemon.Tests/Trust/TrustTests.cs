@@ -103,6 +103,37 @@ public sealed class TrustTests : IDisposable
             new CertificateRequest("CN=b", weak, HashAlgorithmName.SHA256).CreateSigningRequest()));
     }
 
+    // Goal: after a removal no certificate of the host from before is good, the older ones it may have kept included;
+    // one issued afterwards is, even in the same second.
+    [Fact]
+    public void What_was_issued_before_a_removal_is_refused_and_what_comes_after_is_not()
+    {
+        var trust = Create("a");
+        using var authority = trust.LoadAuthority()!;
+        var request = HostIdentity.CreateRequest(Directory.CreateDirectory(Pki("b")).FullName, "b");
+        using var first = authority.Sign(request, "b", "10.0.0.2");
+        _clock.Advance(TimeSpan.FromDays(30));
+        using var renewed = authority.Sign(request, "b", "10.0.0.2");
+        var changes = trust.Changes;
+        Assert.Equal(("b", "b"), (trust.Verify(first).Host, trust.Verify(renewed).Host));
+
+        var second = DateTimeOffset.FromUnixTimeSeconds(_clock.GetUtcNow().ToUnixTimeSeconds() + 1);
+        trust.Revoke("b", second);
+        Assert.NotEqual(changes, trust.Changes);
+        foreach (var old in new[] { first, renewed })
+        {
+            Assert.Equal(("", "certificate-revoked"), (trust.Verify(old).Host, trust.Verify(old).Code));
+            Assert.Equal("certificate-revoked", trust.Verify(old, "b").Code);
+        }
+
+        using var again = authority.Sign(request, "b", "10.0.0.2", second);
+        Assert.True(trust.Verify(again, "b").Accepted);
+        Assert.True(trust.Verify(trust.Identity.Certificate, "a").Accepted);
+        // An older removal that is heard of late takes nothing back.
+        trust.Revoke("b", second.AddDays(-10));
+        Assert.Equal("certificate-revoked", trust.Verify(renewed).Code);
+    }
+
     [Fact]
     public void A_key_that_others_can_read_is_refused()
     {
