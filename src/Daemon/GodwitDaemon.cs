@@ -231,7 +231,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             listen.Protocols = HttpProtocols.Http2;
             listen.Use(next => connection =>
             {
-                connection.Items[Gate.LocalConnection] = true;
+                Gate.Announce(connection, isLocal: true);
                 return next(connection);
             });
         });
@@ -239,7 +239,11 @@ public sealed class GodwitDaemon : IAsyncDisposable
         {
             var logger = listen.ApplicationServices.GetRequiredService<ILogger<GodwitDaemon>>();
             listen.Protocols = HttpProtocols.Http2;
-            listen.Use(next => connection => RefusePlaintextAsync(connection, next, logger));
+            listen.Use(next => connection =>
+            {
+                Gate.Announce(connection, isLocal: false);
+                return RefusePlaintextAsync(connection, next, logger);
+            });
             listen.UseHttps(new TlsHandshakeCallbackOptions
             {
                 OnConnection = _ =>

@@ -1,8 +1,10 @@
+using System.Security.Cryptography.X509Certificates;
 using Godwit.Api;
 using Godwit.Host.Trust;
 using Godwit.Migration;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Connections.Features;
 using Microsoft.AspNetCore.Http.Features;
 
@@ -17,15 +19,20 @@ namespace Godwit.Daemon.Services;
 /// </remarks>
 internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Interceptor
 {
-    /// <summary>Key in a connection's items: present if it came through the control socket.</summary>
-    public static readonly object LocalConnection = new();
-    private static readonly object VerdictKey = new();
+    private static readonly object JudgementKey = new();
+    private static readonly object CallerKey = new();
     private const string ControlPrefix = "/godwit.v1.Control/";
     private static readonly HashSet<string> Open = ["/godwit.v1.Peer/GetAuthority", "/godwit.v1.Peer/Join"];
 
+    /// <summary>Has to be told of each connection before its first call; a call on any other one fails.</summary>
+    /// <remarks>Not left to the first call: several come at once, and a connection's items take one writer.</remarks>
+    /// <param name="isLocal">It came through the control socket.</param>
+    public static void Announce(ConnectionContext connection, bool isLocal) =>
+        connection.Items[JudgementKey] = new Judgement(isLocal);
+
     /// <summary>The member that calls, as its certificate names it.</summary>
     public static string CallerOf(ServerCallContext context) =>
-        context.UserState.TryGetValue(VerdictKey, out var host) ? (string)host : "";
+        context.UserState.TryGetValue(CallerKey, out var host) ? (string)host : "";
 
     /// <summary>Refuses a message in which the caller gives itself another host's name.</summary>
     public static void RequireCaller(ServerCallContext context, string claimed)
@@ -93,10 +100,10 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
     {
         var http = context.GetHttpContext();
         var items = http.Features.GetRequiredFeature<IConnectionItemsFeature>().Items;
-        var isLocal = items.ContainsKey(LocalConnection);
+        var judgement = (Judgement)items[JudgementKey]!;
         if (context.Method.StartsWith(ControlPrefix, StringComparison.Ordinal))
         {
-            if (!isLocal)
+            if (!judgement.IsLocal)
             {
                 throw Refused(context, "control-local-only", "Control is served on the host's own Unix socket only",
                     "Log in on the host and run godwit there.");
@@ -105,7 +112,7 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
             return;
         }
 
-        if (isLocal)
+        if (judgement.IsLocal)
         {
             throw Refused(context, "peer-remote-only", "Peer is served over mutual TLS only",
                 "Hosts talk to each other; operators use Control.");
@@ -116,26 +123,41 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
             return;
         }
 
-        // A connection is judged once for as long as nothing changes about whom this host trusts.
-        var changes = trust.Changes;
-        var judged = items.TryGetValue(VerdictKey, out var stored) ? stored as Judged : null;
-        if (judged is null || judged.Changes != changes)
-        {
-            items[VerdictKey] = judged = new Judged(changes, trust.Verify(http.Connection.ClientCertificate));
-        }
-
-        var verdict = judged.Verdict;
-
+        var verdict = judgement.Of(http.Connection.ClientCertificate, trust);
         if (!verdict.Accepted)
         {
             throw Refused(context, verdict.Code, verdict.Reason,
                 ErrorCatalog.Find(verdict.Code)?.Remedy ?? "Join the host with a new token.");
         }
 
-        context.UserState[VerdictKey] = verdict.Host;
+        context.UserState[CallerKey] = verdict.Host;
     }
 
-    private sealed record Judged(int Changes, PeerVerdict Verdict);
+    /// <summary>What is thought of a connection, until something changes about whom this host trusts.</summary>
+    private sealed class Judgement(bool isLocal)
+    {
+        private readonly Lock _lock = new();
+        private PeerVerdict? _verdict;
+        private int _changes;
+
+        public bool IsLocal => isLocal;
+
+        public PeerVerdict Of(X509Certificate2? certificate, ClusterTrust trust)
+        {
+            lock (_lock)
+            {
+                // Read before the verdict: a change in between makes it be given once more.
+                var changes = trust.Changes;
+                if (_verdict is null || _changes != changes)
+                {
+                    _verdict = trust.Verify(certificate);
+                    _changes = changes;
+                }
+
+                return _verdict;
+            }
+        }
+    }
 
     private GodwitException Refused(ServerCallContext context, string code, string reason, string remedy)
     {

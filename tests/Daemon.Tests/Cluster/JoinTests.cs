@@ -167,6 +167,23 @@ public sealed class JoinTests
             && line.Contains("certificate-missing", StringComparison.Ordinal));
     }
 
+    // Goal: a connection is judged rightly although its first calls come all at once.
+    // Method: many fresh connections, each with many first calls.
+    [Fact]
+    public async Task The_first_calls_of_a_connection_may_come_together()
+    {
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        var credentials = b.Credentials();
+        for (var connection = 0; connection < 30; connection++)
+        {
+            var peer = a.PeerClient(credentials);
+            await Task.WhenAll(Enumerable.Range(0, 30).Select(async _ =>
+                await peer.HelloAsync(new HelloRequest { Host = "b" }, cancellationToken: Token)));
+        }
+    }
+
     [Fact]
     public async Task A_foreign_certificate_is_refused_and_logged()
     {
