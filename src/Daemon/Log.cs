@@ -62,6 +62,9 @@ internal static partial class Log
     [LoggerMessage(211, LogLevel.Warning, "Host {Host} was not told that {Removed} is removed: {Reason}")]
     public static partial void RemovalUntold(ILogger logger, string host, string removed, string reason);
 
+    [LoggerMessage(212, LogLevel.Information, "This host's certificate is renewed, until {Expires:u}")]
+    public static partial void CertificateRenewed(ILogger logger, DateTimeOffset expires);
+
     [LoggerMessage(300, LogLevel.Information, "Guest {Guest} created with UUID {Uuid}")]
     public static partial void GuestCreated(ILogger logger, string guest, Guid uuid);
 

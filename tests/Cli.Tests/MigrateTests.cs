@@ -120,7 +120,7 @@ public class MigrateTests
         daemon.Script.OnCancel = () =>
         {
             daemon.Script.Updates.Writer.TryWrite(
-                Ended(MigrationOutcome.Cancelled, "migration-cancelled", "cancelled."));
+                Ended(MigrationOutcome.Cancelled, "migration-cancelled", "cancelled. web1 runs on a, as before."));
             return Pending();
         };
         daemon.Script.Updates.Writer.TryWrite(Pending());
@@ -129,7 +129,8 @@ public class MigrateTests
         child.Signal(signal);
         var (exit, _, error) = await child.EndAsync();
         Assert.Equal(130, exit);
-        Assert.Contains("error migration-cancelled: cancelled. web1 runs on a.", error, StringComparison.Ordinal);
+        Assert.Contains(
+            "error migration-cancelled: cancelled. web1 runs on a, as before.\n", error, StringComparison.Ordinal);
     }
 
     [Fact]

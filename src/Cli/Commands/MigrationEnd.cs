@@ -25,7 +25,9 @@ internal static class MigrationEnd
             ? migration.Error
             : $"moving {migration.Guest} from {migration.From} to {migration.To} ended {Json.Word(migration.Outcome)}.";
         string where = MigrationAnswers.WhereItRuns(migration);
-        string message = cause.Contains(where, StringComparison.Ordinal) ? cause : $"{cause} {where}";
+        // The daemon may have said it already, with more behind it: "web1 runs on a, where it was."
+        bool isSaid = cause.Contains(where.TrimEnd('.'), StringComparison.Ordinal);
+        string message = isSaid ? cause : $"{cause} {where}";
         string remedy = (ErrorCatalog.Find(code) ?? ErrorCatalog.Find(byOutcome))?.Remedy ?? "";
         return new CommandException(code, message, remedy, exitCode);
     }

@@ -74,6 +74,12 @@ internal sealed partial class Membership(
 
     private async Task RefreshAsync(CancellationToken cancellationToken)
     {
+        if (trust.RenewIfDue(settings.Address))
+        {
+            await registry.PutHostAsync(Self, cancellationToken);
+            Log.CertificateRenewed(logger, trust.Identity.Expires);
+        }
+
         foreach (var host in await registry.ListHostsAsync(cancellationToken))
         {
             if (host.HoldsAuthority && host.Name != settings.HostName)

@@ -79,6 +79,12 @@ internal sealed class IncomingMoves(
         {
             machine = await machines.StartAsync(contract, incoming: true, cancellationToken);
         }
+        catch (GodwitException exception)
+        {
+            await guests.DropIncomingAsync(guest);
+            throw new GodwitException(
+                exception.Code, $"On host '{settings.HostName}': {exception.Message}", exception.Remedy, exception);
+        }
         catch
         {
             await guests.DropIncomingAsync(guest);

@@ -442,7 +442,9 @@ internal sealed partial class OutgoingMoves(
             Elapsed = clock.GetElapsedTime(started),
         };
 
-    private static string Because(GodwitException exception) => $"{exception.Message} {exception.Remedy}".TrimEnd();
+    // QEMU's own words, with which a message may end, have no full stop.
+    private static string Because(GodwitException exception) =>
+        $"{exception.Message.TrimEnd('.')}. {exception.Remedy}".TrimEnd();
 
     private string WhereItIs(Move move) => $"{move.Record.Guest} runs on {settings.HostName}, where it was.";
 

@@ -38,8 +38,10 @@ internal sealed class Doctor(
         yield return qemu.Accelerator == "kvm"
             ? Good("kvm", "KVM runs guests; a test guest was started to be sure")
             : Warn("kvm-unusable", "kvm", $"Guests run under TCG, about ten times slower: {qemu.KvmDetail}",
-                "Switch virtualization on in the firmware, load kvm_intel or kvm_amd, "
-                + "and let this user open /dev/kvm.");
+                settings.Accelerator == "tcg"
+                    ? "If KVM works here, set accelerator to auto in the configuration."
+                    : "Switch virtualization on in the firmware, load kvm_intel or kvm_amd, "
+                        + "and let this user open /dev/kvm.");
     }
 
     private static IEnumerable<Finding> Network()

@@ -141,8 +141,11 @@ public sealed class CertificateAuthority : IDisposable
         var now = clock > earliest ? clock : earliest;
         var end = now + HostLifetime;
         var authorityEnd = new DateTimeOffset(_certificate.NotAfter.ToUniversalTime());
+        // With a clock that has gone back it may begin late, and is then called what it is: not valid yet.
+        var begin = now - ClockSkewMax;
+        var authorityBegin = new DateTimeOffset(_certificate.NotBefore.ToUniversalTime());
         return request.Create(
-            _certificate, now - ClockSkewMax, end < authorityEnd ? end : authorityEnd,
+            _certificate, begin > authorityBegin ? begin : authorityBegin, end < authorityEnd ? end : authorityEnd,
             RandomNumberGenerator.GetBytes(16));
     }
 

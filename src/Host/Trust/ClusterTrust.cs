@@ -22,7 +22,8 @@ public sealed record PeerVerdict(string Host, string Code, string Reason)
 /// </remarks>
 public sealed class ClusterTrust(string directory, HostIdentity identity, TimeProvider clock)
 {
-    private readonly Lock _revoking = new();
+    private static readonly TimeSpan RenewalBefore = TimeSpan.FromDays(30);
+    private readonly Lock _changing = new();
     private volatile HostIdentity _identity = identity;
     private volatile ImmutableDictionary<string, DateTimeOffset> _revoked =
         ImmutableDictionary<string, DateTimeOffset>.Empty;
@@ -79,7 +80,36 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
                 "Set hostName back, or remove the pki directory and join the cluster under the new name.");
         }
 
-        return new ClusterTrust(directory, identity, clock);
+        var trust = new ClusterTrust(directory, identity, clock);
+        trust.RenewIfDue(address);
+        return trust;
+    }
+
+    /// <summary>
+    /// Renews the certificate of the host that holds the authority's key when it ends within 30 days: it is the only
+    /// one that cannot be invited. Members are renewed by joining again.
+    /// </summary>
+    /// <returns>True if there is a new one.</returns>
+    public bool RenewIfDue(string address)
+    {
+        if (_identity.Expires - clock.GetUtcNow() > RenewalBefore)
+        {
+            return false;
+        }
+
+        using var authority = LoadAuthority();
+        if (authority is null)
+        {
+            return false;
+        }
+
+        lock (_changing)
+        {
+            _identity = HostIdentity.Create(directory, authority, _identity.Name, address);
+            _changes++;
+        }
+
+        return true;
     }
 
     /// <summary>A request for this host's key, to be signed by another cluster's authority.</summary>
@@ -89,7 +119,7 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
     public void Install(X509Certificate2 certificate, X509Certificate2 authority)
     {
         var before = _identity.AuthoritySha256;
-        lock (_revoking)
+        lock (_changing)
         {
             _identity = HostIdentity.Install(directory, certificate, authority);
             if (_identity.AuthoritySha256 != before)
@@ -106,7 +136,7 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
     /// <summary>Refuses a host's certificates that were issued earlier, for as long as this process runs.</summary>
     public void Revoke(string host, DateTimeOffset issuedBefore)
     {
-        lock (_revoking)
+        lock (_changing)
         {
             if (!_revoked.TryGetValue(host, out var known) || known < issuedBefore)
             {

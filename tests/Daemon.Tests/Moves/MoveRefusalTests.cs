@@ -119,7 +119,8 @@ public sealed class MoveRefusalTests
         var failed = await MovePair.EndAsync(pair.A, await pair.StartMoveAsync(pair.A, "b"));
         Assert.Equal((MigrationOutcome.Failed, "qemu-start", "a"),
             (failed.Outcome, failed.ErrorCode, failed.GuestRunsOn));
-        Assert.Contains("cannot set up guest memory: no luck", failed.Error, StringComparison.Ordinal);
+        Assert.StartsWith("On host 'b': QEMU of counting does not start: ", failed.Error, StringComparison.Ordinal);
+        Assert.Contains("cannot set up guest memory: no luck. Its log is ", failed.Error, StringComparison.Ordinal);
         Assert.Contains("counting runs on a", failed.Error, StringComparison.Ordinal);
         await pair.IsUntouchedAsync();
         Directory.Delete(Path.GetDirectoryName(program)!, recursive: true);

@@ -103,6 +103,48 @@ public sealed class TrustTests : IDisposable
             new CertificateRequest("CN=b", weak, HashAlgorithmName.SHA256).CreateSigningRequest()));
     }
 
+    // Goal: a clock that has been set back does not keep hosts out without a word of why.
+    [Fact]
+    public void A_certificate_signed_before_the_authority_began_is_not_valid_yet()
+    {
+        var trust = Create("a");
+        _clock.Advance(TimeSpan.FromDays(-1));
+        using var authority = trust.LoadAuthority()!;
+        using var early = authority.Sign(trust.CreateRequest(), "b", "10.0.0.2");
+        Assert.Equal("certificate-expired", trust.Verify(early).Code);
+        _clock.Advance(TimeSpan.FromDays(1));
+        Assert.True(trust.Verify(early, "b").Accepted);
+    }
+
+    // Goal: the host that holds the CA key never ends up with a certificate that nobody can renew.
+    [Fact]
+    public void The_host_with_the_ca_key_renews_itself_in_time_and_no_other_host_does()
+    {
+        var (a, b) = (Create("a"), Create("b"));
+        using (var authority = a.LoadAuthority()!)
+        using (var certificate = authority.Sign(b.CreateRequest(), "b", "10.0.0.2"))
+        {
+            b.Install(X509CertificateLoader.LoadCertificate(certificate.RawData),
+                X509CertificateLoader.LoadCertificate(a.Identity.Authority.RawData));
+        }
+
+        var before = a.Identity.Sha256;
+        _clock.Advance(TimeSpan.FromDays(334));
+        Assert.False(a.RenewIfDue("10.0.0.1"));
+        _clock.Advance(TimeSpan.FromDays(2));
+        Assert.False(b.RenewIfDue("10.0.0.2"));
+        Assert.True(a.RenewIfDue("10.0.0.1"));
+        Assert.NotEqual(before, a.Identity.Sha256);
+        Assert.True(b.Verify(a.Identity.Certificate, "a").Accepted);
+        Assert.True(a.Identity.Certificate.HasPrivateKey);
+
+        // And one that was switched off for longer does so at its start.
+        _clock.Advance(TimeSpan.FromDays(400));
+        var again = Create("a");
+        Assert.True(again.Verify(again.Identity.Certificate, "a").Accepted);
+        Assert.Equal("certificate-expired", again.Verify(b.Identity.Certificate).Code);
+    }
+
     // Goal: after a removal no certificate of the host from before is good, the older ones it may have kept included;
     // one issued afterwards is, even in the same second.
     [Fact]
