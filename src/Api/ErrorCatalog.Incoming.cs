@@ -40,7 +40,8 @@ public static partial class ErrorCatalog
             "The guest's accelerator does not run on the host, and a guest cannot change it while it runs.",
             "'godwit doctor' on that host says why KVM does not work there.");
         add("wire-version", ExitCodes.Refused,
-            "The two daemons have no version of the wire protocol in common.",
+            "The two daemons have no version of the wire protocol in common, or one does not know a request of the "
+            + "other.",
             "Bring both hosts to neighbouring versions of godwitd.");
         add("migration-refused", ExitCodes.Refused,
             "The move was refused for several reasons; each is listed with its own code. The guest was not touched.",

@@ -289,7 +289,17 @@ public sealed class GodwitDaemon : IAsyncDisposable
             return;
         }
 
-        await next(connection);
+        try
+        {
+            await next(connection);
+        }
+        catch (NotSupportedException exception)
+        {
+            // What SslStream throws for a greeting that it cannot read. It is the stranger's error, not ours.
+            var remote = $"{connection.RemoteEndPoint}";
+            Log.ConnectionRefused(logger, remote, "plaintext-refused", $"its TLS is malformed: {exception.Message}");
+            connection.Abort();
+        }
     }
 
     private static LaneListener CreateLanes(DaemonSettings settings, ClusterTrust trust, IServiceProvider services)

@@ -76,6 +76,15 @@ internal sealed class PeerLinks(ClusterTrust trust) : IDisposable
                 ErrorCatalog.Find(refused.Code)?.Remedy ?? "", exception);
         }
 
+        if (exception.StatusCode == StatusCode.Unimplemented)
+        {
+            return new GodwitException("wire-version",
+                $"The godwitd of {peer} does not know a request of this one, which is {VersionText.Own}: "
+                + $"{exception.Status.Detail}",
+                "Bring both hosts to neighbouring versions of godwitd; 'godwit host list -o wide' shows them.",
+                exception);
+        }
+
         var reason = exception.Status.DebugException?.GetBaseException().Message ?? exception.Status.Detail;
         return new GodwitException("host-unreachable", $"There is no answer from {peer}: {reason}.",
             "Check that godwitd runs there ('systemctl status godwitd') and that the address and port are reachable.",

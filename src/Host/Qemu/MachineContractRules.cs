@@ -122,6 +122,14 @@ public static partial class MachineContractRules
         return refusals;
     }
 
+    /// <summary>Machine type, CPU model and accelerator are of a kind that may be handed to QEMU.</summary>
+    internal static bool IsMachineSound(MachineContract contract)
+    {
+        bool sound = true;
+        CheckMachine(contract, (_, _, _) => sound = false);
+        return sound;
+    }
+
     private static void CheckMachine(MachineContract contract, Action<string, string, string> refuse)
     {
         if (!MachinePattern().IsMatch(contract.Machine))

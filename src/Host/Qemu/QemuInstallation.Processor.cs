@@ -49,6 +49,11 @@ public sealed partial class QemuInstallation
     private async Task<ContractRefusal?> CheckProcessorAsync(
         MachineContract contract, IReadOnlyCollection<string>? featuresMissing, CancellationToken cancellationToken)
     {
+        // What a peer sends reaches no command line before it has been held against the rules, which refuse it.
+        if (!MachineContractRules.IsMachineSound(contract))
+        {
+            return null;
+        }
         // A machine type that is refused for itself must not hide what is wrong with the processor.
         string machine = Machines.Contains(contract.Machine) ? contract.Machine : NewestMachine("pc-q35") ?? "none";
         IReadOnlyList<string> missing;

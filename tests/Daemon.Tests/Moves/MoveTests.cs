@@ -78,6 +78,25 @@ public sealed class MoveTests
         await pair.MoveAsync(pair.A, "b");
     }
 
+    // Goal: wherever the stream between the hosts ends short of the hand-over, the guest runs at the source.
+    // Method: a relay before the destination's lanes cuts them all after so many bytes: in the handshakes, before the
+    // first page, among the pages.
+    [Theory]
+    [InlineData(1_000)]
+    [InlineData(20_000)]
+    [InlineData(2_000_000)]
+    public async Task A_stream_that_is_cut_leaves_the_guest_at_the_source(long bytes)
+    {
+        await using var pair = await MovePair.StartAsync(b: settings => settings with { Address = "127.0.0.2" });
+        using var peers = new Relay("127.0.0.2", pair.B.Settings.PeerPort, long.MaxValue);
+        using var lanes = new Relay("127.0.0.2", pair.B.Settings.LanePort, bytes);
+        var failed = await MovePair.EndAsync(pair.A, await pair.StartMoveAsync(pair.A, "b"));
+        Assert.Equal((MigrationOutcome.Failed, "link-lost", "a"),
+            (failed.Outcome, failed.ErrorCode, failed.GuestRunsOn));
+        Assert.Contains("counting runs on a", failed.Error, StringComparison.Ordinal);
+        await pair.IsUntouchedAsync();
+    }
+
     [Fact]
     public async Task A_source_daemon_that_dies_finds_its_guest_running()
     {

@@ -1,0 +1,279 @@
+using System.Net.Security;
+using System.Net.Sockets;
+using System.Security.Cryptography;
+using System.Text;
+using Godwit.Api.V1;
+using Godwit.Daemon.Tests.Guests;
+using Godwit.Migration.Wire;
+
+namespace Godwit.Daemon.Tests.Moves;
+
+/// <summary>Bytes that nobody should send, from strangers and members; the daemon refuses them and serves on.</summary>
+public sealed class HostilePeerTests
+{
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    private static byte[] Noise(int count)
+    {
+        var bytes = new byte[count];
+        new Random(count).NextBytes(bytes);
+        return bytes;
+    }
+
+    /// <summary>The host serves its operator and its peers, and nothing failed that nobody expected.</summary>
+    private static async Task IsUnharmedAsync(TestHost host)
+    {
+        await host.Control.GetVersionAsync(new GetVersionRequest(), cancellationToken: Token);
+        var authority = await host.PeerClient().GetAuthorityAsync(new Empty(), cancellationToken: Token);
+        Assert.NotEmpty(authority.Certificate);
+        Assert.DoesNotContain(host.Log, line => line.Contains("Exception", StringComparison.Ordinal)
+            || line.Contains("nhandled", StringComparison.Ordinal));
+    }
+
+    /// <summary>Sends and takes what comes until the host closes.</summary>
+    private static async Task<byte[]> SendAsync(Stream stream, byte[] bytes)
+    {
+        var answer = new MemoryStream();
+        try
+        {
+            await stream.WriteAsync(bytes, Token);
+            await stream.CopyToAsync(answer, Token).WaitAsync(TimeSpan.FromSeconds(60), Token);
+        }
+        catch (IOException)
+        {
+            // Reset in the middle is a refusal, too.
+        }
+
+        return answer.ToArray();
+    }
+
+    public static TheoryData<string> Strangers => ["noise", "plaintext", "huge record", "malformed hello"];
+
+    [Theory]
+    [MemberData(nameof(Strangers))]
+    public async Task A_stranger_is_cut_off_on_either_port(string kind)
+    {
+        byte[] bytes = kind switch
+        {
+            "noise" => [0xff, .. Noise(10_000)],
+            "plaintext" => Encoding.ASCII.GetBytes("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            // TLS records have at most 16 KiB and a little.
+            "huge record" => [0x16, 0x03, 0x01, 0xff, 0xff, .. Noise(0xffff)],
+            // A handshake record whose greeting claims 16 MiB.
+            _ => [0x16, 0x03, 0x01, 0x01, 0x00, 0x01, 0xff, 0xff, 0xff, .. Noise(252)],
+        };
+        await using var a = await TestHost.StartAsync("a");
+        foreach (var port in new[] { a.Settings.PeerPort, a.Settings.LanePort })
+        {
+            using var client = new TcpClient();
+            await client.ConnectAsync("127.0.0.1", port, Token);
+            // An alert at most.
+            Assert.InRange((await SendAsync(client.GetStream(), bytes)).Length, 0, 64);
+        }
+
+        await IsUnharmedAsync(a);
+    }
+
+    [Fact]
+    public async Task A_stranger_with_TLS_gets_no_lane_and_no_more_than_the_authority()
+    {
+        await using var a = await TestHost.StartAsync("a");
+        foreach (var port in new[] { a.Settings.PeerPort, a.Settings.LanePort })
+        {
+            await using var stream = await ConnectAsync(port, new SslClientAuthenticationOptions());
+            await SendAsync(stream, Noise(10_000));
+        }
+
+        await Wait.UntilAsync(
+            () => a.Log.Any(line => line.StartsWith("207 Lane refused: certificate-missing", StringComparison.Ordinal)),
+            "the lane's refusal is in the log");
+        // More than a call may hold: refused by its length, before a certificate is asked for.
+        var huge = new JoinRequest { Secret = new string('x', 3 << 20) };
+        var refused = await Assert.ThrowsAsync<Grpc.Core.RpcException>(
+            async () => await a.PeerClient().JoinAsync(huge, cancellationToken: Token));
+        Assert.Equal(Grpc.Core.StatusCode.ResourceExhausted, refused.StatusCode);
+        await IsUnharmedAsync(a);
+    }
+
+    private static async Task<SslStream> ConnectAsync(int port, SslClientAuthenticationOptions tls)
+    {
+        var client = new TcpClient();
+        await client.ConnectAsync("127.0.0.1", port, Token);
+        var stream = new SslStream(client.GetStream());
+        tls.TargetHost = "a";
+#pragma warning disable CA5359 // The tests look at what the server does with the client.
+        tls.RemoteCertificateValidationCallback = (_, _, _, _) => true;
+#pragma warning restore CA5359
+        await stream.AuthenticateAsClientAsync(tls, Token);
+        return stream;
+    }
+
+    // Goal: a member whose daemon is broken or taken over ends its own move and nothing else.
+    // Method: the test is host b: it announces a guest, gets a ticket, and sends on the lanes what breaks the protocol.
+    [Theory]
+    [InlineData("huge length on the control lane", "stream-format")]
+    [InlineData("huge length on a page lane", "stream-format")]
+    [InlineData("noise on the control lane", "stream-format")]
+    [InlineData("noise on a page lane", "stream-format")]
+    [InlineData("a prologue of noise", "stream-format")]
+    [InlineData("a commit out of turn", "stream-format")]
+    [InlineData("pages on the control lane", "stream-format")]
+    [InlineData("a frame cut short", "link-lost")]
+    [InlineData("nothing at all", "link-lost")]
+    public async Task A_member_that_breaks_the_protocol_ends_its_own_move(string kind, string code)
+    {
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        var ticket = (await PrepareAsync(a, b, program)).Ticket.ToByteArray();
+        Assert.Equal(GuestState.Incoming, Assert.Single((await ListAsync(a)).Guests).State);
+        await using var control = await OpenLaneAsync(a, b, 0, ticket);
+        await using var pages = await OpenLaneAsync(a, b, 1, ticket);
+        byte[] Frame(FrameType type, byte[] body)
+        {
+            var frame = new byte[FrameHeader.Size + body.Length];
+            new FrameHeader(type, body.Length).Write(frame);
+            body.CopyTo(frame, FrameHeader.Size);
+            return frame;
+        }
+
+        var (lane, bytes) = kind switch
+        {
+            "huge length on the control lane" => (control, [0xff, 0xff, 0xff, 0x7f, (byte)FrameType.Prologue, 0, 0, 0]),
+            "huge length on a page lane" => (pages, [0xff, 0xff, 0xff, 0xff, (byte)FrameType.PageBatch, 0, 0, 0]),
+            "noise on the control lane" => (control, Noise(50_000)),
+            "noise on a page lane" => (pages, Noise(50_000)),
+            "a prologue of noise" => (control, Frame(FrameType.Prologue, Noise(5_000))),
+            "a commit out of turn" => (control, Frame(FrameType.Commit, [])),
+            "pages on the control lane" => (control, Frame(FrameType.PageBatch, Noise(5_000))),
+            "a frame cut short" => (control, Frame(FrameType.Prologue, Noise(5_000))[..1_000]),
+            _ => (control, Array.Empty<byte>()),
+        };
+        await lane.WriteAsync(bytes, Token);
+        if (lane == pages)
+        {
+            // Pages wait for their blocks; a lane that ends is looked at in any case.
+            await control.WriteAsync(Frame(FrameType.Prologue, Noise(5_000)), Token);
+        }
+
+        await lane.ShutdownAsync();
+        await Wait.UntilAsync(async () => (await ListAsync(a)).Guests.Count == 0, "the arrival is over");
+        Assert.Contains(a.Log, line => line.StartsWith("403 ", StringComparison.Ordinal)
+            && line.Contains(code, StringComparison.Ordinal));
+        Assert.Empty(Directory.EnumerateFiles(a.Settings.RuntimeDirectory, "qemu.pid", SearchOption.AllDirectories));
+        await IsUnharmedAsync(a);
+    }
+
+    [Fact]
+    public async Task A_lane_without_a_ticket_of_its_own_is_refused_with_the_reason()
+    {
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        var ticket = (await PrepareAsync(a, b, program)).Ticket.ToByteArray();
+        Assert.Contains("no transfer waits for this ticket",
+            await RefusedLaneAsync(a, b, WireNow, 0, RandomNumberGenerator.GetBytes(ticket.Length)),
+            StringComparison.Ordinal);
+        Assert.Contains("was agreed, not 99", await RefusedLaneAsync(a, b, 99, 0, ticket), StringComparison.Ordinal);
+        Assert.StartsWith("lane 9 is not free", await RefusedLaneAsync(a, b, WireNow, 9, ticket));
+        await using var control = await OpenLaneAsync(a, b, 0, ticket);
+        Assert.StartsWith("lane 0 is not free", await RefusedLaneAsync(a, b, WireNow, 0, ticket));
+        await IsUnharmedAsync(a);
+    }
+
+    [Fact]
+    public async Task Versions_that_do_not_meet_and_absurd_requests_are_refused_before_anything_starts()
+    {
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        var message = await Refusals.RefusedAsync("wire-version", () => PrepareAsync(a, b, program, request =>
+            (request.WireVersionMin, request.WireVersionMax) = (98, 99)));
+        Assert.Contains("the source 98 to 99", message, StringComparison.Ordinal);
+        await Refusals.RefusedAsync("contract-invalid", () => PrepareAsync(
+            a, b, program, request => request.Lanes = 1000));
+        await Refusals.RefusedAsync("contract-invalid", () => PrepareAsync(
+            a, b, program, request => request.Spec.MemoryBytes = ulong.MaxValue));
+        await Refusals.RefusedAsync("memory-short", () => PrepareAsync(
+            a, b, program, request => request.Spec.MemoryBytes = 1ul << 42));
+        // What a peer sends becomes QEMU's command line, and the name of a directory.
+        await Refusals.RefusedAsync("guest-name", () => PrepareAsync(
+            a, b, program, request => request.Spec.Name = "x,process=/../../y"));
+        await Refusals.RefusedAsync("cpu-not-movable", () => PrepareAsync(
+            a, b, program, request => request.Spec.CpuModel = "qemu64 -drive file=/etc/shadow"));
+        await Refusals.RefusedAsync("accelerator-missing", () => PrepareAsync(
+            a, b, program, request => request.Spec.Accelerator = "qtest"));
+        message = await Refusals.RefusedAsync("migration-refused", () => PrepareAsync(
+            a, b, program, request => request.Spec.Machine = "none,usb=on"));
+        Assert.Contains("\n  machine-not-movable: ", message, StringComparison.Ordinal);
+        Assert.Empty((await ListAsync(a)).Guests);
+        await IsUnharmedAsync(a);
+    }
+
+    private static uint WireNow => Godwit.Host.Transfers.WireVersions.Max;
+
+    private static async Task<ListGuestsResponse> ListAsync(TestHost host) =>
+        await host.Control.ListGuestsAsync(new ListGuestsRequest(), cancellationToken: Token);
+
+    private static async Task<PrepareIncomingResponse> PrepareAsync(
+        TestHost a, TestHost b, CountingGuest program, Action<PrepareIncomingRequest>? adjust = null)
+    {
+        var spec = program.Spec();
+        spec.Uuid = Guid.NewGuid().ToString();
+        spec.Machine = "pc-q35-7.2";
+        spec.CpuModel = "Nehalem-v1";
+        spec.Accelerator = "tcg";
+        spec.Cpus = 1;
+        spec.Disks[0].Format = "raw";
+        var request = new PrepareIncomingRequest
+        {
+            MigrationId = "hostile",
+            Spec = spec,
+            From = "b",
+            Policy = new MigrationPolicy(),
+            Lanes = 1,
+            WireVersionMin = WireNow,
+            WireVersionMax = WireNow,
+            Epoch = 1,
+        };
+        adjust?.Invoke(request);
+        return await a.PeerClient(b.Credentials()).PrepareIncomingAsync(request, cancellationToken: Token);
+    }
+
+    private static async Task<SslStream> PresentAsync(TestHost a, TestHost b, uint version, int lane, byte[] ticket)
+    {
+        var stream = await ConnectAsync(a.Settings.LanePort, b.Credentials());
+        var preamble = new byte[LanePreamble.Size];
+        LanePreamble.Write(preamble, (int)version, lane, ticket);
+        await stream.WriteAsync(preamble, Token);
+        return stream;
+    }
+
+    private static async Task<(FrameType Type, string Text)> AnswerAsync(SslStream stream)
+    {
+        var header = new byte[FrameHeader.Size];
+        await stream.ReadExactlyAsync(header, Token);
+        var answer = FrameHeader.Read(header, 4096);
+        var body = new byte[answer.BodyLength];
+        await stream.ReadExactlyAsync(body, Token);
+        return (answer.Type, Encoding.UTF8.GetString(body));
+    }
+
+    private static async Task<SslStream> OpenLaneAsync(TestHost a, TestHost b, int lane, byte[] ticket)
+    {
+        var stream = await PresentAsync(a, b, WireNow, lane, ticket);
+        Assert.Equal((FrameType.LaneAccepted, ""), await AnswerAsync(stream));
+        return stream;
+    }
+
+    private static async Task<string> RefusedLaneAsync(TestHost a, TestHost b, uint version, int lane, byte[] ticket)
+    {
+        await using var stream = await PresentAsync(a, b, version, lane, ticket);
+        var (type, text) = await AnswerAsync(stream);
+        Assert.Equal(FrameType.LaneRefused, type);
+        return text;
+    }
+}
