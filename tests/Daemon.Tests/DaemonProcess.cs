@@ -126,6 +126,10 @@ internal sealed class DaemonProcess : IAsyncDisposable
         },
         "godwitd answers");
 
+    /// <summary>Waits until the text is in its log, which it writes in its own time.</summary>
+    public Task SaysAsync(string text) =>
+        Wait.UntilAsync(() => Output.Contains(text, StringComparison.Ordinal), $"godwitd says '{text}'");
+
     /// <summary>Waits for its end and gives its exit status.</summary>
     public async Task<int> EndAsync()
     {

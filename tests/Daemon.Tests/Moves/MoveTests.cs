@@ -73,7 +73,7 @@ public sealed class MoveTests
         await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
         // The QEMU that waited there for the rest is ended when the daemon is back.
         await pair.RestartBAsync();
-        Assert.Contains("was never committed", pair.B.Output, StringComparison.Ordinal);
+        await pair.B.SaysAsync("was never committed");
         await pair.IsUntouchedAsync();
         await pair.MoveAsync(pair.A, "b");
     }
@@ -81,20 +81,20 @@ public sealed class MoveTests
     // Goal: wherever the stream between the hosts ends short of the hand-over, the guest runs at the source.
     // Method: a relay before the destination's lanes cuts them all after so many bytes: in the handshakes, before the
     // first page, among the pages.
-    [Theory]
-    [InlineData(1_000)]
-    [InlineData(20_000)]
-    [InlineData(2_000_000)]
-    public async Task A_stream_that_is_cut_leaves_the_guest_at_the_source(long bytes)
+    [Fact]
+    public async Task A_stream_that_is_cut_leaves_the_guest_at_the_source()
     {
         await using var pair = await MovePair.StartAsync(b: settings => settings with { Address = "127.0.0.2" });
         using var peers = new Relay("127.0.0.2", pair.B.Settings.PeerPort, long.MaxValue);
-        using var lanes = new Relay("127.0.0.2", pair.B.Settings.LanePort, bytes);
-        var failed = await MovePair.EndAsync(pair.A, await pair.StartMoveAsync(pair.A, "b"));
-        Assert.Equal((MigrationOutcome.Failed, "link-lost", "a"),
-            (failed.Outcome, failed.ErrorCode, failed.GuestRunsOn));
-        Assert.Contains("counting runs on a", failed.Error, StringComparison.Ordinal);
-        await pair.IsUntouchedAsync();
+        foreach (var bytes in new[] { 1_000, 20_000, 2_000_000 })
+        {
+            using var lanes = new Relay("127.0.0.2", pair.B.Settings.LanePort, bytes);
+            var failed = await MovePair.EndAsync(pair.A, await pair.StartMoveAsync(pair.A, "b"));
+            Assert.Equal((MigrationOutcome.Failed, "link-lost", "a"),
+                (failed.Outcome, failed.ErrorCode, failed.GuestRunsOn));
+            Assert.Contains("counting runs on a", failed.Error, StringComparison.Ordinal);
+            await pair.IsUntouchedAsync();
+        }
     }
 
     [Fact]

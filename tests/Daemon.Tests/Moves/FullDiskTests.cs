@@ -1,0 +1,100 @@
+using Godwit.Api.V1;
+using Godwit.Daemon.Tests.Guests;
+
+namespace Godwit.Daemon.Tests.Moves;
+
+/// <summary>Moves while a state directory is full, or fills up: nothing is lost, and space puts it right.</summary>
+public sealed class FullDiskTests
+{
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    [Fact]
+    public async Task A_host_that_could_not_record_the_move_is_named_with_what_it_has_free()
+    {
+        await using var pair = await MovePair.StartAsync(
+            prepareA: pair => SmallState(pair, "a"), prepareB: pair => SmallState(pair, "b"));
+        foreach (var host in new[] { pair.A, pair.B })
+        {
+            var filler = Fill(host);
+            var message = await pair.RefusedAsync("disk-full");
+            Assert.StartsWith(
+                $"{host.Settings.StateDirectory} on host '{host.Settings.HostName}' has 0 MiB free; 4 MiB are needed",
+                message);
+            File.Delete(filler);
+        }
+    }
+
+    // Goal: a hand-over that cannot be recorded does not happen, and the source knows that the guest is its own.
+    // Method: the state directory fills up while pages are on their way.
+    [Fact]
+    public async Task A_disk_that_fills_up_during_the_move_leaves_the_guest_at_the_source()
+    {
+        await using var pair = await MovePair.StartAsync(prepareA: pair => SmallState(pair, "a"));
+        var move = await pair.StartMoveAsync(pair.A, "b", new MigrationPolicy { BandwidthBitsPerSecond = 8_000_000 });
+        await MovePair.UntilCopyingAsync(pair.A, move);
+        var filler = Fill(pair.A);
+        var failed = await MovePair.EndAsync(pair.A, move);
+        Assert.Equal((MigrationOutcome.Failed, "state-unwritable", "a"),
+            (failed.Outcome, failed.ErrorCode, failed.GuestRunsOn));
+        Assert.Contains("registry.db cannot be written", failed.Error, StringComparison.Ordinal);
+        Assert.Contains("counting runs on a", failed.Error, StringComparison.Ordinal);
+        await pair.IsUntouchedAsync();
+        File.Delete(filler);
+        await pair.MoveAsync(pair.A, "b");
+    }
+
+    // Goal: a destination that can record nothing while the guest comes neither loses it nor keeps a shadow of it.
+    // Method: its state directory fills up while pages are on their way; the move is called off, or goes through.
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_destination_whose_disk_fills_up_during_the_move_is_itself_again_with_space(bool isCancelled)
+    {
+        await using var pair = await MovePair.StartAsync(prepareB: pair => SmallState(pair, "b"));
+        var move = await pair.StartMoveAsync(pair.A, "b", new MigrationPolicy { BandwidthBitsPerSecond = 8_000_000 });
+        await MovePair.UntilCopyingAsync(pair.A, move);
+        var filler = Fill(pair.B);
+        if (isCancelled)
+        {
+            await pair.A.Control.CancelMigrationAsync(new MigrationRequest { Id = move.Id }, cancellationToken: Token);
+        }
+
+        var ended = await MovePair.EndAsync(pair.A, move);
+        Assert.Equal(isCancelled ? "a" : "b", ended.GuestRunsOn);
+        await pair.B.SaysAsync("could not be recorded");
+        File.Delete(filler);
+        if (isCancelled)
+        {
+            await pair.MoveAsync(pair.A, "b");
+        }
+
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        CountingGuest.IsUnbroken(
+            CountingGuest.Console(pair.A, pair.Guest) + CountingGuest.Console(pair.B, pair.Guest));
+        var stopped = await pair.B.Control.StopGuestAsync(
+            new StopGuestRequest { Name = "counting", Force = true }, cancellationToken: Token);
+        Assert.Equal((GuestState.Stopped, "b"), (stopped.State, stopped.Host));
+    }
+
+    private static string SmallState(MovePair pair, string host) =>
+        $"mkdir {pair.Folder(host)}/state && mount -t tmpfs -o size=8m none {pair.Folder(host)}/state";
+
+    /// <summary>Fills the state directory that only this daemon sees.</summary>
+    /// <returns>The file that fills it.</returns>
+    private static string Fill(DaemonProcess daemon)
+    {
+        var path = $"/proc/{daemon.Id}/root{daemon.Settings.StateDirectory}/filler";
+        using var file = File.Create(path, bufferSize: 0);
+        try
+        {
+            while (true)
+            {
+                file.Write(new byte[4096]);
+            }
+        }
+        catch (IOException)
+        {
+            return path;
+        }
+    }
+}
