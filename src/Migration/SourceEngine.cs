@@ -29,8 +29,10 @@ public sealed record SourceEngineOptions
 /// <summary>What a lane shall do next.</summary>
 public enum LaneWork
 {
-    /// <summary>Nothing now; ask again after a change or the stated wait.</summary>
+    /// <summary>There is nothing to send now; ask again after a change or the stated wait.</summary>
     Wait,
+    /// <summary>The link, or the rate limit, takes no more now; ask again likewise.</summary>
+    Hold,
     /// <summary>Send the pages taken.</summary>
     Batch,
     /// <summary>Send a barrier: every page of this lane is on its way.</summary>
@@ -292,7 +294,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
     }
 
     /// <summary>Hands out a lane's next pages.</summary>
-    /// <param name="wait">With <see cref="LaneWork.Wait"/>: ask again after this at the latest.</param>
+    /// <param name="wait">When there is nothing to do now: ask again after this at the latest.</param>
     public LaneWork Take(int lane, TakenPages taken, TimeSpan now, out TimeSpan wait)
     {
         wait = TimeSpan.FromMilliseconds(50);
@@ -301,16 +303,21 @@ public sealed partial class SourceEngine : IQemuStreamSink
             return LaneWork.End;
         }
 
-        if (_queue is null || _link.InFlight >= _link.Window)
+        if (_queue is null)
         {
             return LaneWork.Wait;
+        }
+
+        if (_link.InFlight >= _link.Window)
+        {
+            return LaneWork.Hold;
         }
 
         TimeSpan limited = _limit.Wait(now);
         if (limited > TimeSpan.Zero)
         {
             wait = limited;
-            return LaneWork.Wait;
+            return LaneWork.Hold;
         }
 
         if (_queue.Take(lane, taken))

@@ -123,7 +123,7 @@ public sealed partial class SourceTransfer
             while (true)
             {
                 LaneWork work = _engine.Take(lane, taken, Now, out TimeSpan wait);
-                if (work != LaneWork.Wait)
+                if (work is not (LaneWork.Wait or LaneWork.Hold))
                 {
                     if (work == LaneWork.Batch && !_engine.IsMapped(taken.Block))
                     {
@@ -134,7 +134,11 @@ public sealed partial class SourceTransfer
                     return work;
                 }
 
-                coding.LinkWasBusy();
+                if (work == LaneWork.Hold)
+                {
+                    coding.LinkWasBusy();
+                }
+
                 Monitor.Wait(_gate, Math.Clamp((int)wait.TotalMilliseconds, 1, 50));
             }
         }
