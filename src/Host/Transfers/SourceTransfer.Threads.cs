@@ -245,7 +245,7 @@ public sealed partial class SourceTransfer
     {
         switch (effect)
         {
-            case Effect.Send send when _lanes.Count > 0:
+            case Effect.Send send when _lanes.Length > 0:
                 writer.ResetWrittenCount();
                 send.Message.Encode(writer);
                 _lanes[0].Write(writer.WrittenSpan);

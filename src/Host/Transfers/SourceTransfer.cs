@@ -37,7 +37,7 @@ public sealed partial class SourceTransfer(
     private readonly object _gate = new();
     private readonly long _started = Stopwatch.GetTimestamp();
     private readonly Channel<Effect> _effects = Channel.CreateUnbounded<Effect>(new() { SingleReader = true });
-    private readonly List<Lane> _lanes = [];
+    private Lane[] _lanes = [];
     private readonly List<Thread> _threads = [];
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private IReadOnlyList<MappedBlock> _mapped = [];
@@ -141,12 +141,7 @@ public sealed partial class SourceTransfer(
 
     private async Task StartAsync(CancellationToken cancellationToken)
     {
-        for (int number = 0; number <= terms.Lanes; number++)
-        {
-            _lanes.Add(await Lane.ConnectAsync(
-                destination, tls, terms.WireVersion, number, terms.Ticket, cancellationToken));
-        }
-
+        await ConnectLanesAsync(cancellationToken);
         StartThread("control", ReadControl);
         for (int number = 1; number <= terms.Lanes; number++)
         {
@@ -178,6 +173,26 @@ public sealed partial class SourceTransfer(
         }
 
         StartThread("feed", ReadFeed);
+    }
+
+    // All at once: on a long link each handshake takes several round trips.
+    private async Task ConnectLanesAsync(CancellationToken cancellationToken)
+    {
+        Task<Lane>[] connecting = [.. Enumerable.Range(0, terms.Lanes + 1).Select(number => Lane.ConnectAsync(
+            destination, tls, terms.WireVersion, number, terms.Ticket, cancellationToken))];
+        try
+        {
+            _lanes = await Task.WhenAll(connecting);
+        }
+        catch
+        {
+            foreach (Task<Lane> lane in connecting.Where(lane => lane.IsCompletedSuccessfully))
+            {
+                (await lane).Dispose();
+            }
+
+            throw;
+        }
     }
 
     private async Task ConfigureQemuAsync(CancellationToken cancellationToken)
@@ -302,10 +317,18 @@ public sealed partial class SourceTransfer(
 
     private void TearDown()
     {
-        _lanes.ForEach(l => l.Close());
+        foreach (Lane lane in _lanes)
+        {
+            lane.Close();
+        }
+
         _qemu?.Dispose();
         _threads.ForEach(t => t.Join());
-        _lanes.ForEach(l => l.Dispose());
+        foreach (Lane lane in _lanes)
+        {
+            lane.Dispose();
+        }
+
         foreach (MappedBlock block in _mapped)
         {
             block.Dispose();
