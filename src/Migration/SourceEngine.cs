@@ -29,10 +29,8 @@ public sealed record SourceEngineOptions
 /// <summary>What a lane shall do next.</summary>
 public enum LaneWork
 {
-    /// <summary>There is nothing to send now; ask again after a change or the stated wait.</summary>
+    /// <summary>Nothing now; ask again after a change or the stated wait.</summary>
     Wait,
-    /// <summary>The link, or the rate limit, takes no more now; ask again likewise.</summary>
-    Hold,
     /// <summary>Send the pages taken.</summary>
     Batch,
     /// <summary>Send a barrier: every page of this lane is on its way.</summary>
@@ -91,6 +89,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
     /// <summary>Gives the next effect to perform; false when there is none.</summary>
     public bool TryTakeEffect(out Effect effect) => _effects.TryDequeue(out effect!);
+
+    /// <summary>Bytes per second of pages that the destination acknowledges, or a lower cap; 0 at first.</summary>
+    public double LinkRate => EffectiveRate();
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
     public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();
@@ -303,21 +304,16 @@ public sealed partial class SourceEngine : IQemuStreamSink
             return LaneWork.End;
         }
 
-        if (_queue is null)
+        if (_queue is null || _link.InFlight >= _link.Window)
         {
             return LaneWork.Wait;
-        }
-
-        if (_link.InFlight >= _link.Window)
-        {
-            return LaneWork.Hold;
         }
 
         TimeSpan limited = _limit.Wait(now);
         if (limited > TimeSpan.Zero)
         {
             wait = limited;
-            return LaneWork.Hold;
+            return LaneWork.Wait;
         }
 
         if (_queue.Take(lane, taken))

@@ -95,7 +95,7 @@ public sealed partial class SourceTransfer
         {
             while (true)
             {
-                LaneWork work = NextWork(lane.Number - 1, taken, batch, coding);
+                LaneWork work = NextWork(lane.Number - 1, taken, batch, out double linkRate);
                 switch (work)
                 {
                     case LaneWork.End:
@@ -105,7 +105,7 @@ public sealed partial class SourceTransfer
                         lane.Write(frame.AsSpan(0, FrameHeader.Size));
                         break;
                     case LaneWork.Batch:
-                        SendBatch(lane, taken, batch, coding, frame);
+                        SendBatch(lane, taken, batch, coding, linkRate, frame);
                         break;
                 }
             }
@@ -116,14 +116,15 @@ public sealed partial class SourceTransfer
         }
     }
 
-    private LaneWork NextWork(int lane, TakenPages taken, PageBatchBuilder batch, CodingChoice coding)
+    private LaneWork NextWork(int lane, TakenPages taken, PageBatchBuilder batch, out double linkRate)
     {
         lock (_gate)
         {
             while (true)
             {
                 LaneWork work = _engine.Take(lane, taken, Now, out TimeSpan wait);
-                if (work is not (LaneWork.Wait or LaneWork.Hold))
+                linkRate = _engine.LinkRate / terms.Lanes;
+                if (work != LaneWork.Wait)
                 {
                     if (work == LaneWork.Batch && !_engine.IsMapped(taken.Block))
                     {
@@ -134,17 +135,13 @@ public sealed partial class SourceTransfer
                     return work;
                 }
 
-                if (work == LaneWork.Hold)
-                {
-                    coding.LinkWasBusy();
-                }
-
                 Monitor.Wait(_gate, Math.Clamp((int)wait.TotalMilliseconds, 1, 50));
             }
         }
     }
 
-    private void SendBatch(Lane lane, TakenPages taken, PageBatchBuilder batch, CodingChoice coding, byte[] frame)
+    private void SendBatch(
+        Lane lane, TakenPages taken, PageBatchBuilder batch, CodingChoice coding, double linkRate, byte[] frame)
     {
         int zeroPages = taken.Count - taken.Contents;
         if (_engine.IsMapped(taken.Block))
@@ -169,9 +166,13 @@ public sealed partial class SourceTransfer
         }
 
         long begun = Stopwatch.GetTimestamp();
-        bool code = coding.Codes(batch.ContentPages);
+        bool code = coding.Codes(batch.ContentPages, linkRate);
         ReadOnlySpan<byte> body = batch.Encode(code).Span;
-        TimeSpan spent = Stopwatch.GetElapsedTime(begun);
+        if (code)
+        {
+            coding.Coded(batch.ContentPages * Page.Size, body.Length, Stopwatch.GetElapsedTime(begun));
+        }
+
         new FrameHeader(FrameType.PageBatch, body.Length).Write(frame);
         body.CopyTo(frame.AsSpan(FrameHeader.Size));
         int length = FrameHeader.Size + body.Length;
@@ -182,10 +183,7 @@ public sealed partial class SourceTransfer
             Pump();
         }
 
-        begun = Stopwatch.GetTimestamp();
         lane.Write(frame.AsSpan(0, length));
-        coding.Measured(
-            code, batch.ContentPages * Page.Size, body.Length, spent, Stopwatch.GetElapsedTime(begun));
     }
 
     private void ReadControl()
