@@ -14,8 +14,11 @@ namespace Godwit.Host.Qemu;
 public sealed unsafe partial class MappedBlock : BlockMemory, IDisposable
 {
     private const int PageBytes = 4096;
+    // 64 MiB: what may be counted as this process's own of a guest whose memory it walks over.
+    private const int ResidentPagesMax = 16384;
     private readonly SafeFileHandle _file;
     private byte* _start;
+    private int _touched;
 
     private MappedBlock(string name, SafeFileHandle file, byte* start, long length)
     {
@@ -30,11 +33,17 @@ public sealed unsafe partial class MappedBlock : BlockMemory, IDisposable
 
     public override long Length { get; }
 
-    public override ReadOnlySpan<byte> Read(PageNumber page) => new(At(page), PageBytes);
+    public override ReadOnlySpan<byte> Read(PageNumber page)
+    {
+        byte* start = At(page);
+        Touch();
+        return new(start, PageBytes);
+    }
 
     public override void Write(PageNumber page, ReadOnlySpan<byte> content)
     {
         byte* target = At(page);
+        Touch();
         if (content.Length == PageBytes)
         {
             content.CopyTo(new Span<byte>(target, PageBytes));
@@ -51,15 +60,16 @@ public sealed unsafe partial class MappedBlock : BlockMemory, IDisposable
         }
     }
 
-    /// <summary>
-    /// Takes the pages out of this process's resident set; the guest's memory is not touched, and the next access
-    /// finds it again. For a daemon whose own memory is counted while it walks over all of a guest's.
-    /// </summary>
-    public void ReleaseResident()
+    // Takes the pages out of this process's resident set every now and then; the guest's memory is not touched, and the
+    // next access finds it again. A daemon with the memory of all its moving guests in its set would be the first to be
+    // killed when memory runs short.
+    private void Touch()
     {
-        ObjectDisposedException.ThrowIf(_start is null, this);
-        // On a shared mapping of a file MADV_DONTNEED (4) drops the page table entries, never the contents.
-        _ = MemoryAdvise(_start, (nuint)Length, 4);
+        if (Interlocked.Increment(ref _touched) % ResidentPagesMax == 0)
+        {
+            // On a shared mapping of a file MADV_DONTNEED (4) drops the page table entries, never the contents.
+            _ = MemoryAdvise(_start, (nuint)Length, 4);
+        }
     }
 
     /// <summary>Finds the memory file of a QEMU process and maps it.</summary>
