@@ -15,6 +15,7 @@ namespace Godwit.Daemon.Tests;
 /// </summary>
 internal sealed class TestHost : IAsyncDisposable
 {
+    private static int _ports;
     private readonly List<GrpcChannel> _channels = [];
     private readonly LogRecorder _log = new();
     private readonly TimeProvider _clock;
@@ -131,11 +132,26 @@ internal sealed class TestHost : IAsyncDisposable
         DisposeHttpClient = true,
     });
 
+    /// <summary>A port below those that the kernel gives to connections: one could take it before it is used.</summary>
     public static int FreePort()
     {
-        using var socket = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
-        socket.Bind(new IPEndPoint(IPAddress.Loopback, 0));
-        return ((IPEndPoint)socket.LocalEndPoint!).Port;
+        const int First = 10_000;
+        const int Count = 20_000;
+        while (true)
+        {
+            // Other test programs begin elsewhere.
+            var port = First + (((Environment.ProcessId * 200) + Interlocked.Increment(ref _ports)) % Count);
+            using var socket = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
+            try
+            {
+                socket.Bind(new IPEndPoint(IPAddress.Loopback, port));
+                return port;
+            }
+            catch (SocketException)
+            {
+                // Taken: the next one.
+            }
+        }
     }
 
     private GrpcChannel Track(GrpcChannel channel)
