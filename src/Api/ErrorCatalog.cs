@@ -92,9 +92,13 @@ public static partial class ErrorCatalog
             "Allow a longer pause (--max-downtime), more bandwidth (--bandwidth) or a pause as long as it takes "
             + "(--on-stall pause), or move the guest when it is less busy.");
         add("qemu-migration", ExitCodes.Failed,
-            "The source's QEMU ended, ended its migration by itself, or refused a step of it.",
+            "The source's QEMU ended its migration by itself, or refused a step of it.",
             "'godwit vm show NAME' on the source tells whether the guest runs; QEMU's log in the guest's runtime "
             + "directory there says why.");
+        add("guest-lost", ExitCodes.Failed,
+            "The guest's QEMU ended during the move, and the guest with it: it runs nowhere.",
+            "QEMU's log in the guest's runtime directory on the source says why; start the guest again with "
+            + "'godwit vm start NAME' there.");
         add("destination-qemu", ExitCodes.Failed,
             "The destination's QEMU ended, failed to load the guest, or refused a step of the move before the "
             + "hand-over. The guest runs on at the source.",

@@ -148,6 +148,7 @@ internal static class MigrationAnswers
             MigrationOutcome.Completed => $"{migration.Guest} runs on {migration.To}.",
             MigrationOutcome.Unsettled =>
                 $"It is not proved whether {migration.Guest} runs on {migration.From} or {migration.To}.",
+            _ when migration.ErrorCode == "guest-lost" => $"{migration.Guest} runs nowhere.",
             _ => $"{migration.Guest} runs on {migration.From}.",
         };
 
@@ -196,6 +197,7 @@ internal static class MigrationAnswers
             {
                 MigrationOutcome.Completed => migration.To,
                 MigrationOutcome.Unsettled => "not proved",
+                _ when migration.ErrorCode == "guest-lost" => "nowhere",
                 MigrationOutcome.Pending => "",
                 _ => migration.From,
             };

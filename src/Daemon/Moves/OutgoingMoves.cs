@@ -336,6 +336,11 @@ internal sealed partial class OutgoingMoves(
                 runsOn = "";
                 break;
             default:
+                if (final.ErrorCode == "guest-lost")
+                {
+                    runsOn = "";
+                }
+
                 await ReclaimAsync(guest, move);
                 if (isPrepared)
                 {
@@ -367,7 +372,8 @@ internal sealed partial class OutgoingMoves(
         else
         {
             Log.MoveFailed(logger, move.Id, final.ErrorCode, final.Error, record.Guest,
-                runsOn.Length > 0 ? runsOn : $"{settings.HostName} or {host.Name}");
+                runsOn.Length > 0 ? runsOn
+                    : final.ErrorCode == "guest-lost" ? "no host" : $"{settings.HostName} or {host.Name}");
         }
 
         move.Set(_ => record);

@@ -119,8 +119,28 @@ public sealed partial class SourceTransfer(
         }
 
         Report(force: true);
-        return Snapshot;
+        return await GuestIsLostAsync()
+            ? End(
+                MigrationOutcome.Failed, "guest-lost",
+                $"The QEMU of {terms.Guest} on {terms.From} ended during the move, and the guest with it: it runs "
+                + $"nowhere. What QEMU said last is in qemu.log under {runtimeDirectory}.")
+            : Snapshot;
     }
+
+    // A QEMU that dies breaks its stream first; its end is known a moment later.
+    private async Task<bool> GuestIsLostAsync()
+    {
+        if (Snapshot.ErrorCode == "qemu-migration")
+        {
+            await Task.WhenAny(machine.Exited, Task.Delay(TimeSpan.FromMilliseconds(500)));
+        }
+
+        return machine.Exited.IsCompleted
+            && Snapshot.Outcome is not (MigrationOutcome.Completed or MigrationOutcome.Unsettled);
+    }
+
+    private MigrationSnapshot End(MigrationOutcome outcome, string code, string error) =>
+        Snapshot with { Outcome = outcome, ErrorCode = code, Error = error };
 
     private void StartFailed(Exception failure, TimeSpan now)
     {

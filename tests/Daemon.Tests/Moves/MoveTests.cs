@@ -78,6 +78,20 @@ public sealed class MoveTests
         await pair.MoveAsync(pair.A, "b");
     }
 
+    [Fact]
+    public async Task A_guest_whose_QEMU_dies_during_the_move_is_said_to_run_nowhere()
+    {
+        await using var pair = await MovePair.StartAsync();
+        var move = await pair.StartMoveAsync(pair.A, "b", Slow);
+        await MovePair.UntilCopyingAsync(pair.A, move);
+        Processes.Signal(pair.Guest.ProcessId, Processes.Killed);
+        var failed = await MovePair.EndAsync(pair.A, move);
+        Assert.Equal((MigrationOutcome.Failed, "guest-lost", ""),
+            (failed.Outcome, failed.ErrorCode, failed.GuestRunsOn));
+        Assert.Contains("it runs nowhere", failed.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("runs on", failed.Error, StringComparison.Ordinal);
+    }
+
     // Goal: wherever the stream between the hosts ends short of the hand-over, the guest runs at the source.
     // Method: a relay before the destination's lanes cuts them all after so many bytes: in the handshakes, before the
     // first page, among the pages.
