@@ -49,9 +49,14 @@ internal static class BenchRun
     {
         Cell[] cells = [.. _cells.Where(cell => only is null || cell.Name.Contains(only, StringComparison.Ordinal))];
         Mode[] chosen = [.. _modes.Where(mode => modes.Count == 0 || modes.Contains(mode.Name))];
-        if (cells.Length == 0 || chosen.Length == 0)
+        if (cells.Length == 0)
         {
-            throw new LabException($"No scenario matches \"{only}\" or no mode is left: see bench --list.");
+            throw new LabException($"No scenario matches \"{only}\": see bench --list.");
+        }
+
+        if (modes.FirstOrDefault(mode => _modes.All(known => known.Name != mode)) is { } unknown)
+        {
+            throw new LabException($"There is no mode \"{unknown}\": see bench --list.");
         }
 
         Display display = new(json);

@@ -13,7 +13,7 @@ internal static class MoveScenarios
         new("demo", "A guest under load boots on a, moves to b and back", run => Play(run, GuestLoad.Text, ["b", "a"])),
         .. GuestLoad.All.Select(load => new Scenario(
             load.Name, $"One move: {load.Summary}", run => Play(run, load, ["b"]))),
-        new("carried", "Memory that is not mapped: QEMU's stream carries the contents", run =>
+        new("carried", "Memory that is not shared: QEMU's stream carries the contents", run =>
             Play(run, GuestLoad.Text, ["b"], backing: MemoryBacking.Private)),
         new("adaptive", "The adaptive rate limit of Clark et al. instead of full speed", run =>
             Play(run, GuestLoad.Text, ["b"], new MigrationPolicy { Pacing = Pacing.Adaptive })),

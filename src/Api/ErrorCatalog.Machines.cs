@@ -20,9 +20,9 @@ public static partial class ErrorCatalog
         add("guest-running", ExitCodes.Refused,
             "A QEMU of this guest runs already on this host; a second one would spoil its disks.",
             "Stop the guest first, or restart the daemon so that it finds the running one again.");
-        add("memory-map", ExitCodes.Failed,
-            "The guest's memory file cannot be mapped into the daemon, so its pages can be neither read nor placed.",
-            "Run the daemon as root or as QEMU's user; or create the guest with private memory, which moves unmapped.");
+        add("memory-file", ExitCodes.Failed,
+            "The daemon cannot use the guest's memory file, so its pages can be neither read nor placed.",
+            "Run the daemon as root or as QEMU's user; a guest with private memory moves without the file.");
         add("tap-failed", ExitCodes.Failed,
             "The kernel refused something about the guest's TAP device.",
             "The daemon needs CAP_NET_ADMIN and /dev/net/tun; 'ip -d link' shows the device's state.");

@@ -17,7 +17,8 @@ internal static partial class SettingsReader
     private const string EnvironmentPrefix = "GODWIT_";
 
     // The lab and the CLI are told other things by the environment under the same prefix.
-    private static readonly string[] ForeignVariables = ["SOCKET", "OUTPUT", "LAB", "KEEP", "DEBUG"];
+    private static readonly string[] ForeignVariables =
+        ["SOCKET", "OUTPUT", "LAB", "BIN", "KEEP", "DEBUG", "COMPLETION"];
 
     private static readonly string[] Keys =
     [

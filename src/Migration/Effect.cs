@@ -19,7 +19,7 @@ public abstract record Effect
     public sealed record ReleaseSwitchover : Effect;
 
     /// <summary>
-    /// Compare the memory of mapped blocks with what was sent of it, report differences with
+    /// Compare the memory of shared blocks with what was sent of it, report differences with
     /// <see cref="SourceEngine.PageDiffers"/>, and then <see cref="SourceEngine.MemoryChecked"/>.
     /// </summary>
     public sealed record CheckMemory(IReadOnlyList<RamBlock> Blocks) : Effect;

@@ -84,8 +84,8 @@ public sealed record MigrationSnapshot
     public BlackoutParts Parts { get; init; } = BlackoutParts.None;
     /// <summary>The pause by QEMU's own account at the source.</summary>
     public TimeSpan QemuDowntime { get; init; }
-    /// <summary>True if pages were read from the guest's mapped memory, false if carried by QEMU's stream.</summary>
-    public bool Mapped { get; init; }
+    /// <summary>True if pages were read from the guest's shared memory, false if carried by QEMU's stream.</summary>
+    public bool SharedMemory { get; init; }
     /// <summary>Processor time of both daemons during the move.</summary>
     public TimeSpan DaemonCpuTime { get; init; }
 }

@@ -178,7 +178,7 @@ public sealed partial class SourceEngine
             Elapsed = elapsed,
             Downtime = _downtime,
             Parts = _parts,
-            Mapped = _mapped.Length > 0 && _mapped.Any(m => m),
+            SharedMemory = _shared.Any(s => s),
             DaemonCpuTime = _destinationCpuTime,
         };
     }

@@ -16,13 +16,13 @@ public sealed record SourceEngineOptions
     /// <summary>QEMU waits for our acknowledgement before it stops the guest (8.1 and later).</summary>
     public required bool HoldsSwitchover { get; init; }
     /// <summary>True for a RAM block whose memory the shell can read at any time.</summary>
-    public required Func<RamBlock, bool> IsMapped { get; init; }
+    public required Func<RamBlock, bool> IsShared { get; init; }
     /// <summary>
-    /// How long it takes to compare all mapped memory with what was sent of it, for a QEMU whose dirty feed misses
+    /// How long it takes to compare all shared memory with what was sent of it, for a QEMU whose dirty feed misses
     /// writes: done once, with the guest paused. Null for a feed that can be relied on.
     /// </summary>
     public TimeSpan? MemoryCheck { get; init; }
-    /// <summary>Page contents kept for blocks that are not mapped, while they wait for their turn.</summary>
+    /// <summary>Page contents kept for blocks that are not shared, while they wait for their turn.</summary>
     public int CarriedPagesMax { get; init; } = 16384;
 }
 
@@ -61,7 +61,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
     private readonly bool[] _barrierSent;
 
     private PageQueue? _queue;
-    private bool[] _mapped = [];
+    private bool[] _shared = [];
     private TimeSpan _now;
     private TimeSpan _startedAt;
     private TimeSpan _lastHeard;
@@ -205,7 +205,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         Step();
     }
 
-    /// <summary>A page of a mapped block is not what was last sent of it, and QEMU has not said so.</summary>
+    /// <summary>A page of a shared block is not what was last sent of it, and QEMU has not said so.</summary>
     public void PageDiffers(int blockIndex, PageNumber page) => _queue!.Report(blockIndex, page, zero: false);
 
     /// <summary>
@@ -331,12 +331,12 @@ public sealed partial class SourceEngine : IQemuStreamSink
     }
 
     /// <summary>
-    /// True if the block's pages are read from mapped memory; otherwise <see cref="TakeCarried"/> has them.
+    /// True if the block's pages are read from shared memory; otherwise <see cref="TakeCarried"/> has them.
     /// </summary>
-    public bool IsMapped(RamBlock block) => _mapped[block.Index];
+    public bool IsShared(RamBlock block) => _shared[block.Index];
 
     /// <summary>
-    /// Copies the contents of pages taken from a block that is not mapped into the batch. Has to happen under the same
+    /// Copies the contents of pages taken from a block that is not shared into the batch. Has to happen under the same
     /// serialisation as <see cref="Take"/>: a newer record would otherwise replace the content in between.
     /// </summary>
     public void TakeCarried(TakenPages taken, PageBatchBuilder batch)
@@ -347,7 +347,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
             {
                 batch.AddZero(taken[i]);
             }
-            else if (!_carried.TryTake(taken.Block.Index, taken[i], batch.AddContent(taken[i])))
+            else if (!_carried.TryTake(taken.Block.Index, taken[i], batch.AddContents(taken[i], 1)))
             {
                 throw new InvalidOperationException(
                     $"Page {taken[i]} of block {taken.Block.Name} was taken but its content is not there.");
@@ -386,7 +386,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         }
 
         _queue = new PageQueue(head.Blocks, _options.Lanes, streaming: !_options.HoldsSwitchover);
-        _mapped = [.. head.Blocks.Select(_options.IsMapped)];
+        _shared = [.. head.Blocks.Select(_options.IsShared)];
         Phase = MigrationPhase.Copying;
         _roundStartedAt = _now;
         Do(new Effect.Send(new ControlMessage.Prologue(verbatim.ToArray())));
@@ -394,7 +394,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
     void IQemuStreamSink.Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content)
     {
-        if (!_mapped[blockIndex])
+        if (!_shared[blockIndex])
         {
             if (content.IsEmpty)
             {
@@ -425,7 +425,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
             _feedEnded = _options.MemoryCheck is null;
             if (!_feedEnded)
             {
-                Do(new Effect.CheckMemory([.. _queue!.Blocks.Where(IsMapped)]));
+                Do(new Effect.CheckMemory([.. _queue!.Blocks.Where(IsShared)]));
             }
         }
     }

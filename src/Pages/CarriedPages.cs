@@ -2,7 +2,7 @@ using System.Numerics;
 
 namespace Godwit.Pages;
 
-/// <summary>A bounded pool of page contents, for guests whose memory cannot be mapped.</summary>
+/// <summary>A bounded pool of page contents, for guests whose memory is not shared.</summary>
 /// <remarks>
 /// There the hypervisor's stream is the only place a page's content appears, so it is kept here until the page's turn
 /// on the wire; a newer version overwrites an older one in its slot. A page that was reported zero needs no slot:

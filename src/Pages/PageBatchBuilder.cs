@@ -4,7 +4,7 @@ namespace Godwit.Pages;
 /// <remarks>
 /// <para>
 /// A lane makes one builder and keeps it; a batch allocates nothing. The order is <see cref="Begin"/>, then
-/// <see cref="AddZero"/> and <see cref="AddContent"/> with ascending pages of that region, then <see cref="Encode"/>.
+/// <see cref="AddZero"/> and <see cref="AddContents"/> with ascending pages of that region, then <see cref="Encode"/>.
 /// </para>
 /// <para>
 /// Contents are copied into private staging before they are tested for zero or coded, because the guest keeps writing.
@@ -16,7 +16,6 @@ namespace Godwit.Pages;
 public sealed class PageBatchBuilder
 {
     private readonly byte[] _staging = GC.AllocateUninitializedArray<byte>(PageBatch.RawBytesMax);
-    private readonly byte[] _encoded = GC.AllocateUninitializedArray<byte>(PageBatch.EncodedBytesMax);
     private readonly ulong[] _present = new ulong[Page.RegionPages / 64];
     private readonly ulong[] _zero = new ulong[Page.RegionPages / 64];
 
@@ -27,13 +26,14 @@ public sealed class PageBatchBuilder
     private int _pages;
     private int _contentPages;
 
-    // The last slot handed out is examined when the next call arrives: only then has the caller filled it.
-    private int _unexamined = -1;
+    // The slots handed out last are examined when the next call arrives: only then has the caller filled them.
+    private int _unexaminedFirst;
+    private int _unexamined;
 
     /// <summary>Pages in the batch, zero pages included.</summary>
     public int Pages => _pages;
 
-    /// <summary>Staging slots in use. One fewer may be coded when the page in the last slot turns out zero.</summary>
+    /// <summary>Staging slots in use. Fewer are coded when pages in the slots given out last turn out zero.</summary>
     public int ContentPages => _contentPages;
 
     /// <summary>Whether another content page has a slot; zero pages fit as long as the region has pages.</summary>
@@ -51,7 +51,7 @@ public sealed class PageBatchBuilder
         _first = _last = -1;
         _pages = 0;
         _contentPages = 0;
-        _unexamined = -1;
+        _unexamined = 0;
         Array.Clear(_present);
         Array.Clear(_zero);
     }
@@ -64,25 +64,45 @@ public sealed class PageBatchBuilder
         _zero[index / 64] |= 1UL << (index % 64);
     }
 
-    /// <summary>Adds a page and returns the 4096-byte slot that the caller must fill before the next call.</summary>
+    /// <summary>Adds consecutive pages and gives their slots, which the caller fills before the next call.</summary>
+    /// <param name="first">The first of the pages.</param>
+    /// <param name="count">At least one; at most as many as have room.</param>
+    /// <returns>4096 bytes per page.</returns>
     /// <remarks>A page that proves to be all zero is coded as a zero page and its slot is used again.</remarks>
-    public Span<byte> AddContent(PageNumber page)
+    public Span<byte> AddContents(PageNumber first, int count)
     {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(count);
         Examine();
-        if (_contentPages == PageBatch.ContentPagesMax)
+        if (count > PageBatch.ContentPagesMax - _contentPages)
         {
             throw new InvalidOperationException(
                 $"A batch holds at most {PageBatch.ContentPagesMax} content pages; encode it and begin another.");
         }
 
-        _unexamined = Add(page);
-        return _staging.AsSpan(_contentPages++ * Page.Size, Page.Size);
+        _unexaminedFirst = Add(first);
+        for (int i = 1; i < count; i++)
+        {
+            Add(new PageNumber(first.Value + i));
+        }
+
+        _unexamined = count;
+        Span<byte> slots = _staging.AsSpan(_contentPages * Page.Size, count * Page.Size);
+        _contentPages += count;
+        return slots;
     }
 
-    /// <summary>The whole encoded batch, in the builder's buffer: valid until the next Begin or Encode.</summary>
+    /// <summary>Encodes the whole batch.</summary>
+    /// <param name="to">At least <see cref="PageBatch.EncodedBytesMax"/> bytes.</param>
     /// <param name="compress">Try LZ4; the content stays raw when that does not make it smaller.</param>
-    public ReadOnlyMemory<byte> Encode(bool compress)
+    /// <returns>The length of the encoded batch.</returns>
+    public int Encode(Span<byte> to, bool compress)
     {
+        if (to.Length < PageBatch.EncodedBytesMax)
+        {
+            throw new ArgumentException(
+                $"The buffer has {to.Length} bytes; a batch may need {PageBatch.EncodedBytesMax}.", nameof(to));
+        }
+
         Examine();
         if (_pages == 0)
         {
@@ -98,7 +118,7 @@ public sealed class PageBatchBuilder
         }
         else
         {
-            WritePresence(_encoded.AsSpan(at, (span + 7) / 8), span);
+            WritePresence(to.Slice(at, (span + 7) / 8), span);
             at += (span + 7) / 8;
         }
 
@@ -112,27 +132,27 @@ public sealed class PageBatchBuilder
         }
         else
         {
-            WriteZeros(_encoded.AsSpan(at, (_pages + 7) / 8));
+            WriteZeros(to.Slice(at, (_pages + 7) / 8));
             at += (_pages + 7) / 8;
         }
 
         ReadOnlySpan<byte> raw = _staging.AsSpan(0, _contentPages * Page.Size);
         // One byte less than raw as capacity: what would not shrink is given up as soon as that shows.
-        int coded = compress && raw.Length > 0 ? Lz4.Compress(raw, _encoded.AsSpan(at, raw.Length - 1)) : 0;
+        int coded = compress && raw.Length > 0 ? Lz4.Compress(raw, to.Slice(at, raw.Length - 1)) : 0;
         if (coded > 0)
         {
             flags |= PageBatch.CoderLz4;
         }
         else
         {
-            raw.CopyTo(_encoded.AsSpan(at));
+            raw.CopyTo(to[at..]);
             coded = raw.Length;
         }
 
         PageBatch.WriteHeader(
-            _encoded,
+            to,
             new PageBatchHeader(_blockIndex, _region, _first, span, flags, (uint)raw.Length, (uint)coded));
-        return _encoded.AsMemory(0, at + coded);
+        return at + coded;
     }
 
     private int Add(PageNumber page)
@@ -158,13 +178,28 @@ public sealed class PageBatchBuilder
 
     private void Examine()
     {
-        if (_unexamined >= 0 && ZeroTest.IsZero(_staging.AsSpan((_contentPages - 1) * Page.Size, Page.Size)))
+        int slot = _contentPages - _unexamined;
+        int kept = slot;
+        for (int i = 0; i < _unexamined; i++, slot++)
         {
-            _zero[_unexamined / 64] |= 1UL << (_unexamined % 64);
-            _contentPages--;
+            Span<byte> content = _staging.AsSpan(slot * Page.Size, Page.Size);
+            if (ZeroTest.IsZero(content))
+            {
+                int index = _unexaminedFirst + i;
+                _zero[index / 64] |= 1UL << (index % 64);
+                continue;
+            }
+
+            if (kept != slot)
+            {
+                content.CopyTo(_staging.AsSpan(kept * Page.Size, Page.Size));
+            }
+
+            kept++;
         }
 
-        _unexamined = -1;
+        _contentPages = kept;
+        _unexamined = 0;
     }
 
     private void WritePresence(Span<byte> to, int span)

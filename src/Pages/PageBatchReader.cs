@@ -3,26 +3,30 @@ using System.Numerics;
 
 namespace Godwit.Pages;
 
-/// <summary>One page of a batch.</summary>
-public readonly ref struct BatchPage
+/// <summary>Consecutive pages of a batch, all with content or all zero.</summary>
+public readonly ref struct PageRun
 {
-    internal BatchPage(PageNumber page, ReadOnlySpan<byte> content)
+    internal PageRun(PageNumber first, int count, ReadOnlySpan<byte> content)
     {
-        Number = page;
+        First = first;
+        Count = count;
         Content = content;
     }
 
-    /// <summary>Which page of the batch's block.</summary>
-    public PageNumber Number { get; }
+    /// <summary>The first of the pages, in the batch's block.</summary>
+    public PageNumber First { get; }
 
-    /// <summary>Whether the page is all zero and so has no content here.</summary>
+    /// <summary>Pages in the run, at least one.</summary>
+    public int Count { get; }
+
+    /// <summary>Whether the pages are all zero and so have no content here.</summary>
     public bool IsZero => Content.IsEmpty;
 
-    /// <summary>4096 bytes, or empty for a zero page: what <see cref="BlockMemory.Write"/> takes.</summary>
+    /// <summary>4096 bytes per page, or empty for zero pages.</summary>
     public ReadOnlySpan<byte> Content { get; }
 }
 
-/// <summary>A checked page batch; enumerate it for its pages, ascending.</summary>
+/// <summary>A checked page batch; enumerate it for runs of its pages, ascending.</summary>
 /// <remarks>
 /// Batches come from a peer and are hostile until <see cref="Parse"/> has returned. It checks every length, count and
 /// address against the block table and the limits before it decodes or touches anything, and allocates nothing. What
@@ -191,10 +195,17 @@ public readonly ref struct PageBatchReader
         }
     }
 
-    /// <summary>Walks the pages of a batch, ascending.</summary>
+    private bool IsPresent(int index) =>
+        index < _span && (_presence.IsEmpty || (_presence[index / 8] & (1 << (index % 8))) != 0);
+
+    private bool IsZero(int page) =>
+        _allZero || (!_zeros.IsEmpty && (_zeros[page / 8] & (1 << (page % 8))) != 0);
+
+    /// <summary>Walks the pages of a batch in runs as long as they get, ascending.</summary>
     public ref struct Enumerator
     {
         private readonly PageBatchReader _batch;
+        // The next page: its place in the span, among the present pages and among those with content.
         private int _index;
         private int _page;
         private int _content;
@@ -202,30 +213,35 @@ public readonly ref struct PageBatchReader
         internal Enumerator(PageBatchReader batch)
         {
             _batch = batch;
-            _index = -1;
-            _page = -1;
         }
 
-        public BatchPage Current { get; private set; }
+        public PageRun Current { get; private set; }
 
         public bool MoveNext()
         {
-            do
+            while (!_batch.IsPresent(_index))
             {
                 if (++_index >= _batch._span)
                 {
                     return false;
                 }
             }
-            while (!_batch._presence.IsEmpty && (_batch._presence[_index / 8] & (1 << (_index % 8))) == 0);
 
-            _page++;
-            bool zero = _batch._allZero
-                || (!_batch._zeros.IsEmpty && (_batch._zeros[_page / 8] & (1 << (_page % 8))) != 0);
-            var number = new PageNumber(_batch._firstPage + _index);
+            var first = new PageNumber(_batch._firstPage + _index);
+            bool zero = _batch.IsZero(_page);
+            int count = 0;
+            do
+            {
+                count++;
+                _index++;
+                _page++;
+            }
+            while (_batch.IsPresent(_index) && _batch.IsZero(_page) == zero);
+
             Current = zero
-                ? new BatchPage(number, default)
-                : new BatchPage(number, _batch._content.Slice(_content++ * Page.Size, Page.Size));
+                ? new PageRun(first, count, default)
+                : new PageRun(first, count, _batch._content.Slice(_content * Page.Size, count * Page.Size));
+            _content += zero ? 0 : count;
             return true;
         }
     }

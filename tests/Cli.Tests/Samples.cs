@@ -31,7 +31,7 @@ internal static class Samples
         MigrationOutcome outcome = MigrationOutcome.Completed, MigrationPhase phase = MigrationPhase.Ended) => new()
     {
         Id = "3f2a9c01", Guest = "web1", From = "a", To = "b", Method = "precopy", Phase = phase, Outcome = outcome,
-        MemoryBacking = "mapped", TotalSeconds = 12.3456, WireBytes = 187_654_321, DowntimeMs = 87.25,
+        MemoryBacking = "shared", TotalSeconds = 12.3456, WireBytes = 187_654_321, DowntimeMs = 87.25,
         QemuDowntimeMs = 80.5, DaemonCpuSeconds = 1.5, GuestRunsOn = outcome == MigrationOutcome.Completed ? "b" : "a",
         Policy = new MigrationPolicy { MaxDowntimeMs = 300, BandwidthBitsPerSecond = 400_000_000 },
         SavedBytes = { ["zero"] = 300_000_000, ["superseded"] = 12_345_678, ["compressed"] = 45_678_901 },

@@ -43,12 +43,12 @@ public sealed class TransferTests : IAsyncLifetime
     [InlineData(true, true, true)]
     [InlineData(false, false, true)]
     public async Task A_guest_arrives_with_all_of_its_memory(
-        bool mappedAtSource, bool mappedAtDestination, bool oldestQemu = false)
+        bool sharedAtSource, bool sharedAtDestination, bool oldestQemu = false)
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         await using RealQemu qemu = await (oldestQemu ? RealQemu.OpenOldestAsync() : RealQemu.OpenAsync());
         await using Pair pair = await Pair.StartAsync(
-            this, qemu.Installation, mappedAtSource, mappedAtDestination, new(), cancel);
+            this, qemu.Installation, sharedAtSource, sharedAtDestination, new(), cancel);
         byte[] before = await pair.StampAsync(cancel);
         (MigrationSnapshot source, MigrationSnapshot destination) = await pair.MoveAsync(cancel);
         Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
@@ -125,16 +125,16 @@ public sealed class TransferTests : IAsyncLifetime
         private const int StampOffset = 32 << 20;
         private readonly TransferTests _test;
         private readonly QemuInstallation _qemu;
-        private readonly bool _mappedAtDestination;
+        private readonly bool _sharedAtDestination;
         private LaneListener _listener = null!;
         private DestinationTransfer _incoming = null!;
         private int _run;
 
-        private Pair(TransferTests test, QemuInstallation qemu, bool mappedAtDestination)
+        private Pair(TransferTests test, QemuInstallation qemu, bool sharedAtDestination)
         {
             _test = test;
             _qemu = qemu;
-            _mappedAtDestination = mappedAtDestination;
+            _sharedAtDestination = sharedAtDestination;
         }
 
         public IPEndPoint Lanes => new(IPAddress.Loopback, _listener.Port);
@@ -143,15 +143,15 @@ public sealed class TransferTests : IAsyncLifetime
         public SourceTransfer Outgoing { get; private set; } = null!;
 
         public static async Task<Pair> StartAsync(
-            TransferTests test, QemuInstallation qemu, bool mappedAtSource, bool mappedAtDestination,
+            TransferTests test, QemuInstallation qemu, bool sharedAtSource, bool sharedAtDestination,
             MigrationPolicy policy, CancellationToken cancellationToken)
         {
-            var pair = new Pair(test, qemu, mappedAtDestination);
+            var pair = new Pair(test, qemu, sharedAtDestination);
             pair._listener = new LaneListener(
                 new IPEndPoint(IPAddress.Loopback, 0), () => test._b.ServerOptions(), NullLogger.Instance);
             pair._listener.Start();
             pair.Source = await QemuMachine.StartAsync(
-                qemu, pair.Contract(mappedAtSource), test.Folder("source"), incoming: false, cancellationToken);
+                qemu, pair.Contract(sharedAtSource), test.Folder("source"), incoming: false, cancellationToken);
             await pair.RenewDestinationAsync(policy, cancellationToken);
             return pair;
         }
@@ -166,7 +166,7 @@ public sealed class TransferTests : IAsyncLifetime
 
             string folder = _test.Folder($"destination-{++_run}");
             Destination = await QemuMachine.StartAsync(
-                _qemu, Contract(_mappedAtDestination), folder, incoming: true, cancellationToken);
+                _qemu, Contract(_sharedAtDestination), folder, incoming: true, cancellationToken);
             var terms = new TransferTerms(
                 $"m{_run}", "web1", "a", "b", policy, RandomNumberGenerator.GetBytes(32), WireVersions.Max, 2);
             _incoming = new DestinationTransfer(
@@ -190,7 +190,7 @@ public sealed class TransferTests : IAsyncLifetime
         {
             if (Source.Contract.SharedMemory)
             {
-                using MappedBlock memory = Source.MapMemory().Single();
+                using GuestMemory memory = Source.OpenMemory().Single();
                 byte[] page = new byte[Page.Size];
                 var random = new Random(1);
                 for (int i = 0; i < StampBytes / Page.Size; i++)
@@ -235,7 +235,7 @@ public sealed class TransferTests : IAsyncLifetime
             await Destination.DisposeAsync();
         }
 
-        private MachineContract Contract(bool mapped) => new()
+        private MachineContract Contract(bool shared) => new()
         {
             Name = "web1",
             Uuid = Guid.Parse("6f1f9f4e-3b43-4b43-9c1a-5d3b1c0a7e01"),
@@ -244,7 +244,7 @@ public sealed class TransferTests : IAsyncLifetime
             Machine = _qemu.NewestMachine("pc-q35")!,
             CpuModel = "qemu64",
             Accelerator = "tcg",
-            SharedMemory = mapped,
+            SharedMemory = shared,
             Video = true,
         };
     }

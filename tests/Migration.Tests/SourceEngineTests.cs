@@ -9,9 +9,9 @@ public class SourceEngineTests
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void An_idle_guest_moves_and_each_page_crosses_once(bool mapped)
+    public void An_idle_guest_moves_and_each_page_crosses_once(bool shared)
     {
-        var rig = new SourceRig(mapped: mapped);
+        var rig = new SourceRig(shared: shared);
         MigrationSnapshot end = rig.Run(Long);
         Assert.Equal(MigrationOutcome.Completed, end.Outcome);
         Assert.True(rig.Confirmed);

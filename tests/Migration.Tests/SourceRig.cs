@@ -30,7 +30,7 @@ internal sealed class SourceRig
 
     public SourceRig(
         MigrationPolicy? policy = null, int pages = 4096, double linkBytesPerSecond = 100e6,
-        double dirtyPagesPerSecond = 0, int dirtyRange = 4096, bool holds = true, bool mapped = true,
+        double dirtyPagesPerSecond = 0, int dirtyRange = 4096, bool holds = true, bool shared = true,
         bool missesWrites = false)
     {
         _missesWrites = missesWrites;
@@ -50,7 +50,7 @@ internal sealed class SourceRig
                 Policy = policy ?? new MigrationPolicy(),
                 Lanes = Lanes,
                 HoldsSwitchover = holds,
-                IsMapped = _ => mapped,
+                IsShared = _ => shared,
                 MemoryCheck = missesWrites ? TimeSpan.FromMilliseconds(3) : null,
             },
             TimeSpan.Zero);

@@ -15,16 +15,16 @@ internal static class PageBatchFuzz
             RamBlock block = PageBatchTests.Blocks[batch.BlockIndex];
             long last = -1;
             int pages = 0;
-            foreach (BatchPage page in batch)
+            foreach (PageRun run in batch)
             {
-                if (page.Number.Value <= last || page.Number.Value >= block.PageCount
-                    || page.Content.Length is not (0 or Page.Size))
+                if (run.First.Value <= last || run.First.Value + run.Count > block.PageCount
+                    || run.Count < 1 || run.Content.Length != (run.IsZero ? 0 : run.Count * Page.Size))
                 {
-                    throw new InvalidOperationException($"Page {page.Number} came through behind page {last}.");
+                    throw new InvalidOperationException($"Page {run.First} came through behind page {last}.");
                 }
 
-                last = page.Number.Value;
-                pages++;
+                last = run.First.Value + run.Count - 1;
+                pages += run.Count;
             }
 
             if (pages == 0 || pages != batch.Pages)
@@ -64,11 +64,11 @@ public class PageBatchFuzzTests
                 }
                 else
                 {
-                    builder.AddContent(number).Fill((byte)page);
+                    builder.AddContents(number, 1).Fill((byte)page);
                 }
             }
 
-            byte[] batch = builder.Encode(run % 4 != 0).ToArray();
+            byte[] batch = PageBatchTests.Encode(builder, run % 4 != 0);
             Assert.True(PageBatchFuzz.Fuzz(batch));
             int head = Math.Min(batch.Length, 32);
             for (int flips = random.Next(1, 4); flips > 0; flips--)

@@ -11,6 +11,7 @@ public class PageBatchTests
     ];
 
     private readonly PageBatchBuilder _builder = new();
+    private readonly byte[] _encoded = new byte[PageBatch.EncodedBytesMax];
     private readonly byte[] _scratch = new byte[PageBatch.RawBytesMax];
 
     // Goal: decoding gives back what was coded. Method: random pages of a random region in all kinds (zero by name,
@@ -26,27 +27,18 @@ public class PageBatchTests
                 long region = place.Region % Page.RegionsFor(block.PageCount);
                 var builder = new PageBatchBuilder();
                 builder.Begin(block.Index, region);
-                var expected = new List<(long Page, byte[] Content)>();
+                var expected = new List<(long Page, bool KnownZero, byte[] Content)>();
                 long page = (region * Page.RegionPages) - 1;
                 foreach ((int step, int kind, uint seed) in kinds)
                 {
                     page += step > 20 ? 1 : step;
-                    if (page >= Math.Min(block.PageCount, (region + 1) * Page.RegionPages) || !builder.HasRoom)
+                    if (page >= Math.Min(block.PageCount, (region + 1) * Page.RegionPages)
+                        || expected.Count(e => !e.KnownZero) == PageBatch.ContentPagesMax)
                     {
                         break;
                     }
 
-                    byte[] content = Content(kind, seed);
-                    if (kind == 0)
-                    {
-                        builder.AddZero(new PageNumber(page));
-                    }
-                    else
-                    {
-                        content.CopyTo(builder.AddContent(new PageNumber(page)));
-                    }
-
-                    expected.Add((page, content));
+                    expected.Add((page, kind == 0, Content(kind, seed)));
                 }
 
                 if (expected.Count == 0)
@@ -54,23 +46,60 @@ public class PageBatchTests
                     return;
                 }
 
-                byte[] encoded = builder.Encode(compress).ToArray();
+                Add(expected, builder);
+                byte[] encoded = Encode(builder, compress);
                 byte[] scratch = new byte[PageBatch.RawBytesMax];
                 PageBatchReader batch = PageBatchReader.Parse(encoded, Blocks, scratch);
                 Assert.Equal(block.Index, batch.BlockIndex);
                 Assert.Equal(expected.Count, batch.Pages);
                 int i = 0;
-                foreach (BatchPage found in batch)
+                foreach (PageRun run in batch)
                 {
-                    Assert.Equal(expected[i].Page, found.Number.Value);
-                    Assert.Equal(found.IsZero, ZeroTest.IsZero(expected[i].Content));
-                    Assert.True(found.IsZero || found.Content.SequenceEqual(expected[i].Content));
-                    i++;
+                    Assert.Equal(run.IsZero ? 0 : run.Count * Page.Size, run.Content.Length);
+                    for (int inRun = 0; inRun < run.Count; inRun++, i++)
+                    {
+                        Assert.Equal(expected[i].Page, run.First.Value + inRun);
+                        Assert.Equal(run.IsZero, ZeroTest.IsZero(expected[i].Content));
+                        Assert.True(
+                            run.IsZero
+                            || run.Content.Slice(inRun * Page.Size, Page.Size).SequenceEqual(expected[i].Content));
+                    }
                 }
 
                 Assert.Equal(expected.Count, i);
             },
             iter: 1000);
+    }
+
+    internal static byte[] Encode(PageBatchBuilder builder, bool compress)
+    {
+        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
+        return encoded[..builder.Encode(encoded, compress)];
+    }
+
+    // Consecutive pages with content in one call, as a lane adds them.
+    private static void Add(List<(long Page, bool KnownZero, byte[] Content)> pages, PageBatchBuilder to)
+    {
+        for (int i = 0; i < pages.Count;)
+        {
+            if (pages[i].KnownZero)
+            {
+                to.AddZero(new PageNumber(pages[i++].Page));
+                continue;
+            }
+
+            int end = i + 1;
+            while (end < pages.Count && !pages[end].KnownZero && pages[end].Page == pages[end - 1].Page + 1)
+            {
+                end++;
+            }
+
+            Span<byte> slots = to.AddContents(new PageNumber(pages[i].Page), end - i);
+            for (; i < end; i++, slots = slots[Page.Size..])
+            {
+                pages[i].Content.CopyTo(slots);
+            }
+        }
     }
 
     [Fact]
@@ -82,7 +111,7 @@ public class PageBatchTests
             _builder.AddZero(new PageNumber((3 * Page.RegionPages) + i));
         }
 
-        Assert.Equal(PageBatch.HeaderBytes, _builder.Encode(compress: true).Length);
+        Assert.Equal(PageBatch.HeaderBytes, _builder.Encode(_encoded, compress: true));
     }
 
     [Fact]
@@ -94,7 +123,7 @@ public class PageBatchTests
         {
             if (i % 8 == 0)
             {
-                random.NextBytes(_builder.AddContent(new PageNumber(i)));
+                random.NextBytes(_builder.AddContents(new PageNumber(i), 1));
             }
             else if (i % 8 < 4 || i == Page.RegionPages - 1)
             {
@@ -103,7 +132,7 @@ public class PageBatchTests
         }
 
         int bitmaps = (Page.RegionPages / 8) + ((_builder.Pages + 7) / 8);
-        int length = _builder.Encode(compress: true).Length;
+        int length = _builder.Encode(_encoded, compress: true);
         Assert.Equal(PageBatch.HeaderBytes + bitmaps + PageBatch.RawBytesMax, length);
         Assert.InRange(length, 1, PageBatch.EncodedBytesMax);
     }
@@ -114,11 +143,11 @@ public class PageBatchTests
         _builder.Begin(0, 0);
         for (int i = 0; i < Page.RegionPages; i++)
         {
-            _builder.AddContent(new PageNumber(i)).Clear();
+            _builder.AddContents(new PageNumber(i), 1).Clear();
         }
 
         Assert.Equal(Page.RegionPages, _builder.Pages);
-        Assert.Equal(PageBatch.HeaderBytes, _builder.Encode(compress: false).Length);
+        Assert.Equal(PageBatch.HeaderBytes, _builder.Encode(_encoded, compress: false));
     }
 
     [Fact]
@@ -126,7 +155,7 @@ public class PageBatchTests
     {
         Assert.Throws<ArgumentOutOfRangeException>(() => new PageBatchBuilder().AddZero(new PageNumber(0)));
         _builder.Begin(0, 1);
-        Assert.Throws<InvalidOperationException>(() => _builder.Encode(false));
+        Assert.Throws<InvalidOperationException>(() => _builder.Encode(_encoded, false));
         Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(511)));
         Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(1024)));
         _builder.AddZero(new PageNumber(600));
@@ -134,12 +163,13 @@ public class PageBatchTests
         for (int i = 0; i < PageBatch.ContentPagesMax; i++)
         {
             Assert.True(_builder.HasRoom);
-            _builder.AddContent(new PageNumber(700 + i)).Fill(1);
+            _builder.AddContents(new PageNumber(700 + i), 1).Fill(1);
         }
 
         Assert.False(_builder.HasRoom);
-        Assert.Throws<InvalidOperationException>(() => { _ = _builder.AddContent(new PageNumber(900)); });
+        Assert.Throws<InvalidOperationException>(() => { _ = _builder.AddContents(new PageNumber(900), 1); });
         _builder.AddZero(new PageNumber(900));
+        Assert.Throws<ArgumentException>(() => _builder.Encode(_encoded.AsSpan(1), false));
     }
 
     // Goal: each rule of the format is enforced, at the offset of the field that breaks it. Method: one good batch
@@ -167,11 +197,11 @@ public class PageBatchTests
     {
         _builder.Begin(2, 1);
         // Span 5, pages 4: presence 10111, zeros 0010.
-        _builder.AddContent(new PageNumber(600)).Fill(1);
-        _builder.AddContent(new PageNumber(601)).Fill(2);
+        _builder.AddContents(new PageNumber(600), 1).Fill(1);
+        _builder.AddContents(new PageNumber(601), 1).Fill(2);
         _builder.AddZero(new PageNumber(602));
-        _builder.AddContent(new PageNumber(604)).Fill(3);
-        byte[] batch = _builder.Encode(compress: true).ToArray();
+        _builder.AddContents(new PageNumber(604), 1).Fill(3);
+        byte[] batch = Encode(_builder, compress: true);
         PageBatchReader.Parse(batch, Blocks, _scratch);
         switch (rule)
         {
@@ -235,13 +265,14 @@ public class PageBatchTests
                     }
                     else
                     {
-                        text.CopyTo(_builder.AddContent(number));
+                        text.CopyTo(_builder.AddContents(number, 1));
                     }
                 }
 
-                foreach (BatchPage page in PageBatchReader.Parse(_builder.Encode(true).Span, Blocks, _scratch))
+                Span<byte> batch = _encoded.AsSpan(0, _builder.Encode(_encoded, true));
+                foreach (PageRun run in PageBatchReader.Parse(batch, Blocks, _scratch))
                 {
-                    pages += page.IsZero || page.Content.Length == Page.Size ? 1 : 0;
+                    pages += run.Count;
                 }
             }
 

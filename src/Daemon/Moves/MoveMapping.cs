@@ -72,7 +72,7 @@ internal static class MoveMapping
             WireBytes = (ulong)snapshot.WireBytes,
             DowntimeMs = snapshot.Downtime.TotalMilliseconds,
             QemuDowntimeMs = snapshot.QemuDowntime.TotalMilliseconds,
-            MemoryBacking = snapshot.Mapped ? "mapped" : "carried",
+            MemoryBacking = snapshot.SharedMemory ? "shared" : "carried",
             DaemonCpuSeconds = snapshot.DaemonCpuTime.TotalSeconds,
         };
         migration.Rounds.AddRange(snapshot.Rounds.Select(round => new Wire.Round
@@ -129,7 +129,7 @@ internal static class MoveMapping
             Parts = new BlackoutParts(
                 Part(migration, "last_round_ms"), Part(migration, "device_state_ms"), Part(migration, "load_ms"),
                 Part(migration, "commit_ms"), Part(migration, "resume_ms"), Part(migration, "announcement_ms")),
-            Mapped = migration.MemoryBacking == "mapped",
+            SharedMemory = migration.MemoryBacking == "shared",
             DaemonCpuTime = TimeSpan.FromSeconds(migration.DaemonCpuSeconds),
         });
 

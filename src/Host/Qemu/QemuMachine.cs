@@ -85,13 +85,12 @@ public sealed partial class QemuMachine : IAsyncDisposable
     }
 
     /// <summary>
-    /// Maps the guest's RAM into this process when its contract says shared memory: QEMU's name of the block and the
-    /// mapping. Empty for private memory. The caller disposes the mappings before the machine. Video memory and ROMs
-    /// are never mapped; QEMU's stream carries them.
+    /// Opens the guest's RAM when its contract says shared memory; empty for private memory. The caller disposes it.
+    /// Video memory and ROMs are never shared; QEMU's stream carries them.
     /// </summary>
-    /// <exception cref="GodwitException"><c>memory-map</c>.</exception>
-    public IReadOnlyList<MappedBlock> MapMemory() => Contract.SharedMemory
-        ? [MappedBlock.Open(ProcessId, QemuCommandLine.MemoryBlock, Contract.MemoryBytes)]
+    /// <exception cref="GodwitException"><c>memory-file</c>.</exception>
+    public IReadOnlyList<GuestMemory> OpenMemory() => Contract.SharedMemory
+        ? [GuestMemory.Open(ProcessId, QemuCommandLine.MemoryBlock, Contract.MemoryBytes)]
         : [];
 
     /// <summary>Features of the guest's CPU model that it has never had, because this host does not.</summary>

@@ -14,8 +14,8 @@ namespace Godwit.Host.Transfers;
 
 /// <summary>Runs one incoming migration into a QEMU that waits with <c>-incoming defer -S</c>.</summary>
 /// <remarks>
-/// Each page lane has a thread that writes pages straight into the guest's mapped memory, or as records into QEMU's
-/// stream for blocks that are not mapped. Until the source's commit the guest stands still, whatever happens.
+/// Each page lane has a thread that writes pages straight into the guest's memory file, or as records into QEMU's
+/// stream for blocks without one. Until the source's commit the guest stands still, whatever happens.
 /// </remarks>
 public sealed partial class DestinationTransfer(
     QemuMachine machine, TransferTerms terms, string runtimeDirectory,
@@ -33,9 +33,9 @@ public sealed partial class DestinationTransfer(
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly DestinationEngine _engine = new(terms.Guest, terms.From, terms.Lanes, TimeSpan.Zero);
     private readonly ArrayBufferWriter<byte> _streamBuffer = new();
-    private IReadOnlyList<MappedBlock> _mapped = [];
+    private IReadOnlyList<GuestMemory> _memory = [];
     private RamBlock[] _blocks = [];
-    private BlockMemory?[] _memories = [];
+    private GuestMemory?[] _memoryOf = [];
     private QemuStreamWriter? _stream;
     private Socket? _qemu;
     private TimeSpan _cpuAtStart;
@@ -176,7 +176,7 @@ public sealed partial class DestinationTransfer(
 
     private async Task StartQemuAsync(CancellationToken cancellationToken)
     {
-        _mapped = machine.MapMemory();
+        _memory = machine.OpenMemory();
         var capabilities = new JsonArray(
             new JsonObject { ["capability"] = "events", ["state"] = true },
             // The disks are taken at the resume, after the commit, not when the device state has been loaded.
@@ -295,12 +295,19 @@ public sealed partial class DestinationTransfer(
     {
         PageBatchReader batch = PageBatchReader.Parse(body, _blocks, scratch);
         RamBlock block = _blocks[batch.BlockIndex];
-        BlockMemory? memory = _memories[batch.BlockIndex];
+        GuestMemory? memory = _memoryOf[batch.BlockIndex];
         if (memory is not null)
         {
-            foreach (BatchPage page in batch)
+            foreach (PageRun run in batch)
             {
-                memory.Write(page.Number, page.Content);
+                if (run.IsZero)
+                {
+                    memory.Clear(run.First, run.Count);
+                }
+                else
+                {
+                    memory.Write(run.First, run.Content);
+                }
             }
 
             return;
@@ -309,15 +316,19 @@ public sealed partial class DestinationTransfer(
         lock (_streamGate)
         {
             _stream!.BeginPart();
-            foreach (BatchPage page in batch)
+            foreach (PageRun run in batch)
             {
-                if (page.IsZero)
+                for (int i = 0; i < run.Count; i++)
                 {
-                    _stream.ZeroPage(block, page.Number);
-                }
-                else
-                {
-                    _stream.Page(block, page.Number, page.Content);
+                    var page = new PageNumber(run.First.Value + i);
+                    if (run.IsZero)
+                    {
+                        _stream.ZeroPage(block, page);
+                    }
+                    else
+                    {
+                        _stream.Page(block, page, run.Content.Slice(i * Page.Size, Page.Size));
+                    }
                 }
             }
 
@@ -444,8 +455,8 @@ public sealed partial class DestinationTransfer(
         lock (_gate)
         {
             _blocks = [.. _engine.Blocks!];
-            _memories = [.. _blocks.Select(
-                b => (BlockMemory?)_mapped.FirstOrDefault(m => m.Name == b.Name && m.Length == b.Length))];
+            _memoryOf = [.. _blocks.Select(
+                b => _memory.FirstOrDefault(m => m.Name == b.Name && m.Length == b.Length))];
             _stream = stream;
             Monitor.PulseAll(_gate);
         }
@@ -506,9 +517,9 @@ public sealed partial class DestinationTransfer(
             lane?.Dispose();
         }
 
-        foreach (MappedBlock block in _mapped)
+        foreach (GuestMemory memory in _memory)
         {
-            block.Dispose();
+            memory.Dispose();
         }
     }
 

@@ -90,7 +90,7 @@ public sealed partial class SourceTransfer
         var taken = new TakenPages();
         var batch = new PageBatchBuilder();
         var coding = new CodingChoice(terms.Policy.Compression);
-        byte[] frame = new byte[FrameHeader.Size + FrameHeader.PageBodyMax];
+        byte[] frame = new byte[FrameHeader.Size + PageBatch.EncodedBytesMax];
         try
         {
             while (true)
@@ -126,7 +126,7 @@ public sealed partial class SourceTransfer
                 linkRate = _engine.LinkRate / terms.Lanes;
                 if (work != LaneWork.Wait)
                 {
-                    if (work == LaneWork.Batch && !_engine.IsMapped(taken.Block))
+                    if (work == LaneWork.Batch && !_engine.IsShared(taken.Block))
                     {
                         batch.Begin(taken.Block.Index, taken.Region);
                         _engine.TakeCarried(taken, batch);
@@ -144,38 +144,22 @@ public sealed partial class SourceTransfer
         Lane lane, TakenPages taken, PageBatchBuilder batch, CodingChoice coding, double linkRate, byte[] frame)
     {
         int zeroPages = taken.Count - taken.Contents;
-        if (_engine.IsMapped(taken.Block))
+        if (_engine.IsShared(taken.Block))
         {
-            BlockMemory memory = _mapped.First(m => m.Name == taken.Block.Name);
-            PageFingerprints? sent = _sent.GetValueOrDefault(taken.Block.Name);
             batch.Begin(taken.Block.Index, taken.Region);
-            for (int i = 0; i < taken.Count; i++)
-            {
-                if (taken.IsZero(i))
-                {
-                    batch.AddZero(taken[i]);
-                    sent?.Set(taken[i], []);
-                }
-                else
-                {
-                    Span<byte> copy = batch.AddContent(taken[i]);
-                    memory.Read(taken[i]).CopyTo(copy);
-                    sent?.Set(taken[i], copy);
-                }
-            }
+            Fill(taken, batch);
         }
 
         long begun = Stopwatch.GetTimestamp();
         bool code = coding.Codes(batch.ContentPages, linkRate);
-        ReadOnlySpan<byte> body = batch.Encode(code).Span;
+        int encoded = batch.Encode(frame.AsSpan(FrameHeader.Size), code);
         if (code)
         {
-            coding.Coded(batch.ContentPages * Page.Size, body.Length, Stopwatch.GetElapsedTime(begun));
+            coding.Coded(batch.ContentPages * Page.Size, encoded, Stopwatch.GetElapsedTime(begun));
         }
 
-        new FrameHeader(FrameType.PageBatch, body.Length).Write(frame);
-        body.CopyTo(frame.AsSpan(FrameHeader.Size));
-        int length = FrameHeader.Size + body.Length;
+        new FrameHeader(FrameType.PageBatch, encoded).Write(frame);
+        int length = FrameHeader.Size + encoded;
         lock (_gate)
         {
             // Before the write: the destination may acknowledge the bytes before this thread runs again.
@@ -184,6 +168,39 @@ public sealed partial class SourceTransfer
         }
 
         lane.Write(frame.AsSpan(0, length));
+    }
+
+    // Reads runs of consecutive pages at once.
+    private void Fill(TakenPages taken, PageBatchBuilder batch)
+    {
+        GuestMemory memory = _memory.First(m => m.Name == taken.Block.Name);
+        PageFingerprints? sent = _sent.GetValueOrDefault(taken.Block.Name);
+        for (int i = 0; i < taken.Count;)
+        {
+            if (taken.IsZero(i))
+            {
+                batch.AddZero(taken[i]);
+                sent?.Set(taken[i], []);
+                i++;
+                continue;
+            }
+
+            int count = 1;
+            while (i + count < taken.Count && !taken.IsZero(i + count)
+                && taken[i + count].Value == taken[i].Value + count)
+            {
+                count++;
+            }
+
+            Span<byte> contents = batch.AddContents(taken[i], count);
+            memory.Read(taken[i], contents);
+            for (int page = 0; sent is not null && page < count; page++)
+            {
+                sent.Set(taken[i + page], contents.Slice(page * Page.Size, Page.Size));
+            }
+
+            i += count;
+        }
     }
 
     private void ReadControl()
@@ -283,15 +300,22 @@ public sealed partial class SourceTransfer
     {
         long begun = Stopwatch.GetTimestamp();
         var differing = new List<PageNumber>();
+        byte[] content = new byte[Page.Size];
         int total = 0;
         foreach (RamBlock block in blocks)
         {
-            BlockMemory memory = _mapped.First(m => m.Name == block.Name);
+            GuestMemory memory = _memory.First(m => m.Name == block.Name);
             PageFingerprints sent = _sent[block.Name];
             for (long number = 0; number < block.PageCount; number++)
             {
                 var page = new PageNumber(number);
-                if (!sent.Matches(page, memory.IsAllocated(page) ? memory.Read(page) : []))
+                bool allocated = memory.IsAllocated(page);
+                if (allocated)
+                {
+                    memory.Read(page, content);
+                }
+
+                if (!sent.Matches(page, allocated ? content : []))
                 {
                     differing.Add(page);
                 }

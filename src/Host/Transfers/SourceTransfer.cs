@@ -40,7 +40,7 @@ public sealed partial class SourceTransfer(
     private Lane[] _lanes = [];
     private readonly List<Thread> _threads = [];
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private IReadOnlyList<MappedBlock> _mapped = [];
+    private IReadOnlyList<GuestMemory> _memory = [];
     // By block name; empty unless the feed misses writes.
     private Dictionary<string, PageFingerprints> _sent = [];
     private SourceEngine _engine = null!;
@@ -73,11 +73,11 @@ public sealed partial class SourceTransfer(
     public async Task<MigrationSnapshot> RunAsync(CancellationToken shutdown)
     {
         _cpuAtStart = Environment.CpuUsage.TotalTime;
-        _mapped = machine.MapMemory();
+        _memory = machine.OpenMemory();
         bool missesWrites = QemuInstallation.MissesWrites(machine.Version, machine.Contract.Accelerator);
         if (missesWrites)
         {
-            _sent = _mapped.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size));
+            _sent = _memory.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size));
         }
         _engine = new SourceEngine(
             new SourceEngineOptions
@@ -88,9 +88,9 @@ public sealed partial class SourceTransfer(
                 Policy = terms.Policy,
                 Lanes = terms.Lanes,
                 HoldsSwitchover = machine.Version >= HoldsSwitchoverSince,
-                IsMapped = block => _mapped.Any(m => m.Name == block.Name && m.Length == block.Length),
+                IsShared = block => _memory.Any(m => m.Name == block.Name && m.Length == block.Length),
                 MemoryCheck = missesWrites
-                    ? TimeSpan.FromSeconds(_mapped.Sum(m => m.Length) / MemoryCheckBytesPerSecond) : null,
+                    ? TimeSpan.FromSeconds(_memory.Sum(m => m.Length) / MemoryCheckBytesPerSecond) : null,
             },
             Now);
         using CancellationTokenRegistration stop = shutdown.Register(() => Cancel());
@@ -220,7 +220,7 @@ public sealed partial class SourceTransfer(
         bool holds = machine.Version >= HoldsSwitchoverSince;
         var capabilities = new JsonArray();
         void Set(string name, bool state) =>
-            capabilities.Add(new JsonObject { ["capability"] = name, ["state"] = state });
+            capabilities.Add((JsonNode)new JsonObject { ["capability"] = name, ["state"] = state });
         Set("events", true);
         // Without the return path a destination that dies late leaves a source that believes it has completed.
         Set("return-path", true);
@@ -349,9 +349,9 @@ public sealed partial class SourceTransfer(
             lane.Dispose();
         }
 
-        foreach (MappedBlock block in _mapped)
+        foreach (GuestMemory memory in _memory)
         {
-            block.Dispose();
+            memory.Dispose();
         }
     }
 

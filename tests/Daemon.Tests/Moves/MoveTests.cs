@@ -18,7 +18,7 @@ public sealed class MoveTests
         // TCG emulates no such processor whole: what the guest lacks on both hosts is no obstacle.
         await using var pair = await MovePair.StartAsync(spec: spec => spec.CpuModel = "EPYC-v3");
         var move = await pair.MoveAsync(pair.A, "b");
-        Assert.Equal(("a", "b", "b", "mapped"), (move.From, move.To, move.GuestRunsOn, move.MemoryBacking));
+        Assert.Equal(("a", "b", "b", "shared"), (move.From, move.To, move.GuestRunsOn, move.MemoryBacking));
         Assert.True(move.DowntimeMs > 0 && move.WireBytes > 3 << 20 && move.Rounds.Count > 0, $"{move}");
         var there = await pair.GuestAtAsync(pair.B);
         Assert.Equal((GuestState.Running, "b"), (there?.State, there?.Host));
