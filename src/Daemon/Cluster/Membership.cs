@@ -4,6 +4,7 @@ using Godwit.Host.Registry;
 using Godwit.Host.Transfers;
 using Godwit.Host.Trust;
 using Godwit.Migration;
+using Godwit.Migration.Wire;
 using Google.Protobuf;
 using Grpc.Core;
 using JoinToken = Godwit.Host.Trust.JoinToken;
@@ -346,7 +347,7 @@ internal sealed partial class Membership(
             throw PeerLinks.Explain(exception, $"host '{token.Host}' at {address}", refused);
         }
 
-        var certificate = X509CertificateLoader.LoadCertificate(response.Certificate.Span);
+        var certificate = ClusterTrust.ReadCertificate(response.Certificate.Span);
         var issued = trust.Verify(certificate, authority);
         if (!issued.Accepted || issued.Host != settings.HostName)
         {
@@ -382,7 +383,7 @@ internal sealed partial class Membership(
         try
         {
             var answer = await new Peer.PeerClient(channel).GetAuthorityAsync(new Empty(), Options(cancellationToken));
-            var authority = X509CertificateLoader.LoadCertificate(answer.Certificate.Span);
+            var authority = ClusterTrust.ReadCertificate(answer.Certificate.Span);
             var fingerprint = HostIdentity.Fingerprint(authority);
             return fingerprint == token.AuthoritySha256
                 ? authority
@@ -425,5 +426,7 @@ internal sealed partial class Membership(
         _joining.Dispose();
     }
 
-    private static string Shorten(string text) => text.Length > 64 ? text[..64] + "..." : text;
+    // A stranger chose it, and it goes to the log.
+    private static string Shorten(string text) =>
+        PeerText.Printable(text.Length > 64 ? text[..64] + "..." : text).Replace('\n', '?');
 }

@@ -2,7 +2,6 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text;
-using System.Text.Json;
 using System.Text.Json.Nodes;
 using Godwit.Migration;
 
@@ -29,12 +28,11 @@ public sealed class QmpException(string command, string errorClass, string descr
 /// <remarks>
 /// A thread of its own reads, so that an event's timestamp is the instant of its arrival and not that of a free pool
 /// thread. Commands may be issued from any thread; answers are matched by id, so they may overtake each other.
-/// QEMU's messages are input like any other: a line longer than <see cref="LineBytesMax"/> ends the connection, and a
-/// message of a shape not known here is passed over.
+/// QEMU's messages are input like any other: a line longer than <see cref="QmpReader.LineBytesMax"/> ends the
+/// connection, and a message of a shape not known here is passed over.
 /// </remarks>
 internal sealed class QmpClient : IDisposable
 {
-    internal const int LineBytesMax = 16 << 20;
     internal static readonly TimeSpan CommandTimeout = TimeSpan.FromSeconds(30);
 
     private readonly string _name;
@@ -188,36 +186,18 @@ internal sealed class QmpClient : IDisposable
     {
         Exception end = new EndOfStreamException("the monitor was closed");
         byte[] buffer = new byte[64 << 10];
-        int filled = 0;
+        QmpReader reader = new();
         try
         {
-            while (true)
+            int read;
+            while ((read = _stream.Read(buffer)) > 0)
             {
-                if (filled == buffer.Length)
-                {
-                    if (filled >= LineBytesMax)
-                    {
-                        throw new InvalidDataException($"a message exceeds {LineBytesMax} bytes");
-                    }
-                    Array.Resize(ref buffer, Math.Min(buffer.Length * 2, LineBytesMax));
-                }
-                int read = _stream.Read(buffer, filled, buffer.Length - filled);
-                if (read == 0)
-                {
-                    break;
-                }
                 long received = Stopwatch.GetTimestamp();
-                int begin = 0;
-                int scan = filled;
-                filled += read;
-                int newline;
-                while ((newline = buffer.AsSpan(scan, filled - scan).IndexOf((byte)'\n')) >= 0)
+                reader.Feed(buffer.AsSpan(0, read));
+                while (reader.TryTake(out JsonObject message))
                 {
-                    Take(buffer.AsMemory(begin, scan + newline - begin), received);
-                    begin = scan = scan + newline + 1;
+                    Take(message, received);
                 }
-                buffer.AsSpan(begin, filled - begin).CopyTo(buffer);
-                filled -= begin;
             }
         }
         catch (Exception e)
@@ -234,22 +214,8 @@ internal sealed class QmpClient : IDisposable
         _ended.TrySetResult();
     }
 
-    private void Take(ReadOnlyMemory<byte> line, long received)
+    private void Take(JsonObject message, long received)
     {
-        JsonObject? message;
-        try
-        {
-            message = line.Span.Trim(" \t\r"u8).IsEmpty ? null : JsonNode.Parse(line.Span) as JsonObject;
-        }
-        catch (JsonException)
-        {
-            // QEMU cannot have meant this for us; an answer that is lost so ends in its command's timeout.
-            return;
-        }
-        if (message is null)
-        {
-            return;
-        }
         if (message["event"] is JsonValue name && name.TryGetValue(out string? eventName))
         {
             EventReceived?.Invoke(new QmpEvent(eventName, message["data"] as JsonObject, received));

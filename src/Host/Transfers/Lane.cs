@@ -196,7 +196,7 @@ internal sealed class Lane : IDisposable
         await _tls.ReadExactlyAsync(body, cancellationToken);
         if (answer.Type != FrameType.LaneAccepted)
         {
-            throw new IOException($"{endpoint} refused lane {Number}: {System.Text.Encoding.UTF8.GetString(body)}");
+            throw new IOException($"{endpoint} refused lane {Number}: {PeerText.Decode(body)}");
         }
     }
 }

@@ -91,26 +91,24 @@ public sealed class CertificateAuthority : IDisposable
             throw Refuse($"it has {encodedRequest.Length} bytes; the limit is {RequestBytesMax}");
         }
 
-        CertificateRequest request;
+        PublicKey key;
         try
         {
             // Loading checks the signature, so the joiner holds the key it wants a certificate for.
-            request = CertificateRequest.LoadSigningRequest(
-                encodedRequest.ToArray(), HashAlgorithmName.SHA256,
-                CertificateRequestLoadOptions.Default);
+            key = CertificateRequest.LoadSigningRequest(
+                encodedRequest.ToArray(), HashAlgorithmName.SHA256, CertificateRequestLoadOptions.Default).PublicKey;
+            using var publicKey = key.GetECDsaPublicKey();
+            if (publicKey is not { KeySize: 256 })
+            {
+                throw new CryptographicException("its key is not ECDSA P-256");
+            }
         }
         catch (Exception exception) when (exception is CryptographicException or NotSupportedException)
         {
             throw Refuse(exception.Message);
         }
 
-        if (request.PublicKey.GetECDsaPublicKey() is not { KeySize: 256 } publicKey)
-        {
-            throw Refuse("its key is not ECDSA P-256");
-        }
-
-        publicKey.Dispose();
-        return Issue(request.PublicKey, host, address, earliest);
+        return Issue(key, host, address, earliest);
     }
 
     /// <summary>When a member's certificate was signed, in whole seconds by the authority's clock.</summary>

@@ -3,6 +3,8 @@ using System.Net.Security;
 using System.Security.Authentication;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
+using Godwit.Migration;
+using Godwit.Migration.Wire;
 
 namespace Godwit.Host.Trust;
 
@@ -75,7 +77,7 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
 
         if (identity.Name != host)
         {
-            throw new Godwit.Migration.GodwitException("certificate-host-mismatch",
+            throw new GodwitException("certificate-host-mismatch",
                 $"The certificate in {directory} names the host '{identity.Name}'; the configuration says '{host}'.",
                 "Set hostName back, or remove the pki directory and join the cluster under the new name.");
         }
@@ -146,6 +148,25 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
         }
     }
 
+    /// <summary>Reads a certificate that a peer sent, in a message and not in a handshake.</summary>
+    /// <exception cref="GodwitException"><c>certificate-broken</c>: it is none.</exception>
+    public static X509Certificate2 ReadCertificate(ReadOnlySpan<byte> bytes)
+    {
+        const int BytesMax = 16 * 1024;
+        try
+        {
+            return bytes.Length <= BytesMax
+                ? X509CertificateLoader.LoadCertificate(bytes)
+                : throw new CryptographicException($"it has {bytes.Length} bytes; the limit is {BytesMax}");
+        }
+        catch (CryptographicException exception)
+        {
+            throw new GodwitException("certificate-broken",
+                $"The certificate received is of no use: {exception.Message}",
+                "Compare the versions of godwitd on both hosts; then join again with a new token.", exception);
+        }
+    }
+
     /// <summary>Judges a peer's certificate against this cluster's authority, and against what was revoked.</summary>
     public PeerVerdict Verify(X509Certificate2? certificate)
     {
@@ -165,6 +186,19 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
             return new PeerVerdict("", "certificate-missing", "the peer presented no certificate");
         }
 
+        try
+        {
+            return Judge(certificate, authority);
+        }
+        catch (CryptographicException exception)
+        {
+            // Well-formed enough to be handed over, and no further.
+            return new PeerVerdict("", "certificate-foreign", $"the certificate is malformed: {exception.Message}");
+        }
+    }
+
+    private PeerVerdict Judge(X509Certificate2 certificate, X509Certificate2 authority)
+    {
         using var chain = new X509Chain();
         chain.ChainPolicy.TrustMode = X509ChainTrustMode.CustomRootTrust;
         chain.ChainPolicy.CustomTrustStore.Add(authority);
@@ -179,16 +213,24 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
             // An expired certificate of ours has one remedy, a stranger's another; "expired" is said only of ours.
             return status == X509ChainStatusFlags.NotTimeValid
                 ? new PeerVerdict("", "certificate-expired",
-                    $"the certificate {certificate.Subject} is valid from {certificate.NotBefore.ToUniversalTime():u} "
+                    $"the certificate {Subject(certificate)} is valid from {certificate.NotBefore.ToUniversalTime():u} "
                     + $"to {certificate.NotAfter.ToUniversalTime():u}; it is {clock.GetUtcNow():u}")
                 : new PeerVerdict("", "certificate-foreign",
-                    $"the certificate {certificate.Subject} does not chain to this cluster's authority "
+                    $"the certificate {Subject(certificate)} does not chain to this cluster's authority "
                     + $"{HostIdentity.Fingerprint(authority)[..16]} ({status})");
         }
 
         return HostIdentity.NameOf(certificate) is { Length: > 0 } name
             ? new PeerVerdict(name, "", "")
-            : new PeerVerdict("", "certificate-foreign", $"the certificate {certificate.Subject} names no host");
+            : new PeerVerdict("", "certificate-foreign", $"the certificate {Subject(certificate)} names no host");
+    }
+
+    // A stranger chose it, and it goes to the log.
+    private static string Subject(X509Certificate2 certificate)
+    {
+        const int LengthMax = 100;
+        var subject = PeerText.Printable(certificate.Subject).Replace('\n', '?');
+        return subject.Length > LengthMax ? $"{subject[..LengthMax]}..." : subject;
     }
 
     /// <summary>Judges a certificate and the name it has to bind.</summary>

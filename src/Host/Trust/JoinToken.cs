@@ -32,7 +32,8 @@ public sealed record JoinToken(string Host, string Address, string AuthoritySha2
     /// <exception cref="GodwitException"><c>token-malformed</c>.</exception>
     public static JoinToken Parse(string text)
     {
-        var parts = text.Length > LengthMax ? [] : text.Trim().Split('/');
+        text = text.Trim();
+        var parts = text.Length > LengthMax || text.AsSpan().ContainsAnyExceptInRange('!', '~') ? [] : text.Split('/');
         if (parts is not [Prefix, { Length: > 0 } host, { Length: > 0 } address, { Length: 64 } fingerprint, var secret]
             || !fingerprint.All(char.IsAsciiHexDigitLower) || !Base64Url.IsValid(secret, out var bytes)
             || bytes != SecretBytes)

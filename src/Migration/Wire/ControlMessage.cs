@@ -8,8 +8,6 @@ namespace Godwit.Migration.Wire;
 /// <summary>A message of the control lane.</summary>
 public abstract record ControlMessage
 {
-    private const int TextBytesMax = 4096;
-
     /// <summary>QEMU's stream from its header through the RAM block list, as it came.</summary>
     public sealed record Prologue(ReadOnlyMemory<byte> Verbatim) : ControlMessage;
 
@@ -74,13 +72,11 @@ public abstract record ControlMessage
                 break;
             case Abort m:
             {
-                byte[] code = Encoding.UTF8.GetBytes(m.Code);
-                byte[] text = Encoding.UTF8.GetBytes(m.Text);
-                int textLength = Math.Min(text.Length, TextBytesMax);
-                byte[] body = new byte[1 + code.Length + textLength];
-                body[0] = checked((byte)code.Length);
-                code.CopyTo(body, 1);
-                text.AsSpan(0, textLength).CopyTo(body.AsSpan(1 + code.Length));
+                ReadOnlySpan<byte> text = PeerText.Encode(m.Text);
+                byte[] body = new byte[1 + m.Code.Length + text.Length];
+                body[0] = checked((byte)m.Code.Length);
+                Encoding.ASCII.GetBytes(m.Code, body.AsSpan(1));
+                text.CopyTo(body.AsSpan(1 + m.Code.Length));
                 WriteFrame(writer, FrameType.Abort, body);
                 break;
             }
@@ -115,13 +111,14 @@ public abstract record ControlMessage
             case FrameType.Running:
                 return new Running(Span(type, body, 3, 0), Span(type, body, 3, 1), Span(type, body, 3, 2));
             case FrameType.Abort:
-                if (body.Length < 1 || body.Length < 1 + body[0] || body.Length > 1 + 255 + TextBytesMax)
+                if (body.Length < 1 || body.Length < 1 + body[0] || body.Length > 1 + 255 + PeerText.BytesMax
+                    || body.Slice(1, body[0]).ContainsAnyExceptInRange((byte)'!', (byte)'~'))
                 {
-                    throw Malformed(type, body, "a code and a text");
+                    throw Malformed(type, body, "a printable code and a text");
                 }
 
                 return new Abort(
-                    Encoding.UTF8.GetString(body.Slice(1, body[0])), Encoding.UTF8.GetString(body[(1 + body[0])..]));
+                    Encoding.ASCII.GetString(body.Slice(1, body[0])), PeerText.Decode(body[(1 + body[0])..]));
             default:
                 throw new StreamFormatException(4, $"Frame type {(byte)type} does not belong on the control lane.");
         }
@@ -190,10 +187,12 @@ public abstract record ControlMessage
             return new DeviceState(body[4..].ToArray());
         }
 
-        if (rawLength > FrameHeader.ControlBodyMax)
+        // A byte of an LZ4 block stands for 255 at most: who claims more gets no memory for it.
+        long rawMax = Math.Min(FrameHeader.ControlBodyMax, 255L * (body.Length - 4));
+        if (rawLength > rawMax)
         {
             throw new StreamFormatException(
-                0, $"Device state of {rawLength} bytes in one message; the limit is {FrameHeader.ControlBodyMax}.");
+                0, $"Device state of {rawLength} bytes in a message of {body.Length}; the limit is {rawMax}.");
         }
 
         byte[] raw = new byte[rawLength];

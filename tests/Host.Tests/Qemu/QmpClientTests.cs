@@ -70,7 +70,7 @@ public sealed class QmpClientTests
         {
             try
             {
-                for (int i = 0; i <= QmpClient.LineBytesMax >> 20; i++)
+                for (int i = 0; i <= QmpReader.LineBytesMax >> 20; i++)
                 {
                     peer.Say(new byte[1 << 20]);
                 }
@@ -81,7 +81,7 @@ public sealed class QmpClientTests
         }, Token);
         GodwitException e = await Assert.ThrowsAsync<GodwitException>(() => pending);
         Assert.Equal("qemu-ended", e.Code);
-        Assert.Contains($"{QmpClient.LineBytesMax}", e.Message, StringComparison.Ordinal);
+        Assert.Contains($"{QmpReader.LineBytesMax}", e.Message, StringComparison.Ordinal);
         peer.Dispose();
         await flood;
     }

@@ -1,0 +1,224 @@
+using System.Buffers;
+using System.IO.Compression;
+using System.Security.Cryptography;
+using System.Security.Cryptography.X509Certificates;
+using System.Text;
+using Godwit.Fuzz.Tests.Targets;
+using Godwit.GuestStreams.Qemu;
+using Godwit.Host.Trust;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Fuzz.Tests;
+
+/// <summary>Where the corpus comes from: our own encoders, and streams captured from real QEMU.</summary>
+public class Seeds
+{
+    // Run by hand after a format has changed; what an older version wrote stays in the corpus as long as it is read.
+    [Fact(Explicit = true)]
+    public void Are_written()
+    {
+        WriteStreams();
+        WriteReturnPath();
+        WriteLanes();
+        WriteBatches();
+        WriteTrust();
+    }
+
+    private static void Write(string target, string file, ReadOnlySpan<byte> bytes)
+    {
+        string folder = Directory.CreateDirectory(Path.Combine(FuzzTarget.CorpusFolder, target)).FullName;
+        File.WriteAllBytes(Path.Combine(folder, file), bytes);
+    }
+
+    // A whole stream is 16 MiB of pages; a few of each kind, and the beginning of its device state, say as much here.
+    private static void WriteStreams()
+    {
+        string vectors = Path.Combine(FuzzTarget.CorpusFolder, "..", "..", "vectors", "qemu");
+        foreach (string path in Directory.EnumerateFiles(vectors, "*.gz"))
+        {
+            using var gzip = new GZipStream(File.OpenRead(path), CompressionMode.Decompress);
+            using var bytes = new MemoryStream();
+            gzip.CopyTo(bytes);
+            var kept = new Few();
+            new QemuStreamReader(kept).Feed(bytes.GetBuffer().AsSpan(0, (int)bytes.Length));
+            Write("qemu-stream", $"good-{Path.GetFileNameWithoutExtension(path)}", kept.Stream());
+        }
+    }
+
+    private static void WriteReturnPath()
+    {
+        var output = new ArrayBufferWriter<byte>();
+        ReturnPathWriter.Pong(output, 1);
+        ReturnPathWriter.SwitchoverAck(output);
+        ReturnPathWriter.Shut(output, 0);
+        Write("return-path", "good-move", output.WrittenSpan);
+        Write("return-path", "good-failed", [0, 1, 0, 4, 0xFF, 0xFF, 0xFF, 0xEA]);
+        Write("return-path", "good-half-a-message", [0, 2, 0, 4, 0, 0]);
+        Write("return-path", "bad-page-request", [0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0]);
+        Write("return-path", "bad-length", [0, 1, 0xFF, 0xFF, 0, 0, 0, 0]);
+    }
+
+    private static void WriteLanes()
+    {
+        byte[] preamble = new byte[LanePreamble.Size];
+        LanePreamble.Write(preamble, 1, 2, [.. Enumerable.Range(0, LanePreamble.TicketBytes).Select(i => (byte)i)]);
+        Write("lane-preamble", "good-lane-2", preamble);
+        Write("lane-preamble", "bad-magic", [(byte)'H', .. preamble[1..]]);
+        ControlMessage[] messages =
+        [
+            new ControlMessage.Prologue(Encoding.ASCII.GetBytes("QEVM and so on")),
+            new ControlMessage.StreamCommand(11, ReadOnlyMemory<byte>.Empty),
+            new ControlMessage.DeviceState(new byte[3000]), new ControlMessage.DeviceState(new byte[] { 1, 2, 3 }),
+            new ControlMessage.Received(1L << 40), new ControlMessage.Ping(7), new ControlMessage.Pong(-1),
+            new ControlMessage.PagesPlaced(), new ControlMessage.Loaded(TimeSpan.FromTicks(4), TimeSpan.FromTicks(5)),
+            new ControlMessage.Commit(),
+            new ControlMessage.Running(TimeSpan.FromTicks(1), TimeSpan.FromTicks(2), TimeSpan.FromTicks(3)),
+            new ControlMessage.Abort("link-lost", "b does not answer; größer als nötig"),
+        ];
+        var all = new ArrayBufferWriter<byte>();
+        foreach (ControlMessage message in messages)
+        {
+            int at = all.WrittenCount;
+            message.Encode(all);
+            Write("control-lane", $"good-{message.GetType().Name.ToLowerInvariant()}-{at}", all.WrittenSpan[at..]);
+        }
+
+        Write("control-lane", "good-all", all.WrittenSpan);
+        Write("control-lane", "good-half-a-frame", all.WrittenSpan[..12]);
+        byte[] header = new byte[FrameHeader.Size];
+        new FrameHeader(FrameType.Ping, FrameHeader.ControlBodyMax + 1).Write(header);
+        Write("control-lane", "bad-length", header);
+        Write("control-lane", "bad-claims-a-mebibyte", [8, 0, 0, 0, 18, 0, 0, 0, 0, 0, 0x10, 0, 1, 2, 3, 4]);
+        Write("control-lane", "bad-code-is-no-text", [3, 0, 0, 0, 26, 0, 0, 0, 2, 0x1B, (byte)'[']);
+    }
+
+    private static void WriteBatches()
+    {
+        var builder = new PageBatchBuilder();
+        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
+        for (int kind = 0; kind < 5; kind++)
+        {
+            int region = kind * 3;
+            builder.Begin(0, region);
+            for (int page = kind; page < 10 + kind; page += kind == 0 ? 1 : 2)
+            {
+                var number = new PageNumber(((long)region * Page.RegionPages) + page);
+                if (kind == 1 || (kind > 2 && page % 4 == 0))
+                {
+                    builder.AddZero(number);
+                }
+                else
+                {
+                    Span<byte> content = builder.AddContents(number, 1);
+                    content.Clear();
+                    content[..64].Fill((byte)(page + 1));
+                }
+            }
+
+            int length = builder.Encode(encoded, compress: kind != 2);
+            Write("page-batch", $"good-{kind}", encoded.AsSpan(0, length));
+        }
+
+        byte[] plain = Encoding.ASCII.GetBytes(string.Concat(Enumerable.Range(0, 400).Select(i => $"{i % 37},")));
+        foreach (byte[] raw in new[] { plain, new byte[Page.Size], RandomNumberGenerator.GetBytes(300) })
+        {
+            int length = Lz4.Compress(raw, encoded);
+            Write("lz4", $"good-{raw.Length}-as-{length}", encoded.AsSpan(0, length));
+        }
+
+        Write("lz4", "bad-empty", []);
+        Write("lz4", "bad-offset", [0x10, 0x41, 0xFF, 0xFF, 0x00]);
+    }
+
+    private static void WriteTrust()
+    {
+        string directory = Directory.CreateTempSubdirectory("gw-seeds-").FullName;
+        try
+        {
+            using var authority = CertificateAuthority.Create(directory, "a", TimeProvider.System);
+            File.WriteAllText(
+                Path.Combine(FuzzTarget.CorpusFolder, "authority.pem"), authority.Certificate.ExportCertificatePem());
+            byte[] request = HostIdentity.CreateRequest(directory, "b");
+            Write("certificate-request", "good-b", request);
+            using X509Certificate2 signed = authority.Sign(request, "b", "10.0.0.2");
+            Write("certificate", "good-b", signed.RawData);
+            Write("certificate", "bad-authority", authority.Certificate.RawData);
+            using ECDsa key = ECDsa.Create(ECCurve.NamedCurves.nistP256);
+            var named = new X500DistinguishedNameBuilder();
+            named.AddCommonName("b\n12:00:00.000 info: all is well\u001b[2J");
+            var forged = new CertificateRequest(named.Build(), key, HashAlgorithmName.SHA256);
+            DateTimeOffset now = DateTimeOffset.UtcNow;
+            using X509Certificate2 self = forged.CreateSelfSigned(now, now.AddDays(2));
+            Write("certificate", "bad-self-signed-with-a-line-in-its-name", self.RawData);
+            using RSA rsa = RSA.Create(2048);
+            Write("certificate-request", "bad-rsa", new CertificateRequest(
+                "CN=b", rsa, HashAlgorithmName.SHA256, RSASignaturePadding.Pkcs1).CreateSigningRequest());
+            string token = JoinToken.Create("a", "[fd00::1]:7843", HostIdentity.Fingerprint(signed)).ToString();
+            Write("join-token", "good-token", Encoding.ASCII.GetBytes(token));
+            Write("join-token", "good-with-line-end", Encoding.ASCII.GetBytes($" {token}\r\n"));
+            Write("join-token", "bad-cut", Encoding.ASCII.GetBytes(token[..^5]));
+            Write("join-token", "bad-line-inside", Encoding.ASCII.GetBytes(token.Replace("/a/", "/a\nb/")));
+        }
+        finally
+        {
+            Directory.Delete(directory, recursive: true);
+        }
+    }
+
+    private sealed class Few : IQemuStreamSink
+    {
+        private const int TailBytes = 300;
+        private readonly ArrayBufferWriter<byte> _output = new();
+        private QemuStreamWriter? _writer;
+        private QemuStreamHead? _head;
+        private int _zero;
+        private int _content;
+        private int _tail;
+
+        public ReadOnlySpan<byte> Stream() => _output.WrittenSpan;
+
+        public void Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head)
+        {
+            _head = head;
+            _writer = new QemuStreamWriter(_output, head);
+            _writer.Prologue(verbatim);
+            _writer.Footer();
+            _writer.BeginPart();
+        }
+
+        public void Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content)
+        {
+            RamBlock block = _head!.Blocks[blockIndex];
+            if (content.IsEmpty && _zero++ < 6)
+            {
+                _writer!.ZeroPage(block, page);
+            }
+            else if (!content.IsEmpty && _content++ < 1)
+            {
+                _writer!.Page(block, page, content);
+            }
+        }
+
+        public void SectionEnd(bool final, int pages)
+        {
+            if (final)
+            {
+                _writer!.EndSection();
+                _writer.BeginEnd();
+                _writer.EndSection();
+            }
+        }
+
+        public void Command(ushort number, ReadOnlySpan<byte> payload)
+        {
+        }
+
+        public void Tail(ReadOnlySpan<byte> verbatim)
+        {
+            ReadOnlySpan<byte> some = verbatim[..Math.Min(verbatim.Length, TailBytes - _tail)];
+            _output.Write(some);
+            _tail += some.Length;
+        }
+    }
+}
