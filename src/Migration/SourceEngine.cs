@@ -164,6 +164,10 @@ public sealed partial class SourceEngine : IQemuStreamSink
             case ControlMessage.Running m when Phase == MigrationPhase.Committed:
                 Confirmed(m);
                 break;
+            // Whether the guest is lost only this host can tell: it has not left.
+            case ControlMessage.Abort m when m.Code == "guest-lost":
+                Fail(MigrationOutcome.Failed, "destination-qemu", $"{_options.To} gave up: {m.Text}");
+                break;
             case ControlMessage.Abort m:
                 Fail(MigrationOutcome.Failed, m.Code, $"{_options.To} gave up: {m.Text}");
                 break;
