@@ -66,7 +66,7 @@ public sealed record MigrationSnapshot
     public long RemainingBytes { get; init; }
     /// <summary>Bytes put on the wire by all lanes.</summary>
     public long WireBytes { get; init; }
-    /// <summary>Rate the destination acknowledges.</summary>
+    /// <summary>Rate that the destination acknowledges of a busy link, or the limit if that is lower.</summary>
     public double WireBytesPerSecond { get; init; }
     public double DirtyBytesPerSecond { get; init; }
     /// <summary>The pause if the guest were paused now; zero while the link's rate is not known yet.</summary>

@@ -96,6 +96,13 @@ public sealed partial class SourceEngine
         return cap > 0 && (_link.Rate <= 0 || cap < _link.Rate) ? cap : _link.Rate;
     }
 
+    /// <summary>
+    /// Bytes per second at which pages cross now: adaptive pacing may hold them below what the pause can expect.
+    /// </summary>
+    private double LimitedRate() => _limit.BitsPerSecond == 0
+        ? EffectiveRate()
+        : Math.Min(EffectiveRate(), _limit.BitsPerSecond / 8.0);
+
     private double WireBytesPerPage() =>
         _pagesSent == 0 ? Page.Size : Math.Max(1, (double)_contentFrameBytes / _pagesSent);
 

@@ -149,11 +149,12 @@ public sealed partial class SourceEngine
         bool ended = Phase == MigrationPhase.Ended;
         TimeSpan elapsed = (ended ? _endedAt : now) - _startedAt;
         long waiting = _queue is null ? 0 : (_queue.Current + _queue.Next) * Page.Size;
-        double rate = EffectiveRate();
+        double rate = LimitedRate();
         double dirtyWire = _dirtyBytesPerSecond / Page.Size * WireBytesPerDirtyPage();
         bool stalled = _firstRoundEnded && rate > 0 && dirtyWire >= rate * 0.95 && Phase == MigrationPhase.Copying;
         TimeSpan? left = ended ? TimeSpan.Zero : TimeLeft(rate, dirtyWire, stalled);
-        double fraction = ended && Outcome == MigrationOutcome.Completed ? 1
+        // A move that was cancelled or failed got as far as it got.
+        double fraction = ended ? Outcome == MigrationOutcome.Completed ? 1 : _fraction
             : left is { } l && elapsed > TimeSpan.Zero ? Math.Min(0.99, elapsed / (elapsed + l))
             : _fraction;
         _fraction = Math.Max(_fraction, fraction);
@@ -167,7 +168,7 @@ public sealed partial class SourceEngine
             TotalBytes = (_queue?.TotalPages ?? 0) * Page.Size,
             RemainingBytes = ended ? 0 : RemainingBytes(waiting),
             WireBytes = _link.Sent,
-            WireBytesPerSecond = _link.Rate,
+            WireBytesPerSecond = rate,
             DirtyBytesPerSecond = _dirtyBytesPerSecond,
             ExpectedDowntime = ended || rate <= 0 ? TimeSpan.Zero : ExpectedDowntime(),
             TimeLeft = left,

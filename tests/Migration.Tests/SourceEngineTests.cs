@@ -71,9 +71,11 @@ public class SourceEngineTests
     {
         var rig = new SourceRig();
         rig.Run(TimeSpan.FromMilliseconds(milliseconds));
+        double before = rig.Engine.Snapshot(rig.Now).Fraction;
         Assert.True(rig.Engine.Cancel(rig.Now));
         MigrationSnapshot end = rig.Run(TimeSpan.FromSeconds(1));
         Assert.Equal(MigrationOutcome.Cancelled, end.Outcome);
+        Assert.InRange(end.Fraction, before, before + 0.05);
         Assert.True(rig.GuestRuns);
         Assert.True(rig.Abandoned);
         Assert.False(rig.Confirmed);
@@ -85,6 +87,17 @@ public class SourceEngineTests
         var rig = new SourceRig();
         rig.Run(Long);
         Assert.False(rig.Engine.Cancel(rig.Now));
+    }
+
+    [Fact]
+    public void A_destination_that_gives_up_cannot_declare_the_guest_lost()
+    {
+        var rig = new SourceRig();
+        rig.Run(TimeSpan.FromMilliseconds(5));
+        rig.Engine.Receive(new ControlMessage.Abort("guest-lost", "it is gone"), rig.Now);
+        MigrationSnapshot end = rig.Run(TimeSpan.FromSeconds(1));
+        Assert.Equal((MigrationOutcome.Failed, "destination-qemu"), (end.Outcome, end.ErrorCode));
+        Assert.True(rig.GuestRuns);
     }
 
     [Fact]
@@ -103,10 +116,14 @@ public class SourceEngineTests
     {
         var policy = new MigrationPolicy { BandwidthBitsPerSecond = 80_000_000 };
         var rig = new SourceRig(policy);
-        MigrationSnapshot end = rig.Run(Long);
+        double shown = 0;
+        MigrationSnapshot end = rig.Run(
+            Long, r => shown = Math.Max(shown, r.Engine.Snapshot(r.Now).WireBytesPerSecond));
         Assert.Equal(MigrationOutcome.Completed, end.Outcome);
         double seconds = end.Elapsed.TotalSeconds;
         Assert.InRange(end.WireBytes * 8 / seconds, 70e6, 82e6);
+        // The link could do ten times as much; what is shown is what the cap leaves.
+        Assert.InRange(shown * 8, 70e6, 80e6);
     }
 
     [Fact]
