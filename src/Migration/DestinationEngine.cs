@@ -217,9 +217,15 @@ public sealed class DestinationEngine : IQemuStreamSink
     }
 
     /// <summary>This host gives the guest up before the commit.</summary>
+    /// <returns>True if the guest will not run here, though another may have ended the migration first.</returns>
     public bool Abandon(string reason, TimeSpan now)
     {
         _now = now;
+        if (Phase == MigrationPhase.Ended)
+        {
+            return Outcome != MigrationOutcome.Completed;
+        }
+
         if (Phase >= MigrationPhase.Committed)
         {
             return false;

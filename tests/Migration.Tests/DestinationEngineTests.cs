@@ -56,6 +56,17 @@ public class DestinationEngineTests
     }
 
     [Fact]
+    public void What_the_source_has_called_off_counts_as_abandoned()
+    {
+        DestinationEngine engine = Begun();
+        engine.Receive(new ControlMessage.Abort("migration-cancelled", "cancelled"), T);
+        Take(engine);
+        Assert.True(engine.Abandon("no longer wanted", T));
+        Assert.Empty(Take(engine));
+        Assert.Equal(MigrationOutcome.Failed, engine.Outcome);
+    }
+
+    [Fact]
     public void A_link_lost_before_the_commit_means_never_running_here()
     {
         DestinationEngine engine = Loaded();

@@ -123,6 +123,7 @@ internal sealed class IncomingMoves(
         if (arrival.Transfer.Abandon(reason))
         {
             Log.MoveAbandoned(logger, migrationId, arrival.Contract.Name, reason);
+            // The source says that the move has ended only after this: the next may then begin at once.
             await arrival.Finished;
         }
     }

@@ -79,6 +79,22 @@ public sealed class MoveTests
     }
 
     [Fact]
+    public async Task A_cancelled_move_can_be_begun_again_at_once()
+    {
+        await using var pair = await MovePair.StartAsync();
+        for (var attempt = 0; attempt < 3; attempt++)
+        {
+            var move = await pair.StartMoveAsync(pair.A, "b", Slow);
+            await MovePair.UntilCopyingAsync(pair.A, move);
+            await pair.A.Control.CancelMigrationAsync(
+                new MigrationRequest { Id = move.Id }, cancellationToken: Token);
+            Assert.Equal(MigrationOutcome.Cancelled, (await MovePair.EndAsync(pair.A, move)).Outcome);
+        }
+
+        await pair.MoveAsync(pair.A, "b");
+    }
+
+    [Fact]
     public async Task A_guest_whose_QEMU_dies_during_the_move_is_said_to_run_nowhere()
     {
         await using var pair = await MovePair.StartAsync();
