@@ -11,6 +11,7 @@ internal sealed class LocalGuest(GuestRecord record)
     private volatile GuestRecord _record = record;
     private volatile QemuMachine? _machine;
     private volatile string _migrationId = "";
+    private int _consoleSessions;
 
     public SemaphoreSlim Gate { get; } = new(1);
 
@@ -45,6 +46,15 @@ internal sealed class LocalGuest(GuestRecord record)
     /// True while it is on its way here. A record that says so without a move is one that could not be removed.
     /// </summary>
     public bool IsArriving => Record.Intent == GuestIntent.Incoming && MigrationId.Length > 0;
+
+    /// <summary>
+    /// Takes the console, which serves one session: QEMU lets a second one connect and then neither shows it anything
+    /// nor takes its keys before the first has ended.
+    /// </summary>
+    /// <returns>False if another session has it.</returns>
+    public bool TryTakeConsole() => Interlocked.CompareExchange(ref _consoleSessions, 1, 0) == 0;
+
+    public void ReleaseConsole() => Volatile.Write(ref _consoleSessions, 0);
 
     public bool IsPaused { get; set; }
 

@@ -53,7 +53,35 @@ internal sealed partial class ControlService(
             return;
         }
 
-        using var console = await OpenConsoleAsync(requestStream.Current.Name, context.CancellationToken);
+        var guest = guests.Find(requestStream.Current.Name);
+        guests.RequireHere(guest);
+        if (guest.Machine is not { } machine)
+        {
+            throw GuestKeeper.State(guest, "does not run", $"Start it first: 'godwit vm start {guest.Record.Name}'.");
+        }
+
+        if (!guest.TryTakeConsole())
+        {
+            throw new Godwit.Migration.GodwitException("console-unavailable",
+                $"The console of guest '{guest.Record.Name}' is in use by another session.",
+                "One console session at a time is possible; end the other one.");
+        }
+
+        try
+        {
+            await ServeConsoleAsync(guest.Record.Name, machine.ConsoleSocket, requestStream, responseStream, context);
+        }
+        finally
+        {
+            guest.ReleaseConsole();
+        }
+    }
+
+    private static async Task ServeConsoleAsync(
+        string name, string path, IAsyncStreamReader<ConsoleInput> requestStream,
+        IServerStreamWriter<ConsoleOutput> responseStream, ServerCallContext context)
+    {
+        using var console = await OpenConsoleAsync(name, path, context.CancellationToken);
         using var over = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
         var first = requestStream.Current.Data;
         var typing = Task.Run(async () =>
@@ -79,16 +107,8 @@ internal sealed partial class ControlService(
         await Task.WhenAll(typing, showing).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
     }
 
-    private async Task<Socket> OpenConsoleAsync(string name, CancellationToken cancellationToken)
+    private static async Task<Socket> OpenConsoleAsync(string name, string path, CancellationToken cancellationToken)
     {
-        var guest = guests.Find(name);
-        guests.RequireHere(guest);
-        if (guest.Machine is not { } machine)
-        {
-            throw GuestKeeper.State(guest, "does not run", $"Start it first: 'godwit vm start {guest.Record.Name}'.");
-        }
-
-        var path = machine.ConsoleSocket;
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
@@ -99,7 +119,7 @@ internal sealed partial class ControlService(
         {
             socket.Dispose();
             throw new Godwit.Migration.GodwitException("console-unavailable",
-                $"The console of guest '{guest.Record.Name}' at {path} does not answer: {exception.Message}.",
+                $"The console of guest '{name}' at {path} does not answer: {exception.Message}.",
                 "One console session at a time is possible; end the other one.", exception);
         }
     }

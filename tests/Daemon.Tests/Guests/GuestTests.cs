@@ -1,4 +1,5 @@
 using Godwit.Api.V1;
+using Grpc.Core;
 using static Godwit.Daemon.Tests.Refusals;
 
 namespace Godwit.Daemon.Tests.Guests;
@@ -69,6 +70,40 @@ public sealed class GuestTests : IAsyncLifetime
         await RemoveAsync();
         Assert.Contains(_guest.Name, await RefusedAsync("guest-unknown", ShowAsync), StringComparison.Ordinal);
         Assert.True(File.Exists(_guest.Disk));
+    }
+
+    [Fact]
+    public async Task A_console_serves_one_session_at_a_time()
+    {
+        await _guest.BootAsync(_daemon);
+        using (var first = _daemon.Control.AttachConsole(cancellationToken: Token))
+        {
+            await first.RequestStream.WriteAsync(new ConsoleInput { Name = _guest.Name }, Token);
+            Assert.True(await first.ResponseStream.MoveNext(Token));
+            Assert.Contains("another session", await RefusedAsync("console-unavailable", AttachAsync),
+                StringComparison.Ordinal);
+        }
+
+        await Wait.UntilAsync(async () =>
+        {
+            try
+            {
+                return await AttachAsync();
+            }
+            catch (RpcException exception) when (exception.StatusCode == StatusCode.Aborted)
+            {
+                return false;
+            }
+        }, "the console is free again");
+
+        async Task<bool> AttachAsync()
+        {
+            // QEMU would leave a second session waiting: the deadline makes that a failure.
+            using var call = _daemon.Control.AttachConsole(
+                deadline: DateTime.UtcNow.AddSeconds(30), cancellationToken: Token);
+            await call.RequestStream.WriteAsync(new ConsoleInput { Name = _guest.Name }, Token);
+            return await call.ResponseStream.MoveNext(Token);
+        }
     }
 
     [Theory]
