@@ -5,7 +5,7 @@ public static partial class ErrorCatalog
 {
     private static void AddIncoming(AddEntry add)
     {
-        add("contract-invalid", ExitCodes.Usage,
+        add("contract-invalid", ExitCodes.Refused,
             "Something in the guest's description is not possible or not usable.",
             "The message names it and what is accepted.");
         add("guest-ambiguous", ExitCodes.NotFound,

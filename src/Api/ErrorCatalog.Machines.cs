@@ -42,7 +42,7 @@ public static partial class ErrorCatalog
             "Choose another name.");
         add("guest-memory", ExitCodes.Refused,
             "A guest's memory is a multiple of 2 MiB, from 2 MiB to 4 TiB.",
-            "Give it with a suffix, for example 512M or 4G.");
+            "Give it with a unit, for example 512MiB or 4GiB.");
         add("guest-cpus", ExitCodes.Refused,
             "A guest has 1 to 255 CPUs.",
             "Give another number.");

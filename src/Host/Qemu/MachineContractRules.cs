@@ -47,8 +47,8 @@ public static partial class MachineContractRules
         if (contract.MemoryBytes is < MemoryBytesMin or > MemoryBytesMax || contract.MemoryBytes % MemoryBytesUnit != 0)
         {
             Refuse("guest-memory",
-                $"{contract.MemoryBytes} bytes of memory: it has to be a multiple of 2 MiB from 2 MiB to 4 TiB.",
-                "Give it with a suffix, for example 512M or 4G.");
+                $"{contract.MemoryBytes} B of memory: it has to be a multiple of 2 MiB from 2 MiB to 4 TiB.",
+                "Give it with a unit, for example 512MiB or 4GiB.");
         }
         if (contract.Cpus is < 1 or > CpusMax)
         {
@@ -130,13 +130,16 @@ public static partial class MachineContractRules
         return sound;
     }
 
+    /// <summary>Whether a machine type means the same machine in every QEMU that has it.</summary>
+    internal static bool HasVersion(string machine) => MachinePattern().IsMatch(machine);
+
     private static void CheckMachine(MachineContract contract, Action<string, string, string> refuse)
     {
-        if (!MachinePattern().IsMatch(contract.Machine))
+        if (!HasVersion(contract.Machine))
         {
             refuse("machine-not-movable",
-                $"Machine type '{contract.Machine}' is an alias or carries no version: it means another machine in " +
-                "the next QEMU, and a guest of it could not be moved there.",
+                $"Machine type '{contract.Machine}' is an alias, carries no full version or is no PC: an alias means " +
+                "another machine in the next QEMU, and a guest of it could not be moved there.",
                 "Give a versioned PC type, for example pc-q35-10.0; 'qemu-system-x86_64 -machine help' lists them.");
         }
         string model = contract.CpuModel.Split(',')[0];
@@ -171,7 +174,9 @@ public static partial class MachineContractRules
     {
         if (!File.Exists(disk.Path))
         {
-            refuse("disk-missing", $"Disk {disk.Path} is not on this host.",
+            refuse("disk-missing", Directory.Exists(disk.Path)
+                ? $"Disk {disk.Path} is a directory."
+                : $"Disk {disk.Path} is not on this host.",
                 "It has to lie on storage that every host of the guest's reaches under this path.");
             return;
         }

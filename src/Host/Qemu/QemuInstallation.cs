@@ -84,7 +84,8 @@ public sealed partial class QemuInstallation
         MachineContract contract, IReadOnlyCollection<string>? featuresMissing, CancellationToken cancellationToken)
     {
         List<ContractRefusal> refusals = [];
-        if (!Machines.Contains(contract.Machine))
+        // An alias is refused as such; that this QEMU does not list it would be a second reason for the same thing.
+        if (!Machines.Contains(contract.Machine) && MachineContractRules.HasVersion(contract.Machine))
         {
             refusals.Add(new("machine-unknown",
                 $"QEMU {Version} of this host has no machine type {contract.Machine}; its newest of the family is " +

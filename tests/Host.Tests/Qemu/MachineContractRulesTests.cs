@@ -104,6 +104,9 @@ public sealed class MachineContractRulesTests : IDisposable
         };
         Assert.Equal(["disk-format", "disk-format", "disk-missing", "kernel-missing"],
             MachineContractRules.CheckHost(wrong).Select(refusal => refusal.Code).Order());
+        Assert.EndsWith("is a directory.",
+            Assert.Single(MachineContractRules.CheckHost(local with { Disks = [new(_root, "raw", false)] })).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]

@@ -19,6 +19,8 @@ public sealed class QemuInstallationTests
         MachineContract unknown = qemu.Contract(c => c with { Machine = "pc-q35-99.1", CpuModel = "Pentium9" });
         Assert.Equal(["machine-unknown", "cpu-unknown"],
             (await qemu.Installation.CheckAsync(unknown, null, Token)).Select(r => r.Code));
+        // An alias has one thing wrong with it, which the contract's rules say.
+        Assert.Empty(await qemu.Installation.CheckAsync(qemu.Contract(c => c with { Machine = "q35" }), null, Token));
     }
 
     // Goal: a guest gets the features it asks for by name, and loses none of those it has.
