@@ -23,7 +23,6 @@ public static class ExitCodes
     public const int Cancelled = 7;
     /// <summary>The state cannot be proved; an operator has to look.</summary>
     public const int NeedsOperator = 8;
-    public const int PlanStale = 9;
     public const int Interrupted = 130;
 }
 

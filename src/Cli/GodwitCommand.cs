@@ -3,6 +3,7 @@ using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using Godwit.Api;
 using Godwit.Cli.Commands;
+using Godwit.Cli.Output;
 
 namespace Godwit.Cli;
 
@@ -108,10 +109,15 @@ internal sealed class GodwitCommand
 
     public static void PrintError(Terminal terminal, CommandException failure)
     {
-        terminal.Error.WriteLine($"error {failure.Code}: {failure.Message}");
+        // A list of reasons has a line for each.
+        foreach (string line in $"error {failure.Code}: {failure.Message}".Split('\n'))
+        {
+            terminal.Error.WriteLine(AnswerWriter.Printable(line));
+        }
+
         if (failure.Remedy.Length > 0)
         {
-            terminal.Error.WriteLine(failure.Remedy);
+            terminal.Error.WriteLine(AnswerWriter.Printable(failure.Remedy));
         }
 
         terminal.Error.Flush();

@@ -23,8 +23,10 @@ public class AnswerTests
         ["migration-report"] = MigrationAnswers.Report(Samples.Migration()),
         ["migration-plan"] = MigrationAnswers.Plan("web1", "b", Samples.Plan()),
         ["migration-plan-refused"] = MigrationAnswers.Plan("web1", "b", Samples.Plan(possible: false)),
-        ["host-list"] = HostAnswers.List([Samples.Host("a", self: true), Samples.Host("b", self: false)]),
+        ["host-list"] = HostAnswers.List(
+            [Samples.Host("a", self: true), Samples.Host("b", self: false), Samples.HostThatDoesNotAnswer]),
         ["host-show"] = HostAnswers.Show(Samples.Host("a", self: true)),
+        ["host-show-unreachable"] = HostAnswers.Show(Samples.HostThatDoesNotAnswer),
         ["host-invitation"] = HostAnswers.Invitation(
             new JoinToken { Token = "gw1.abc.def", ExpiresUnixMs = 1_800_000 }),
         ["findings"] = HostAnswers.Findings(Samples.Findings),

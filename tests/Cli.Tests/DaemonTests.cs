@@ -42,6 +42,17 @@ public class DaemonTests
             await child.EndAsync());
     }
 
+    // Goal: what a daemon passes on from a peer cannot steer the terminal.
+    [Fact]
+    public async Task A_daemons_error_reaches_the_terminal_without_control_characters()
+    {
+        await using var daemon = await ScriptedDaemon.StartAsync();
+        daemon.Script.Failure = new RpcException(new Status(StatusCode.Unknown, "b says \e[2J\u009b2J\n  and more"));
+        using var child = Child.Godwit(daemon.SocketPath, "host", "list");
+        string error = (await child.EndAsync()).Error;
+        Assert.Contains("b says  [2J 2J\n  and more\n", error, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData(StatusCode.Unimplemented, "daemon-version", ExitCodes.Refused)]
     [InlineData(StatusCode.PermissionDenied, "daemon-denied", ExitCodes.Authentication)]

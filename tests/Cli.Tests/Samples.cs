@@ -91,6 +91,11 @@ internal static class Samples
         },
     };
 
+    public static HostInfo HostThatDoesNotAnswer { get; } = new()
+    {
+        Name = "c", Address = "c.example:7443", Detail = "host-unreachable: nothing answers at c.example:7443.",
+    };
+
     public static IReadOnlyList<Finding> Findings { get; } =
     [
         new Finding { Code = "qemu", Severity = Severity.Ok, Subject = "QEMU", Detail = "10.0.2 at /usr/bin" },

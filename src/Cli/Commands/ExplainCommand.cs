@@ -92,7 +92,6 @@ internal static class ExplainCommand
         ExitCodes.NotConverged => "timed out or did not converge; the guest runs where it was",
         ExitCodes.Cancelled => "cancelled; the guest runs where it was",
         ExitCodes.NeedsOperator => "the state is not proved; an operator has to look",
-        ExitCodes.PlanStale => "the plan no longer fits the facts",
         ExitCodes.Interrupted => "interrupted",
         _ => "unknown",
     };

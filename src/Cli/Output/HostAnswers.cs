@@ -28,9 +28,11 @@ internal static class HostAnswers
             ("address", host.Address),
             ("state", State(host)),
             ("detail", host.Detail),
-            ("guests running", Units.Invariant($"{host.GuestsRunning}")),
-            ("cpus", Units.Invariant($"{host.Cpus}")),
-            ("memory", $"{Units.Bytes(host.MemoryFreeBytes, wide)} free of {Units.Bytes(host.MemoryTotalBytes, wide)}"),
+            ("guests running", Answered(host) ? Units.Invariant($"{host.GuestsRunning}") : ""),
+            ("cpus", Answered(host) ? Units.Invariant($"{host.Cpus}") : ""),
+            ("memory", Answered(host)
+                ? $"{Units.Bytes(host.MemoryFreeBytes, wide)} free of {Units.Bytes(host.MemoryTotalBytes, wide)}"
+                : ""),
             ("bridges", string.Join(", ", host.Bridges)),
             ("version", Version(host).Version),
             ("wire versions", Version(host).WireVersionMax == 0
@@ -109,10 +111,10 @@ internal static class HostAnswers
         ["address"] = host.Address,
         ["self"] = host.Self,
         ["reachable"] = host.Reachable,
-        ["memoryTotalBytes"] = host.MemoryTotalBytes,
-        ["memoryFreeBytes"] = host.MemoryFreeBytes,
-        ["cpus"] = host.Cpus,
-        ["guestsRunning"] = host.GuestsRunning,
+        ["memoryTotalBytes"] = Answered(host) ? host.MemoryTotalBytes : null,
+        ["memoryFreeBytes"] = Answered(host) ? host.MemoryFreeBytes : null,
+        ["cpus"] = Answered(host) ? host.Cpus : null,
+        ["guestsRunning"] = Answered(host) ? host.GuestsRunning : null,
         ["bridges"] = Json.Array(host.Bridges),
         ["version"] = Json.Text(Version(host).Version),
         ["wireVersionMin"] = Version(host).WireVersionMin,
@@ -129,9 +131,11 @@ internal static class HostAnswers
     {
         List<string> row =
         [
-            host.Name, host.Address, State(host), Units.Invariant($"{host.GuestsRunning}"),
-            Units.Invariant($"{host.Cpus}"), Units.Bytes(host.MemoryFreeBytes, wide),
-            Units.Bytes(host.MemoryTotalBytes, wide),
+            host.Name, host.Address, State(host),
+            Answered(host) ? Units.Invariant($"{host.GuestsRunning}") : "-",
+            Answered(host) ? Units.Invariant($"{host.Cpus}") : "-",
+            Answered(host) ? Units.Bytes(host.MemoryFreeBytes, wide) : "-",
+            Answered(host) ? Units.Bytes(host.MemoryTotalBytes, wide) : "-",
         ];
         if (wide)
         {
@@ -147,6 +151,9 @@ internal static class HostAnswers
     }
 
     private static VersionInfo Version(HostInfo host) => host.Version ?? new VersionInfo();
+
+    // Of a host that does not answer only what the registry holds is known; its zeros mean nothing.
+    private static bool Answered(HostInfo host) => host.Self || host.Reachable;
 
     private static string State(HostInfo host) =>
         host.Self ? "this host" : host.Reachable ? "reachable" : "unreachable";

@@ -221,7 +221,7 @@ internal static class MigrationAnswers
             ("pause", migration.DowntimeMs > 0
                 ? Units.Invariant($"{Units.Pause(migration.DowntimeMs)} of {budget} ms allowed")
                 : ""),
-            ("pause parts", pause),
+            ("pause parts", migration.DowntimeMs > 0 ? pause : ""),
             ("policy", $"{Json.Word(policy.Pacing)} pacing, {cap}, on stall {Json.Word(policy.OnStall)}"),
             ("daemon CPU", migration.DaemonCpuSeconds > 0 ? Units.Duration(migration.DaemonCpuSeconds) : ""),
         ]);
