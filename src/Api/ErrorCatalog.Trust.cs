@@ -45,6 +45,9 @@ public static partial class ErrorCatalog
         add("control-local-only", ExitCodes.Authentication,
             "Control is served on the host's own Unix socket only: a member may not command another member's guests.",
             "Log in on the host and run godwit there.");
+        add("viewer-only", ExitCodes.Authentication,
+            "A viewer, who came through the viewers' socket, may look at everything and change nothing.",
+            "Ask an operator of this host: root, or a member of the group that controlGroup names.");
         add("peer-remote-only", ExitCodes.Authentication,
             "The Peer service is served over mutual TLS only.", "Operators use the commands of godwit.");
         add("token-malformed", ExitCodes.Usage,

@@ -23,6 +23,9 @@ public sealed record DaemonSettings
     /// <summary>Group that may use the control socket besides root; empty for the daemon's own.</summary>
     public string ControlGroup { get; init; } = "";
 
+    /// <summary>Group that may look at everything over a socket of its own; empty for none.</summary>
+    public string ViewerGroup { get; init; } = "";
+
     /// <summary>Path of QEMU's executable; empty to look in the usual places.</summary>
     public string Qemu { get; init; } = "";
 
@@ -45,6 +48,7 @@ public sealed record DaemonSettings
     public int MemoryReserveMebibytes { get; init; } = 256;
 
     public string ControlSocket => Path.Combine(RuntimeDirectory, "godwitd.sock");
+    public string ViewerSocket => Path.Combine(RuntimeDirectory, "viewer.sock");
     public string RegistryFile => Path.Combine(StateDirectory, "registry.db");
 
     /// <summary>Address and port of this host's Peer service.</summary>

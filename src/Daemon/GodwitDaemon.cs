@@ -12,6 +12,7 @@ using Godwit.Migration;
 using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Https;
+using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 using Microsoft.Extensions.Hosting.Systemd;
 
 namespace Godwit.Daemon;
@@ -53,7 +54,8 @@ public sealed class GodwitDaemon : IAsyncDisposable
         {
             registry = SqliteRegistry.Open(settings.RegistryFile);
             var trust = OpenTrust(settings, clock);
-            FreeControlSocket(settings.ControlSocket);
+            FreeSocket(settings.ControlSocket);
+            FreeSocket(settings.ViewerSocket);
             application = Build(settings, clock, registry, trust, logging);
             var services = application.Services;
             await services.GetRequiredService<Membership>().StartAsync(CancellationToken.None);
@@ -61,7 +63,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             await services.GetRequiredService<GuestKeeper>().StartAsync(CancellationToken.None);
             await services.GetRequiredService<OutgoingMoves>().StartAsync();
             await ListenAsync(application, settings);
-            GrantControlSocket(settings);
+            GrantSockets(settings);
             services.GetRequiredService<Membership>().KeepRefreshing();
             // Type=notify: every listener is up, every guest found again, and the socket is open to its group.
             services.GetRequiredService<SystemdNotifier>().Notify(ServiceState.Ready);
@@ -171,9 +173,11 @@ public sealed class GodwitDaemon : IAsyncDisposable
             options.Interceptors.Add<Gate>();
             options.MaxReceiveMessageSize = 1 << 20;
         });
+        builder.Services.AddSingleton<SocketTransportFactory>();
         builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel => ConfigureKestrel(kestrel, settings, trust));
         builder.Services.Configure<HostOptions>(options => options.ShutdownTimeout = ShutdownTimeout);
         builder.WebHost.UseKestrelHttpsConfiguration();
+        builder.Services.AddSingleton<IConnectionListenerFactory, Doors>();
         var application = builder.Build();
         application.UseRouting();
         application.MapGrpcService<ControlService>();
@@ -226,24 +230,19 @@ public sealed class GodwitDaemon : IAsyncDisposable
     private static void ConfigureKestrel(KestrelServerOptions kestrel, DaemonSettings settings, ClusterTrust trust)
     {
         kestrel.AddServerHeader = false;
-        kestrel.ListenUnixSocket(settings.ControlSocket, listen =>
+        // Of those that are known; strangers are fewer. A member needs one or two, a godwit one.
+        kestrel.Limits.MaxConcurrentConnections = 1024;
+        kestrel.ListenUnixSocket(settings.ControlSocket, Serve);
+        if (settings.ViewerGroup.Length > 0)
         {
-            listen.Protocols = HttpProtocols.Http2;
-            listen.Use(next => connection =>
-            {
-                Gate.Announce(connection, isLocal: true);
-                return next(connection);
-            });
-        });
+            kestrel.ListenUnixSocket(settings.ViewerSocket, Serve);
+        }
+
         kestrel.Listen(IPAddress.Parse(settings.Listen), settings.PeerPort, listen =>
         {
             var logger = listen.ApplicationServices.GetRequiredService<ILogger<GodwitDaemon>>();
-            listen.Protocols = HttpProtocols.Http2;
-            listen.Use(next => connection =>
-            {
-                Gate.Announce(connection, isLocal: false);
-                return RefusePlaintextAsync(connection, next, logger);
-            });
+            Serve(listen);
+            listen.Use(next => connection => RefusePlaintextAsync(connection, next, logger));
             listen.UseHttps(new TlsHandshakeCallbackOptions
             {
                 OnConnection = _ =>
@@ -256,24 +255,33 @@ public sealed class GodwitDaemon : IAsyncDisposable
         });
     }
 
+    private static void Serve(ListenOptions listen)
+    {
+        listen.Protocols = HttpProtocols.Http2;
+        listen.Use(next => async connection =>
+        {
+            using var place = Doors.PlaceOf(connection);
+            await next(connection);
+        });
+    }
+
     /// <summary>Ends a connection that does not begin with a TLS record, and says so in the log.</summary>
     private static async Task RefusePlaintextAsync(
         ConnectionContext connection, ConnectionDelegate next, ILogger logger)
     {
         const byte HandshakeRecord = 22;
-        using var patience = CancellationTokenSource.CreateLinkedTokenSource(connection.ConnectionClosed);
-        patience.CancelAfter(TimeSpan.FromSeconds(10));
+        var place = Doors.PlaceOf(connection);
         var input = connection.Transport.Input;
         try
         {
-            var first = await input.ReadAsync(patience.Token);
+            var first = await input.ReadAsync(connection.ConnectionClosed);
             var isTls = !first.Buffer.IsEmpty && first.Buffer.FirstSpan[0] == HandshakeRecord;
             var isEmpty = first.Buffer.IsEmpty;
             // Nothing is consumed or examined: TLS reads the same bytes again.
             input.AdvanceTo(first.Buffer.Start);
             if (!isTls)
             {
-                if (!isEmpty)
+                if (!isEmpty && place.MayTell())
                 {
                     var remote = $"{connection.RemoteEndPoint}";
                     Log.ConnectionRefused(logger, remote, "plaintext-refused", "it did not begin with TLS");
@@ -296,8 +304,13 @@ public sealed class GodwitDaemon : IAsyncDisposable
         catch (NotSupportedException exception)
         {
             // What SslStream throws for a greeting that it cannot read. It is the stranger's error, not ours.
-            var remote = $"{connection.RemoteEndPoint}";
-            Log.ConnectionRefused(logger, remote, "plaintext-refused", $"its TLS is malformed: {exception.Message}");
+            if (place.MayTell())
+            {
+                var remote = $"{connection.RemoteEndPoint}";
+                Log.ConnectionRefused(
+                    logger, remote, "plaintext-refused", $"its TLS is malformed: {exception.Message}");
+            }
+
             connection.Abort();
         }
     }
@@ -307,7 +320,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
         var logger = services.GetRequiredService<ILogger<LaneListener>>();
         return new LaneListener(
             new IPEndPoint(IPAddress.Parse(settings.Listen), settings.LanePort),
-            () => trust.ServerOptions(verdict => Log.LaneRefused(logger, verdict.Code, verdict.Reason)), logger);
+            trust.ServerOptions, logger);
     }
 
     private static void StartLanes(LaneListener lanes, DaemonSettings settings)
@@ -344,13 +357,13 @@ public sealed class GodwitDaemon : IAsyncDisposable
                 "Set listen to an address of this host, or to 0.0.0.0.", exception);
     }
 
-    private static void FreeControlSocket(string path)
+    private static void FreeSocket(string path)
     {
         const int PathMax = 107;
         if (path.Length > PathMax)
         {
             throw new GodwitException("config-invalid",
-                $"The control socket's path {path} has {path.Length} characters; the system's limit is {PathMax}.",
+                $"The socket's path {path} has {path.Length} characters; the system's limit is {PathMax}.",
                 "Choose a shorter runtimeDirectory.");
         }
 
@@ -375,17 +388,25 @@ public sealed class GodwitDaemon : IAsyncDisposable
             "Stop it, or give this daemon its own --runtime-dir.");
     }
 
-    /// <summary>Lets root and the control group, and nobody else, use the socket.</summary>
-    private static void GrantControlSocket(DaemonSettings settings)
+    /// <summary>Lets root and the control group act, the viewers look, and nobody else do either.</summary>
+    private static void GrantSockets(DaemonSettings settings)
     {
         const UnixFileMode Mode =
             UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupRead | UnixFileMode.GroupWrite;
         if (settings.ControlGroup.Length > 0)
         {
-            GroupAccess.Give(settings.RuntimeDirectory, settings.ControlGroup);
-            GroupAccess.Give(settings.ControlSocket, settings.ControlGroup);
+            GroupAccess.Give(settings.RuntimeDirectory, settings.ControlGroup, "controlGroup");
+            GroupAccess.Give(settings.ControlSocket, settings.ControlGroup, "controlGroup");
         }
 
         File.SetUnixFileMode(settings.ControlSocket, Mode);
+        if (settings.ViewerGroup.Length > 0)
+        {
+            GroupAccess.Give(settings.ViewerSocket, settings.ViewerGroup, "viewerGroup");
+            File.SetUnixFileMode(settings.ViewerSocket, Mode);
+            // A viewer is of another group than the directory's: it may pass through, to a name that it knows.
+            File.SetUnixFileMode(settings.RuntimeDirectory,
+                File.GetUnixFileMode(settings.RuntimeDirectory) | UnixFileMode.OtherExecute);
+        }
     }
 }

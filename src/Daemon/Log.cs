@@ -47,9 +47,6 @@ internal static partial class Log
     [LoggerMessage(206, LogLevel.Information, "Join token made, valid until {Expires:u}, for host '{Host}'")]
     public static partial void TokenMade(ILogger logger, DateTimeOffset expires, string host);
 
-    [LoggerMessage(207, LogLevel.Warning, "Lane refused: {Code}: {Reason}")]
-    public static partial void LaneRefused(ILogger logger, string code, string reason);
-
     [LoggerMessage(208, LogLevel.Warning, "Host {Host} could not be asked who is in the cluster: {Code}: {Reason}")]
     public static partial void RefreshLost(ILogger logger, string host, string code, string reason);
 
@@ -64,6 +61,11 @@ internal static partial class Log
 
     [LoggerMessage(212, LogLevel.Information, "This host's certificate is renewed, until {Expires:u}")]
     public static partial void CertificateRenewed(ILogger logger, DateTimeOffset expires);
+
+    [LoggerMessage(213, LogLevel.Warning,
+        "Flood: {Dropped} connections for the role {Role} were dropped before they proved themselves, {Untold} lines "
+        + "not logged")]
+    public static partial void Flood(ILogger logger, Services.Role role, int dropped, int untold);
 
     [LoggerMessage(300, LogLevel.Information, "Guest {Guest} created with UUID {Uuid}")]
     public static partial void GuestCreated(ILogger logger, string guest, Guid uuid);

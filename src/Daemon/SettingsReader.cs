@@ -23,7 +23,7 @@ internal static partial class SettingsReader
     private static readonly string[] Keys =
     [
         "hostName", "address", "listen", "peerPort", "lanePort", "pkiDirectory", "stateDirectory", "runtimeDirectory",
-        "controlGroup", "qemu", "accelerator", "logFormat", "logLevel", "lanes", "reservationSeconds",
+        "controlGroup", "viewerGroup", "qemu", "accelerator", "logFormat", "logLevel", "lanes", "reservationSeconds",
         "memoryReserveMebibytes",
     ];
 
@@ -215,6 +215,7 @@ internal static partial class SettingsReader
             StateDirectory = FullPath("stateDirectory", "/var/lib/godwit"),
             RuntimeDirectory = FullPath("runtimeDirectory", "/run/godwit"),
             ControlGroup = Text("controlGroup", ""),
+            ViewerGroup = Text("viewerGroup", ""),
             Qemu = Text("qemu", "") is { Length: > 0 } ? FullPath("qemu", "") : "",
             Accelerator = OneOf("accelerator", "auto", "auto", "kvm", "tcg"),
             LogFormat = OneOf("logFormat", "text", "text", "json", "systemd"),

@@ -148,7 +148,7 @@ public sealed class TransferTests : IAsyncLifetime
         {
             var pair = new Pair(test, qemu, sharedAtDestination);
             pair._listener = new LaneListener(
-                new IPEndPoint(IPAddress.Loopback, 0), () => test._b.ServerOptions(), NullLogger.Instance);
+                new IPEndPoint(IPAddress.Loopback, 0), test._b.ServerOptions, NullLogger.Instance);
             pair._listener.Start();
             pair.Source = await QemuMachine.StartAsync(
                 qemu, pair.Contract(sharedAtSource), test.Folder("source"), incoming: false, cancellationToken);

@@ -123,16 +123,37 @@ internal sealed class DaemonClient : IDisposable
 
     private async ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellation)
     {
-        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        _connectFailure = null;
         try
         {
-            await socket.ConnectAsync(new UnixDomainSocketEndPoint(_socketPath), cancellation);
-            _connectFailure = null;
-            return new NetworkStream(socket, ownsSocket: true);
+            return await OpenAsync(_socketPath, cancellation);
         }
         catch (Exception failure)
         {
             _connectFailure = failure;
+            if (!DeniedByFileMode())
+            {
+                throw;
+            }
+        }
+
+        // No operator; perhaps a viewer, whose socket lies beside.
+        var folder = Path.GetDirectoryName(_socketPath) ?? "";
+        var stream = await OpenAsync(Path.Combine(folder, "viewer.sock"), cancellation);
+        _connectFailure = null;
+        return stream;
+    }
+
+    private static async Task<NetworkStream> OpenAsync(string path, CancellationToken cancellation)
+    {
+        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellation);
+            return new NetworkStream(socket, ownsSocket: true);
+        }
+        catch
+        {
             socket.Dispose();
             throw;
         }

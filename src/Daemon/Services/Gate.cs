@@ -14,8 +14,9 @@ namespace Godwit.Daemon.Services;
 /// Lets each caller reach only what is meant for it, and turns every failure into a code and a remedy.
 /// </summary>
 /// <remarks>
-/// Control is served on the Unix socket only, whose file mode says who may call. Peer is served over TLS only, to
-/// members of the cluster; <c>GetAuthority</c> and <c>Join</c> to anybody, because a joiner has no certificate yet.
+/// What a caller may do follows from the door it came through. The Unix sockets' file modes say who may open them: the
+/// control socket is the operators', the viewers' one lets look and not act. Peer is served over TLS only, to members
+/// of the cluster; <c>GetAuthority</c> and <c>Join</c> to anybody, because a joiner has no certificate yet.
 /// </remarks>
 internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Interceptor
 {
@@ -24,11 +25,22 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
     private const string ControlPrefix = "/godwit.v1.Control/";
     private static readonly HashSet<string> Open = ["/godwit.v1.Peer/GetAuthority", "/godwit.v1.Peer/Join"];
 
+    /// <summary>What changes nothing and opens no console. Whatever is not named here is the operators'.</summary>
+    private static readonly HashSet<string> Looking =
+    [
+        .. new[]
+        {
+            "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListMigrations", "GetMigration", "WatchMigration",
+            "ListHosts", "GetHost", "Diagnose",
+        }.Select(method => ControlPrefix + method),
+    ];
+
     /// <summary>Has to be told of each connection before its first call; a call on any other one fails.</summary>
     /// <remarks>Not left to the first call: several come at once, and a connection's items take one writer.</remarks>
-    /// <param name="isLocal">It came through the control socket.</param>
-    public static void Announce(ConnectionContext connection, bool isLocal) =>
-        connection.Items[JudgementKey] = new Judgement(isLocal);
+    /// <param name="role">By the door it came through.</param>
+    /// <param name="place">Given up with its first call that proves the caller to be somebody.</param>
+    public static void Announce(ConnectionContext connection, Role role, Strangers.Place place) =>
+        connection.Items[JudgementKey] = new Judgement(role, place);
 
     /// <summary>The member that calls, as its certificate names it.</summary>
     public static string CallerOf(ServerCallContext context) =>
@@ -77,7 +89,11 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
         }
         catch (GodwitException exception)
         {
-            Log.CallRefused(logger, context.Method, exception.Code, exception.Message);
+            if (JudgementOf(context).Place.MayTell())
+            {
+                Log.CallRefused(logger, context.Method, exception.Code, exception.Message);
+            }
+
             throw Translate(exception);
         }
         catch (RpcException)
@@ -98,21 +114,26 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
 
     private void Admit(ServerCallContext context)
     {
-        var http = context.GetHttpContext();
-        var items = http.Features.GetRequiredFeature<IConnectionItemsFeature>().Items;
-        var judgement = (Judgement)items[JudgementKey]!;
+        var judgement = JudgementOf(context);
         if (context.Method.StartsWith(ControlPrefix, StringComparison.Ordinal))
         {
-            if (!judgement.IsLocal)
+            if (judgement.Role == Role.Host)
             {
                 throw Refused(context, "control-local-only", "Control is served on the host's own Unix socket only",
                     "Log in on the host and run godwit there.");
             }
 
+            judgement.Place.Dispose();
+            if (judgement.Role == Role.Viewer && !Looking.Contains(context.Method))
+            {
+                throw Refused(context, "viewer-only", "this user may look at everything and change nothing",
+                    "Ask an operator of this host: root, or a member of the group that controlGroup names.");
+            }
+
             return;
         }
 
-        if (judgement.IsLocal)
+        if (judgement.Role != Role.Host)
         {
             throw Refused(context, "peer-remote-only", "Peer is served over mutual TLS only",
                 "Hosts talk to each other; operators use Control.");
@@ -123,24 +144,30 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
             return;
         }
 
-        var verdict = judgement.Of(http.Connection.ClientCertificate, trust);
+        var verdict = judgement.Of(context.GetHttpContext().Connection.ClientCertificate, trust);
         if (!verdict.Accepted)
         {
             throw Refused(context, verdict.Code, verdict.Reason,
                 ErrorCatalog.Find(verdict.Code)?.Remedy ?? "Join the host with a new token.");
         }
 
+        judgement.Place.Dispose();
         context.UserState[CallerKey] = verdict.Host;
     }
 
+    private static Judgement JudgementOf(ServerCallContext context) =>
+        (Judgement)context.GetHttpContext().Features.GetRequiredFeature<IConnectionItemsFeature>().Items[JudgementKey]!;
+
     /// <summary>What is thought of a connection, until something changes about whom this host trusts.</summary>
-    private sealed class Judgement(bool isLocal)
+    private sealed class Judgement(Role role, Strangers.Place place)
     {
         private readonly Lock _lock = new();
         private PeerVerdict? _verdict;
         private int _changes;
 
-        public bool IsLocal => isLocal;
+        public Role Role => role;
+
+        public Strangers.Place Place => place;
 
         public PeerVerdict Of(X509Certificate2? certificate, ClusterTrust trust)
         {
@@ -161,7 +188,11 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
 
     private GodwitException Refused(ServerCallContext context, string code, string reason, string remedy)
     {
-        Log.PeerRefused(logger, context.Peer, context.Method, code, reason);
+        if (JudgementOf(context).Place.MayTell())
+        {
+            Log.PeerRefused(logger, context.Peer, context.Method, code, reason);
+        }
+
         return new GodwitException(code, $"{char.ToUpperInvariant(reason[0])}{reason[1..]}.", remedy);
     }
 

@@ -137,6 +137,11 @@ public sealed partial class DestinationTransfer(
     {
         lock (_gate)
         {
+            if (lane.PeerHost != terms.From)
+            {
+                return $"the ticket was given to host '{terms.From}', not to '{lane.PeerHost}'";
+            }
+
             if (version != terms.WireVersion)
             {
                 return $"version {terms.WireVersion} was agreed, not {version}";

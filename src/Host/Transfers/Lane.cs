@@ -3,6 +3,8 @@ using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
 using System.Security.Authentication;
+using System.Security.Cryptography.X509Certificates;
+using Godwit.Host.Trust;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
 
@@ -17,10 +19,13 @@ internal sealed class Lane : IDisposable
 {
     // Frames of a page lane are up to 256 KiB; TLS cuts them into records of 16 KiB by itself.
     private const int HandshakeMilliseconds = 10_000;
+    private const long NoFrame = -1;
     private readonly Socket _socket;
     private readonly CountingStream _counter;
     private readonly SslStream _tls;
     private readonly byte[] _header = new byte[FrameHeader.Size];
+    private readonly Timer _watch;
+    private long _frameSince = NoFrame;
     private int _closed;
 
     private Lane(Socket socket, CountingStream counter, SslStream tls, int number)
@@ -29,13 +34,21 @@ internal sealed class Lane : IDisposable
         _counter = counter;
         _tls = tls;
         Number = number;
+        _watch = new Timer(_ => DropTrickle(), null, TimeSpan.FromSeconds(1), TimeSpan.FromSeconds(1));
     }
+
+    /// <summary>
+    /// How long a frame that has begun may take to come whole; two lanes of 35 kbit/s do it. Between frames the engines
+    /// watch the silence.
+    /// </summary>
+    internal TimeSpan FrameTime { get; set; } = TimeSpan.FromMinutes(2);
 
     /// <summary>0 for the control lane.</summary>
     public int Number { get; }
 
-    /// <summary>Name in the peer's certificate, as its subject stands there.</summary>
-    public string PeerName => _tls.RemoteCertificate?.Subject ?? "";
+    /// <summary>The host that the peer's certificate binds.</summary>
+    public string PeerHost =>
+        _tls.RemoteCertificate is X509Certificate2 certificate ? HostIdentity.NameOf(certificate) ?? "" : "";
 
     /// <summary>Bytes written to the network, TLS records and handshake included.</summary>
     public long NetworkBytesWritten => _counter.Written;
@@ -81,19 +94,17 @@ internal sealed class Lane : IDisposable
         }
     }
 
-    /// <summary>Takes an accepted connection through the handshake to its preamble.</summary>
+    /// <summary>Takes an accepted connection through the handshake to its preamble; the caller limits its time.</summary>
     public static async Task<(Lane Lane, int Version, byte[] Ticket)> AcceptAsync(
         Socket socket, SslServerAuthenticationOptions options, CancellationToken cancellationToken)
     {
-        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        deadline.CancelAfter(HandshakeMilliseconds);
         try
         {
             var counter = new CountingStream(new NetworkStream(socket, ownsSocket: true));
             var tls = new SslStream(counter);
-            await tls.AuthenticateAsServerAsync(options, deadline.Token);
+            await tls.AuthenticateAsServerAsync(options, cancellationToken);
             byte[] preamble = new byte[LanePreamble.Size];
-            await tls.ReadExactlyAsync(preamble, deadline.Token);
+            await tls.ReadExactlyAsync(preamble, cancellationToken);
             (int version, int number, byte[] ticket) = LanePreamble.Read(preamble);
             Prepare(socket, number);
             return (new Lane(socket, counter, tls, number), version, ticket);
@@ -137,8 +148,22 @@ internal sealed class Lane : IDisposable
         }
 
         FrameHeader header = FrameHeader.Read(_header, buffer.Length);
-        _tls.ReadExactly(buffer.AsSpan(0, header.BodyLength));
-        return header;
+        Interlocked.Exchange(ref _frameSince, Environment.TickCount64);
+        try
+        {
+            _tls.ReadExactly(buffer.AsSpan(0, header.BodyLength));
+            return header;
+        }
+        catch (Exception e) when (IsLate && e is IOException or ObjectDisposedException)
+        {
+            throw new IOException(
+                $"A frame of {header.BodyLength} bytes on lane {Number} had not come within "
+                + $"{FrameTime.TotalSeconds:0.#} s.", e);
+        }
+        finally
+        {
+            Interlocked.Exchange(ref _frameSince, NoFrame);
+        }
     }
 
     /// <summary>Ends the connection; a thread blocked in it wakes with an error. Idempotent.</summary>
@@ -164,8 +189,21 @@ internal sealed class Lane : IDisposable
 
     public void Dispose()
     {
+        _watch.Dispose();
         Close();
         _tls.Dispose();
+    }
+
+    private bool IsLate => Interlocked.Read(ref _frameSince) is not NoFrame and var since
+        && Environment.TickCount64 - since > FrameTime.TotalMilliseconds;
+
+    // The reader blocks in TLS, which has no deadline of its own.
+    private void DropTrickle()
+    {
+        if (IsLate)
+        {
+            Close();
+        }
     }
 
     private static void Prepare(Socket socket, int number)

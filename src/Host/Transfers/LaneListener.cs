@@ -3,19 +3,25 @@ using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
 using System.Security.Cryptography;
+using Godwit.Host.Trust;
 using Microsoft.Extensions.Logging;
 
 namespace Godwit.Host.Transfers;
 
 /// <summary>Accepts lanes over mutual TLS and hands each to the transfer whose ticket it presents.</summary>
-/// <remarks>A lane without a ticket of a waiting transfer is refused and logged; nothing is allocated for it.</remarks>
+/// <remarks>
+/// A lane without a ticket of a waiting transfer is refused and logged; nothing is allocated for it. Until it has shown
+/// one it is a stranger: it has ten seconds.
+/// </remarks>
 public sealed partial class LaneListener(
-    IPEndPoint endpoint, Func<SslServerAuthenticationOptions> tls, ILogger logger) : IAsyncDisposable
+    IPEndPoint endpoint, Func<Action<PeerVerdict>, SslServerAuthenticationOptions> tls, ILogger logger) : IAsyncDisposable
 {
-    private const int HandshakesMax = 64;
+    private const int StrangersMax = 256;
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
     private readonly ConcurrentDictionary<string, DestinationTransfer> _expected = new();
     private readonly CancellationTokenSource _stop = new();
-    private readonly SemaphoreSlim _handshakes = new(HandshakesMax);
+    private readonly Strangers _strangers =
+        new(StrangersMax, Patience, (dropped, untold) => LogFlood(logger, dropped, untold));
     private Socket? _listener;
     private Task _loop = Task.CompletedTask;
 
@@ -30,7 +36,7 @@ public sealed partial class LaneListener(
         try
         {
             listener.Bind(endpoint);
-            listener.Listen(64);
+            listener.Listen(512);
         }
         catch
         {
@@ -58,7 +64,7 @@ public sealed partial class LaneListener(
         _listener?.Dispose();
         await _loop;
         _stop.Dispose();
-        _handshakes.Dispose();
+        _strangers.Dispose();
     }
 
     private async Task AcceptLoopAsync()
@@ -68,7 +74,6 @@ public sealed partial class LaneListener(
             Socket socket;
             try
             {
-                await _handshakes.WaitAsync(_stop.Token);
                 socket = await _listener!.AcceptAsync(_stop.Token);
             }
             catch (Exception e) when (e is OperationCanceledException or ObjectDisposedException)
@@ -77,31 +82,25 @@ public sealed partial class LaneListener(
             }
             catch (SocketException e)
             {
-                _handshakes.Release();
                 LogAcceptFailed(e);
+                // Out of file handles, for one: that does not pass any faster by asking again at once.
+                await Task.Delay(100);
                 continue;
             }
 
-            _ = Task.Run(async () =>
-            {
-                try
-                {
-                    await ReceiveAsync(socket);
-                }
-                finally
-                {
-                    _handshakes.Release();
-                }
-            });
+            // Counted before anything is done for it, so that there are never more than are allowed.
+            Strangers.Place place = _strangers.Enter(PeerOf(socket), socket.Dispose);
+            _ = Task.Run(() => ReceiveAsync(socket, place));
         }
     }
 
-    private async Task ReceiveAsync(Socket socket)
+    private async Task ReceiveAsync(Socket socket, Strangers.Place place)
     {
-        EndPoint? peer = socket.RemoteEndPoint;
+        using Strangers.Place held = place;
+        PeerVerdict? refused = null;
         try
         {
-            (Lane lane, int version, byte[] ticket) = await Lane.AcceptAsync(socket, tls(), _stop.Token);
+            (Lane lane, int version, byte[] ticket) = await Lane.AcceptAsync(socket, tls(verdict => refused = verdict), _stop.Token);
             // The ticket is looked up by its hash, so the time a lookup takes says nothing about the ticket itself.
             string key = Convert.ToHexString(SHA256.HashData(ticket));
             string? refusal = _expected.TryGetValue(key, out DestinationTransfer? transfer)
@@ -109,14 +108,37 @@ public sealed partial class LaneListener(
                 : "no transfer waits for this ticket; it may have been used, have lapsed, or have been abandoned";
             if (refusal is not null)
             {
-                LogRefused(peer, lane.Number, refusal);
+                if (_strangers.MayTell())
+                {
+                    LogRefused(place.From, lane.Number, refusal);
+                }
+
                 lane.Answer(refusal);
                 lane.Dispose();
             }
         }
         catch (Exception e)
         {
-            LogHandshakeFailed(peer, e.Message);
+            socket.Dispose();
+            if (_strangers.MayTell())
+            {
+                LogHandshakeFailed(
+                    place.From,
+                    refused is null ? place.WhyDropped ?? e.Message : $"{refused.Code}: {refused.Reason}");
+            }
+        }
+    }
+
+    private static EndPoint? PeerOf(Socket socket)
+    {
+        try
+        {
+            return socket.RemoteEndPoint;
+        }
+        catch (SocketException)
+        {
+            // Gone already.
+            return null;
         }
     }
 
@@ -125,6 +147,10 @@ public sealed partial class LaneListener(
 
     [LoggerMessage(3002, LogLevel.Warning, "Connection from {Peer} ended before it was a lane: {Reason}")]
     private partial void LogHandshakeFailed(EndPoint? peer, string reason);
+
+    [LoggerMessage(3004, LogLevel.Warning,
+        "Flood: {Dropped} connections to the lane port were dropped before they were a lane, {Untold} not logged")]
+    private static partial void LogFlood(ILogger logger, int dropped, int untold);
 
     [LoggerMessage(3003, LogLevel.Error, "Accepting a lane failed")]
     private partial void LogAcceptFailed(Exception error);

@@ -267,11 +267,11 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
     /// </summary>
     public SslServerAuthenticationOptions JoinableServerOptions()
     {
-        var identity = _identity;
         return new SslServerAuthenticationOptions
         {
-            ServerCertificateContext = SslStreamCertificateContext.Create(
-                identity.Certificate, [identity.Authority], offline: true),
+            ServerCertificateContext = _identity.TlsContext,
+            // Each connection is judged by what its peer can show now.
+            AllowTlsResume = false,
             EnabledSslProtocols = SslProtocols.Tls13,
             ClientCertificateRequired = true,
 #pragma warning disable CA5359 // Judged per request by the caller, which can then answer with a reason.
@@ -285,13 +285,12 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
     /// <param name="refused">Told why the peer was refused.</param>
     public SslClientAuthenticationOptions ClientOptions(string host, Action<PeerVerdict>? refused = null)
     {
-        var identity = _identity;
         return new SslClientAuthenticationOptions
         {
             TargetHost = host,
+            AllowTlsResume = false,
             EnabledSslProtocols = SslProtocols.Tls13,
-            ClientCertificateContext = SslStreamCertificateContext.Create(
-                identity.Certificate, [identity.Authority], offline: true),
+            ClientCertificateContext = _identity.TlsContext,
             CertificateRevocationCheckMode = X509RevocationMode.NoCheck,
             RemoteCertificateValidationCallback = (_, certificate, _, _) =>
             {

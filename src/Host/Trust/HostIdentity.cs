@@ -1,3 +1,4 @@
+using System.Net.Security;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using Godwit.Migration;
@@ -21,12 +22,16 @@ public sealed class HostIdentity
         Name = NameOf(certificate) ?? "";
         Sha256 = Fingerprint(certificate);
         AuthoritySha256 = Fingerprint(authority);
+        TlsContext = SslStreamCertificateContext.Create(certificate, [authority], offline: true);
     }
 
     /// <summary>With its private key.</summary>
     public X509Certificate2 Certificate { get; }
 
     public X509Certificate2 Authority { get; }
+
+    /// <summary>Both, made ready for handshakes: a stranger's connection is not worth that work.</summary>
+    internal SslStreamCertificateContext TlsContext { get; }
 
     /// <summary>The host name that the certificate binds.</summary>
     public string Name { get; }

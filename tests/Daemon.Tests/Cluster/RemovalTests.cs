@@ -83,7 +83,7 @@ public sealed class RemovalTests
 
         Assert.Equal(0, read);
         await Wait.UntilAsync(
-            () => host.Log.Any(line => line.StartsWith("207 ", StringComparison.Ordinal)
+            () => host.Log.Any(line => line.StartsWith("3002 ", StringComparison.Ordinal)
                 && line.Contains("certificate-revoked", StringComparison.Ordinal)),
             "the lane's refusal is in the log");
     }

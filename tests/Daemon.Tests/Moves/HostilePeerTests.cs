@@ -85,7 +85,8 @@ public sealed class HostilePeerTests
         }
 
         await Wait.UntilAsync(
-            () => a.Log.Any(line => line.StartsWith("207 Lane refused: certificate-missing", StringComparison.Ordinal)),
+            () => a.Log.Any(line => line.StartsWith("3002 ", StringComparison.Ordinal)
+                && line.Contains("certificate-missing", StringComparison.Ordinal)),
             "the lane's refusal is in the log");
         // More than a call may hold: refused by its length, before a certificate is asked for.
         var huge = new JoinRequest { Secret = new string('x', 3 << 20) };
