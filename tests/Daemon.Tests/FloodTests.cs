@@ -16,10 +16,10 @@ public sealed class FloodTests
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
     // Goal: a flood neither stops a move nor takes the daemon's memory or file handles, and the operator gets through.
-    // Method: 10,000 connections to each door of the destination while a guest moves to it: a third silent, a third with
-    // one byte of TLS, a third with plaintext; all are held until the last one stands, from another address than the
-    // source's. What the daemon then has is counted from outside. Afterwards the same guest moves back past another
-    // flood that begins before the move does.
+    // Method: 10,000 connections to each door of the destination while a guest moves to it: a third silent, a third
+    // with one byte of TLS, a third with plaintext; all are held until the last one stands, and come from another
+    // address than the source. What the daemon then has is counted from outside. Afterwards the guest moves back past
+    // another flood, which begins before the move does.
     [Fact]
     public async Task Ten_thousand_connections_to_each_door_stop_no_move()
     {

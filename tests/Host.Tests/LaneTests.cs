@@ -123,7 +123,8 @@ public sealed class LaneTests : IAsyncDisposable
         _receiver.FrameTime = TimeSpan.FromSeconds(1);
         byte[] frame = Encode([new ControlMessage.Prologue(new byte[100_000])]);
         _sender.Write(frame.AsSpan(0, 100));
-        Task<IOException> reading = Task.Run(() => Assert.Throws<IOException>(() => { _receiver.Read(_buffer); }), Token);
+        Task<IOException> reading = Task.Run(
+            () => Assert.Throws<IOException>(() => { _receiver.Read(_buffer); }), Token);
         for (int sent = 100; trickles && sent < frame.Length && !reading.IsCompleted; sent++)
         {
             try
@@ -138,7 +139,8 @@ public sealed class LaneTests : IAsyncDisposable
             await Task.WhenAny(reading, Task.Delay(100, Token));
         }
 
-        Assert.Contains("100000 bytes on lane 0 had not come within 1 s", (await reading).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "100000 bytes on lane 0 had not come within 1 s", (await reading).Message, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -115,9 +115,17 @@ internal sealed class IncomingMoves(
     /// <summary>Ends an arrival that was never committed; does nothing for one that is unknown or over.</summary>
     public async Task AbandonAsync(string migrationId, string caller, string reason)
     {
-        if (!_arrivals.TryGetValue(migrationId, out var arrival) || arrival.Transfer.Terms.From != caller)
+        if (!_arrivals.TryGetValue(migrationId, out var arrival))
         {
             return;
+        }
+
+        if (arrival.Transfer.Terms.From != caller)
+        {
+            throw new GodwitException("certificate-host-mismatch",
+                $"Migration {migrationId} is of host '{arrival.Transfer.Terms.From}'; "
+                + $"the certificate names '{caller}'.",
+                "A host ends its own moves only: cancel it there.");
         }
 
         if (arrival.Transfer.Abandon(reason))

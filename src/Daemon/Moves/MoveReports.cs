@@ -9,6 +9,23 @@ internal sealed class MoveReports(IRegistry registry)
     private const int LimitDefault = 50;
     private const int LimitMax = 1000;
 
+    /// <summary>Keeps what another host reports of its own move.</summary>
+    /// <exception cref="GodwitException">
+    /// <c>certificate-host-mismatch</c>: there is a report of that id by another host.
+    /// </exception>
+    public async Task LearnAsync(MigrationRecord record)
+    {
+        var known = await registry.FindMigrationsAsync(record.Id, CancellationToken.None);
+        if (known.FirstOrDefault(one => one.Id == record.Id) is { } other && other.From != record.From)
+        {
+            throw new GodwitException("certificate-host-mismatch",
+                $"Migration {record.Id} is of host '{other.From}'; the certificate names '{record.From}'.",
+                "A host reports its own moves only.");
+        }
+
+        await PutAsync(record);
+    }
+
     public Task PutAsync(MigrationRecord record) => registry.PutMigrationAsync(record, CancellationToken.None);
 
     public Task<IReadOnlyList<MigrationRecord>> ListAsync(

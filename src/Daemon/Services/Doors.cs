@@ -6,7 +6,9 @@ using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 
 namespace Godwit.Daemon.Services;
 
-/// <summary>The sockets that gRPC is served on. Whoever comes through one is a stranger until a call proves more.</summary>
+/// <summary>
+/// The sockets that gRPC is served on. Whoever comes through one is a stranger until a call proves more.
+/// </summary>
 /// <remarks>
 /// Strangers are counted as they are accepted and not as they are served: on a busy host thousands could wait between
 /// the two, each with a file handle.

@@ -80,7 +80,7 @@ internal sealed class PeerService(
                 "Compare the versions of both daemons with 'godwit host list'.");
         }
 
-        await reports.PutAsync(MoveMapping.FromApi(request.Migration, uuid));
+        await reports.LearnAsync(MoveMapping.FromApi(request.Migration, uuid));
         await guests.LearnOwnerAsync(uuid, request.Migration.To, request.Epoch);
         return new Empty();
     }

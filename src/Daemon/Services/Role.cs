@@ -9,6 +9,6 @@ internal enum Role
     /// <summary>The viewers' socket: everything can be seen, nothing changed.</summary>
     Viewer,
 
-    /// <summary>The peer port: what members of the cluster ask of each other, if its certificate says it is one.</summary>
+    /// <summary>The peer port: what members ask of each other, if a certificate says that it is one.</summary>
     Host,
 }

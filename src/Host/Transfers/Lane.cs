@@ -94,7 +94,7 @@ internal sealed class Lane : IDisposable
         }
     }
 
-    /// <summary>Takes an accepted connection through the handshake to its preamble; the caller limits its time.</summary>
+    /// <summary>Takes a connection through the handshake to its preamble; the caller limits its time.</summary>
     public static async Task<(Lane Lane, int Version, byte[] Ticket)> AcceptAsync(
         Socket socket, SslServerAuthenticationOptions options, CancellationToken cancellationToken)
     {

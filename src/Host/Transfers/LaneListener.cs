@@ -14,7 +14,8 @@ namespace Godwit.Host.Transfers;
 /// one it is a stranger: it has ten seconds.
 /// </remarks>
 public sealed partial class LaneListener(
-    IPEndPoint endpoint, Func<Action<PeerVerdict>, SslServerAuthenticationOptions> tls, ILogger logger) : IAsyncDisposable
+    IPEndPoint endpoint, Func<Action<PeerVerdict>, SslServerAuthenticationOptions> tls, ILogger logger)
+    : IAsyncDisposable
 {
     private const int StrangersMax = 256;
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
@@ -100,7 +101,8 @@ public sealed partial class LaneListener(
         PeerVerdict? refused = null;
         try
         {
-            (Lane lane, int version, byte[] ticket) = await Lane.AcceptAsync(socket, tls(verdict => refused = verdict), _stop.Token);
+            (Lane lane, int version, byte[] ticket) =
+                await Lane.AcceptAsync(socket, tls(verdict => refused = verdict), _stop.Token);
             // The ticket is looked up by its hash, so the time a lookup takes says nothing about the ticket itself.
             string key = Convert.ToHexString(SHA256.HashData(ticket));
             string? refusal = _expected.TryGetValue(key, out DestinationTransfer? transfer)

@@ -2,7 +2,9 @@ using System.Net;
 
 namespace Godwit.Host.Trust;
 
-/// <summary>The connections at one door that have not proved who they are: few at a time, each for a short while.</summary>
+/// <summary>
+/// The connections at one door that have not proved who they are: few at a time, each for a short while.
+/// </summary>
 /// <remarks>
 /// Every connection is let in. When there is no place left, the oldest one from the address that holds most of them is
 /// dropped: a flood displaces itself, and a host of the cluster keeps the moment that it needs. Dropping is closing;

@@ -1,8 +1,10 @@
 using System.Net.Security;
 using System.Net.Sockets;
 using System.Security.Authentication;
+using System.Security.Cryptography.X509Certificates;
 using System.Text;
 using Godwit.Api.V1;
+using Godwit.Host.Trust;
 using Google.Protobuf;
 using Grpc.Core;
 using JoinToken = Godwit.Host.Trust.JoinToken;
@@ -148,9 +150,34 @@ public sealed class JoinTests
         var own = await a.TokenForAsync("a");
         await RefusedAsync("cluster-joined", () => a.JoinAsync(own));
         var before = (await b.Control.GetHostAsync(new HostRequest(), cancellationToken: Token)).CertificateSha256;
+        // Both ports show the one that is in force at that moment, without a restart.
+        Assert.Equal([before, before], await ShownAsync(b));
         var after = (await b.JoinAsync(await a.TokenForAsync("b"))).CertificateSha256;
         Assert.NotEqual(before, after);
+        Assert.Equal([after, after], await ShownAsync(b));
         Assert.Equal(["a", "b"], await ReachableAsync(b));
+    }
+
+    private static async Task<List<string>> ShownAsync(TestHost host)
+    {
+        var shown = new List<string>();
+        foreach (var port in new[] { host.Settings.PeerPort, host.Settings.LanePort })
+        {
+            using var client = new TcpClient();
+            await client.ConnectAsync("127.0.0.1", port, Token);
+            await using var tls = new SslStream(client.GetStream());
+            var credentials = host.Credentials();
+#pragma warning disable CA5359 // The test looks at what the server shows.
+            credentials.RemoteCertificateValidationCallback = (_, certificate, _, _) =>
+            {
+                shown.Add(HostIdentity.Fingerprint((X509Certificate2)certificate!));
+                return true;
+            };
+#pragma warning restore CA5359
+            await tls.AuthenticateAsClientAsync(credentials, Token);
+        }
+
+        return shown;
     }
 
     [Fact]

@@ -71,6 +71,9 @@ public sealed class HostilePeerTests
             Assert.InRange((await SendAsync(client.GetStream(), bytes)).Length, 0, 64);
         }
 
+        await Wait.UntilAsync(
+            () => a.Log.Any(line => line.StartsWith("3002 Connection from 127.0.0.1:", StringComparison.Ordinal)),
+            "the refusal at the lane port is in the log");
         await IsUnharmedAsync(a);
     }
 
@@ -94,6 +97,109 @@ public sealed class HostilePeerTests
             async () => await a.PeerClient().JoinAsync(huge, cancellationToken: Token));
         Assert.Equal(Grpc.Core.StatusCode.ResourceExhausted, refused.StatusCode);
         await IsUnharmedAsync(a);
+    }
+
+    // Goal: a lane carries guests: whoever is no member, or none any more, does not get through its handshake.
+    [Theory]
+    [InlineData("certificate-foreign")]
+    [InlineData("certificate-expired")]
+    public async Task A_lane_with_a_bad_certificate_is_refused_and_logged(string code)
+    {
+        var clock = new SettableClock();
+        await using var a = await TestHost.StartAsync("a", clock: clock);
+        await using var x = await TestHost.StartAsync("x", clock: clock);
+        if (code == "certificate-expired")
+        {
+            await x.JoinAsync(await a.TokenForAsync());
+            clock.Advance(TimeSpan.FromDays(366));
+        }
+
+        await using var stream = await ConnectAsync(a.Settings.LanePort, x.Credentials());
+        Assert.Empty(await SendAsync(stream, new byte[LanePreamble.Size]));
+        await Wait.UntilAsync(
+            () => a.Log.Any(line => line.StartsWith("3002 ", StringComparison.Ordinal)
+                && line.Contains($"{code}: the certificate CN=x ", StringComparison.Ordinal)), $"{code} is in the log");
+    }
+
+    // Goal: a member reaches its own moves and nobody else's, whatever it has learnt of them.
+    // Method: host b announces a guest to a; host c knows the ticket and the id, and tries what takes one of them.
+    [Fact]
+    public async Task A_member_touches_no_move_of_another()
+    {
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        await using var c = await TestHost.StartAsync("c");
+        await c.JoinAsync(await a.TokenForAsync());
+        var ticket = (await PrepareAsync(a, b, program)).Ticket.ToByteArray();
+        Assert.Equal("the ticket was given to host 'b', not to 'c'", await RefusedLaneAsync(a, c, WireNow, 0, ticket));
+        var stranger = a.PeerClient(c.Credentials());
+        await Refusals.RefusedAsync("certificate-host-mismatch", async () => await stranger.AbandonIncomingAsync(
+            new AbandonIncomingRequest { MigrationId = "hostile", Reason = "because" }, cancellationToken: Token));
+        Assert.Equal(GuestState.Incoming, Assert.Single((await ListAsync(a)).Guests).State);
+        await Refusals.RefusedAsync("certificate-host-mismatch", () => RecordAsync(stranger, "hostile", from: "b"));
+
+        await a.PeerClient(b.Credentials()).AbandonIncomingAsync(
+            new AbandonIncomingRequest { MigrationId = "hostile", Reason = "over" }, cancellationToken: Token);
+        await Wait.UntilAsync(async () => (await ListAsync(a)).Guests.Count == 0, "the arrival is over");
+        await Wait.UntilAsync(
+            async () => (await a.Control.ListMigrationsAsync(
+                new ListMigrationsRequest(), cancellationToken: Token)).Migrations.Count == 1, "there is a report");
+        await Refusals.RefusedAsync("certificate-host-mismatch", () => RecordAsync(stranger, "hostile", from: "c"));
+        await RecordAsync(stranger, "its own", from: "c");
+        Assert.Contains(a.Log, line => line.Contains("the ticket was given to host 'b'", StringComparison.Ordinal));
+        Assert.Equal(3, a.Log.Count(line => line.StartsWith("111 ", StringComparison.Ordinal)
+            && line.Contains("certificate-host-mismatch", StringComparison.Ordinal)));
+    }
+
+    private static async Task RecordAsync(Peer.PeerClient peer, string id, string from) =>
+        await peer.RecordMigrationAsync(
+            new RecordMigrationRequest
+            {
+                Migration = new Api.V1.Migration { Id = id, From = from, To = "a", Guest = "counting" },
+                GuestUuid = Guid.NewGuid().ToString(),
+                Epoch = 99,
+            },
+            cancellationToken: Token);
+
+    // Goal: a member that takes a lane and lets it wait holds its reservation for so long and no longer.
+    [Theory]
+    [InlineData("one lane of two")]
+    [InlineData("silence on all lanes")]
+    [InlineData("a control message byte by byte")]
+    public async Task A_member_that_stalls_or_trickles_is_dropped_by_a_deadline(string kind)
+    {
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        var ticket = (await PrepareAsync(a, b, program)).Ticket.ToByteArray();
+        await using var control = await OpenLaneAsync(a, b, 0, ticket);
+        await using var pages = kind == "one lane of two" ? null : await OpenLaneAsync(a, b, 1, ticket);
+        byte[] slowly = [0x00, 0x10, 0x00, 0x00, (byte)FrameType.Prologue, 0, 0, 0, .. new byte[1000]];
+        var sent = 0;
+        await Wait.UntilAsync(
+            async () =>
+            {
+                if (kind.EndsWith("byte by byte", StringComparison.Ordinal) && sent < slowly.Length)
+                {
+                    try
+                    {
+                        await control.WriteAsync(slowly.AsMemory(sent++, 1), Token);
+                    }
+                    catch (IOException)
+                    {
+                        sent = slowly.Length;
+                    }
+                }
+
+                return (await ListAsync(a)).Guests.Count == 0;
+            },
+            "the arrival is over");
+        Assert.Contains(a.Log, line => line.StartsWith("403 ", StringComparison.Ordinal)
+            && line.Contains("silent for 15 s", StringComparison.Ordinal));
+        Assert.Empty(Directory.EnumerateFiles(a.Settings.RuntimeDirectory, "qemu.pid", SearchOption.AllDirectories));
     }
 
     private static async Task<SslStream> ConnectAsync(int port, SslClientAuthenticationOptions tls)
