@@ -1,0 +1,304 @@
+using Godwit.Migration.HandOver;
+
+namespace Godwit.Migration.Tests.HandOver;
+
+/// <summary>Two hosts at the end of a move, as small as it gets, with every crash and cut that can meet them.</summary>
+/// <remarks>
+/// What is decided is decided by <see cref="HandOverRules"/> and <see cref="HandOverRecord.MayFollow"/>; what is
+/// modelled is when each step becomes durable, what a crash leaves behind, and that QEMU resumes a guest whose stream
+/// breaks. <see cref="Mistake"/> plants a mistake that the exploration has to find.
+/// </remarks>
+internal sealed record HandOverModel
+{
+    /// <summary>Mistakes of the kind that a change of the code could make.</summary>
+    internal enum Mistake
+    {
+        None,
+        CommitSentBeforeItIsRecorded,
+        StreamNotHeld,
+        GuestRunBeforeItIsRecorded,
+        CopyEndedBeforeTheAnswer,
+        UnknownTakenForRuns,
+        RefusedAndStillWaiting,
+    }
+
+    // The source.
+    public GuestCopy SourceCopy { get; init; } = GuestCopy.Running;
+    public HandOverState? SourceRecord { get; init; }
+    public bool SourceUp { get; init; } = true;
+    public bool SourceMoves { get; init; } = true;
+    public bool Held { get; init; }
+    public bool CommitSent { get; init; }
+
+    // The destination.
+    public GuestCopy DestinationCopy { get; init; } = GuestCopy.Paused;
+    public HandOverState? DestinationRecord { get; init; }
+    public bool DestinationUp { get; init; } = true;
+    public bool DestinationMoves { get; init; } = true;
+    public bool Told { get; init; }
+
+    // Between them.
+    public bool LinkUp { get; init; } = true;
+    public bool LoadedInFlight { get; init; }
+    public bool CommitInFlight { get; init; }
+    public bool RunningInFlight { get; init; }
+
+    // History.
+    public bool RanAtDestination { get; init; }
+    public bool QemuKilled { get; init; }
+    public int Faults { get; init; }
+
+    /// <summary>Why this may never be, or null.</summary>
+    public string? Violation =>
+        SourceCopy == GuestCopy.Running && DestinationCopy == GuestCopy.Running ? "the guest runs twice"
+        : SourceCopy == GuestCopy.Running && RanAtDestination ? "the source runs a guest that has run elsewhere since"
+        : null;
+
+    /// <summary>True if the guest is in one place, as it has to be once nothing is under way any more.</summary>
+    public bool IsSettled => QemuKilled
+        ? SourceCopy != GuestCopy.Paused && DestinationCopy != GuestCopy.Paused
+        : (SourceCopy, DestinationCopy) is (GuestCopy.Running, GuestCopy.Gone) or (GuestCopy.Gone, GuestCopy.Running);
+
+    /// <summary>Everything the two hosts may do next when nothing fails.</summary>
+    public IEnumerable<HandOverModel> Steps(Mistake mistake)
+    {
+        foreach (HandOverModel next in SourceSteps(mistake).Concat(DestinationSteps(mistake)))
+        {
+            yield return next;
+        }
+
+        if (SourceUp && !SourceMoves && SourceRecord is HandOverState.Committed && LinkUp && DestinationUp)
+        {
+            yield return Ask(mistake);
+        }
+    }
+
+    /// <summary>Every fault that may strike now.</summary>
+    public IEnumerable<HandOverModel> Strikes(Mistake mistake)
+    {
+        HandOverModel struck = this with { Faults = Faults + 1 };
+        if (LinkUp)
+        {
+            // What was sent may still arrive, or not.
+            yield return (struck with { LinkUp = false }).Notice();
+            yield return (struck with
+            {
+                LinkUp = false, LoadedInFlight = false, CommitInFlight = false, RunningInFlight = false,
+            }).Notice();
+        }
+
+        if (SourceUp)
+        {
+            yield return struck with
+            {
+                SourceUp = false,
+                SourceMoves = false,
+                SourceCopy = SourceCopy == GuestCopy.Paused && (!Held || mistake == Mistake.StreamNotHeld)
+                    ? GuestCopy.Running : SourceCopy,
+            };
+            // The whole host.
+            yield return struck with
+            {
+                SourceUp = false, SourceMoves = false, SourceCopy = GuestCopy.Gone, QemuKilled = true,
+            };
+        }
+
+        if (DestinationUp)
+        {
+            yield return struck with { DestinationUp = false, DestinationMoves = false };
+            yield return struck with
+            {
+                DestinationUp = false, DestinationMoves = false, DestinationCopy = GuestCopy.Gone,
+                QemuKilled = QemuKilled || DestinationRecord is not null,
+            };
+        }
+
+        if (SourceCopy != GuestCopy.Gone)
+        {
+            yield return (struck with { SourceCopy = GuestCopy.Gone, QemuKilled = true }).Notice();
+        }
+
+        if (DestinationCopy != GuestCopy.Gone)
+        {
+            yield return (struck with
+            {
+                DestinationCopy = GuestCopy.Gone,
+                // Before it has recorded that it runs it, the destination's copy is nobody's only one.
+                QemuKilled = QemuKilled || DestinationRecord is not null,
+            }).NoticeDestinationCopyGone();
+        }
+    }
+
+    /// <summary>Everything that is down comes back.</summary>
+    public HandOverModel Healed()
+    {
+        HandOverModel healed = this with { LinkUp = true };
+        if (!SourceUp)
+        {
+            healed = healed.RestartSource();
+        }
+
+        return healed.DestinationUp ? healed : healed.RestartDestination();
+    }
+
+    private IEnumerable<HandOverModel> SourceSteps(Mistake mistake)
+    {
+        if (!SourceUp)
+        {
+            yield return RestartSource();
+            yield break;
+        }
+
+        if (!SourceMoves)
+        {
+            yield break;
+        }
+
+        if (!DestinationMoves)
+        {
+            // Its lanes have closed, or nothing has come for too long.
+            yield return SourceRecord is null ? Abort() : this with { SourceMoves = false };
+        }
+
+        if (SourceCopy == GuestCopy.Running && SourceRecord is null)
+        {
+            yield return this with { SourceCopy = GuestCopy.Paused };
+        }
+
+        if (SourceCopy == GuestCopy.Paused && SourceRecord is null)
+        {
+            // A cancel, a pause that takes too long, a disk that is full.
+            yield return Abort();
+            if (LoadedInFlight && !Held)
+            {
+                yield return this with { Held = true };
+            }
+
+            if (Held)
+            {
+                yield return mistake == Mistake.CommitSentBeforeItIsRecorded && !CommitSent
+                    ? this with { CommitSent = true, CommitInFlight = LinkUp }
+                    : this with { SourceRecord = HandOverState.Committed };
+            }
+        }
+
+        if (SourceRecord == HandOverState.Committed && !CommitSent)
+        {
+            yield return this with { CommitSent = true, CommitInFlight = LinkUp };
+        }
+
+        if (mistake == Mistake.CopyEndedBeforeTheAnswer && SourceRecord == HandOverState.Committed && CommitSent)
+        {
+            yield return this with { SourceCopy = GuestCopy.Gone };
+        }
+
+        if (RunningInFlight && SourceRecord == HandOverState.Committed)
+        {
+            yield return Record(HandOverState.Left);
+        }
+    }
+
+    private IEnumerable<HandOverModel> DestinationSteps(Mistake mistake)
+    {
+        if (!DestinationUp)
+        {
+            yield return RestartDestination();
+            yield break;
+        }
+
+        if (DestinationMoves && DestinationRecord is null && !SourceMoves)
+        {
+            yield return GiveUp();
+        }
+
+        if (DestinationMoves && DestinationCopy == GuestCopy.Paused && SourceCopy == GuestCopy.Paused && !Told && LinkUp)
+        {
+            yield return this with { Told = true, LoadedInFlight = true };
+        }
+
+        if (CommitInFlight && DestinationMoves && DestinationCopy == GuestCopy.Paused && DestinationRecord is null)
+        {
+            yield return mistake == Mistake.GuestRunBeforeItIsRecorded
+                ? this with { DestinationCopy = GuestCopy.Running, RanAtDestination = true }
+                : this with { DestinationRecord = HandOverState.Resuming };
+        }
+
+        if (DestinationRecord == HandOverState.Resuming && DestinationCopy == GuestCopy.Paused)
+        {
+            yield return this with
+            {
+                DestinationCopy = GuestCopy.Running, RanAtDestination = true, RunningInFlight = LinkUp,
+            };
+        }
+
+        if (mistake == Mistake.GuestRunBeforeItIsRecorded && DestinationCopy == GuestCopy.Running
+            && DestinationRecord is null)
+        {
+            yield return this with { DestinationRecord = HandOverState.Resuming, RunningInFlight = LinkUp };
+        }
+    }
+
+    // The lanes are gone: each side does what it does then.
+    private HandOverModel Notice()
+    {
+        HandOverModel next = SourceUp && SourceMoves
+            ? SourceRecord is null ? Abort() : this with { SourceMoves = false } : this;
+        return next.DestinationUp && next.DestinationMoves && next.DestinationRecord is null ? next.GiveUp() : next;
+    }
+
+    private HandOverModel GiveUp() => this with { DestinationMoves = false, DestinationCopy = GuestCopy.Gone };
+
+    private HandOverModel NoticeDestinationCopyGone() => DestinationUp && DestinationMoves && DestinationRecord is null
+        ? Notice() : this;
+
+    private HandOverModel Abort() => this with
+    {
+        SourceMoves = false,
+        Held = false,
+        SourceCopy = SourceCopy == GuestCopy.Gone ? GuestCopy.Gone : GuestCopy.Running,
+    };
+
+    private HandOverModel RestartSource() => (this with { SourceUp = true }).Do(HandOverRules.AtSource(SourceRecord));
+
+    private HandOverModel RestartDestination()
+    {
+        HandOverModel up = this with { DestinationUp = true };
+        return HandOverRules.AtDestination(DestinationRecord, DestinationCopy) switch
+        {
+            HandOverDuty.Run => up with { DestinationCopy = GuestCopy.Running, RanAtDestination = true },
+            HandOverDuty.End => up with { DestinationCopy = GuestCopy.Gone },
+            _ => up,
+        };
+    }
+
+    private HandOverModel Ask(Mistake mistake)
+    {
+        // A destination that still waits for the commit gives up before it answers.
+        HandOverModel asked = DestinationMoves && DestinationRecord is null
+            && mistake != Mistake.RefusedAndStillWaiting ? GiveUp() : this;
+        HandOverAnswer answer = HandOverRules.Answer(asked.DestinationRecord, asked.DestinationCopy);
+        if (mistake == Mistake.UnknownTakenForRuns && asked.DestinationRecord is null)
+        {
+            answer = HandOverAnswer.Runs;
+        }
+
+        return HandOverRules.OnAnswer(HandOverState.Committed, answer) is { } state ? asked.Record(state) : asked;
+    }
+
+    private HandOverModel Record(HandOverState state)
+    {
+        if (!HandOverRecord.MayFollow(SourceRecord, state))
+        {
+            throw new InvalidOperationException($"{state} after {SourceRecord}");
+        }
+
+        return (this with { SourceRecord = state, SourceMoves = false }).Do(HandOverRules.AtSource(state));
+    }
+
+    private HandOverModel Do(HandOverDuty duty) => duty switch
+    {
+        HandOverDuty.Run when SourceCopy == GuestCopy.Paused => this with { SourceCopy = GuestCopy.Running, Held = false },
+        HandOverDuty.End => this with { SourceCopy = GuestCopy.Gone },
+        _ => this,
+    };
+}
