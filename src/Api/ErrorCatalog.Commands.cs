@@ -54,7 +54,36 @@ public static partial class ErrorCatalog
         add("migration-unsettled", ExitCodes.NeedsOperator,
             "The hand-over was decided, but the destination has not confirmed that the guest runs there. The source's "
             + "copy stays paused so that there are never two.",
-            "'godwit vm show NAME' on the destination tells whether the guest runs there; look before anything else is "
-            + "done with the paused copy.");
+            "It settles itself as soon as the destination answers. If that host is gone for good and you know where "
+            + "the guest runs, or shall run: 'godwit migration settle ID --guest-runs-on HOST' on the source.");
+        add("migration-settled", ExitCodes.Refused,
+            "There is nothing to settle: the migration ended, or is still under way.",
+            "'godwit migration show ID' tells how it ended. An unsettled one is settled on the host that the guest "
+            + "left.");
+        add("migration-foreign", ExitCodes.Refused,
+            "A host asked about a migration that it has no part in.",
+            "Only the two hosts of a migration may settle it. If this repeats, look at what the asking host runs.");
+        add("handover-refused", ExitCodes.Failed,
+            "The hand-over was committed, and the destination has answered that it never ran the guest and never will: "
+            + "the source runs it again.",
+            "The destination's log says why. Start the move again when that is mended.");
+        add("migration-overruled", ExitCodes.Failed,
+            "An operator decided that the guest runs at the source; the destination's copy is void.",
+            "Nothing has to be done: should the destination come back, its copy is ended.");
+        add("destination-resume", ExitCodes.Failed,
+            "The destination had loaded the guest and could not let it run; the source runs it again.",
+            "The destination's log says why, for example a disk that is locked or a hand-over journal that cannot be "
+            + "written.");
+        add("journal-broken", ExitCodes.Failed,
+            "The hand-over journal in the state directory is damaged. The daemon does not start: without it two hosts "
+            + "might run one guest.",
+            "Put the file back from a backup. Without one, look on every host which guests run, and only when no guest "
+            + "of this host is being moved, move the file away.");
+        add("journal-newer", ExitCodes.Failed,
+            "The hand-over journal was written by a newer godwitd.",
+            "Start the newer godwitd, let it settle its migrations, and only then go back.");
+        add("journal-unwritable", ExitCodes.Failed,
+            "The hand-over journal cannot be written, so no guest may change hands on this host.",
+            "Check free space and the disk under the state directory, then restart godwitd.");
     }
 }

@@ -51,6 +51,8 @@ public sealed record DaemonSettings
     public string ViewerSocket => Path.Combine(RuntimeDirectory, "viewer.sock");
     public string RegistryFile => Path.Combine(StateDirectory, "registry.db");
 
+    public string HandOverJournal => Path.Combine(StateDirectory, "handover.journal");
+
     /// <summary>Address and port of this host's Peer service.</summary>
     public string PeerAddress => Address.Contains(':') ? $"[{Address}]:{PeerPort}" : $"{Address}:{PeerPort}";
 

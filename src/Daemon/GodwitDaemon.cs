@@ -159,6 +159,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
         builder.Services.AddSingleton<Membership>();
         builder.Services.AddSingleton<QemuFacts>();
         builder.Services.AddSingleton<Machines>();
+        builder.Services.AddSingleton<HandOvers>();
         builder.Services.AddSingleton<GuestKeeper>();
         builder.Services.AddSingleton<OutgoingMoves>();
         builder.Services.AddSingleton<IncomingMoves>();

@@ -111,6 +111,24 @@ internal static partial class Log
     [LoggerMessage(404, LogLevel.Warning, "Migration {Id}: the incoming guest {Guest} is abandoned: {Reason}")]
     public static partial void MoveAbandoned(ILogger logger, string id, string guest, string reason);
 
+    [LoggerMessage(408, LogLevel.Information, "Migration {Id}: host {Host} asks how it ended; the answer is {Answer}")]
+    public static partial void MoveAsked(ILogger logger, string id, string host, string answer);
+
+    [LoggerMessage(409, LogLevel.Warning,
+        "Migration {Id}: {Guest} was handed over to {Host}, which has not answered whether it runs there: {Reason}")]
+    public static partial void MoveUnanswered(ILogger logger, string id, string guest, string host, string reason);
+
+    [LoggerMessage(410, LogLevel.Information, "Migration {Id}: settled after {Seconds:F1} s as {State}: {Guest}")]
+    public static partial void MoveSettled(ILogger logger, string id, double seconds, string state, string guest);
+
+    [LoggerMessage(411, LogLevel.Warning,
+        "Migration {Id}: an operator decided that {Guest} runs on {Host}; its other copy is void")]
+    public static partial void MoveDecided(ILogger logger, string id, string guest, string host);
+
+    [LoggerMessage(412, LogLevel.Warning,
+        "{Guest}: its copy here is void and has been ended: it belongs to host {Host} by epoch {Epoch}")]
+    public static partial void GuestFenced(ILogger logger, string guest, string host, long epoch);
+
     [LoggerMessage(405, LogLevel.Information,
         "Migration {Id}: round {Round}: {Pages} pages, {WireBytes} bytes, {Seconds:F2} s, "
         + "dirty {DirtyBytesPerSecond:F0} B/s")]

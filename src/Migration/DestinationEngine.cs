@@ -177,17 +177,28 @@ public sealed class DestinationEngine : IQemuStreamSink
         Do(new Effect.End());
     }
 
+    /// <summary>The commit came and the guest could not be run; it is certain that it did not run here.</summary>
+    public void ResumeRefused(string text, TimeSpan now)
+    {
+        _now = now;
+        Outcome = MigrationOutcome.Failed;
+        _errorCode = "destination-resume";
+        _error = $"{text} {_guest} did not run here and never will by this migration: {_from} runs it again.";
+        Do(new Effect.Send(new ControlMessage.Abort(_errorCode, text)));
+        Phase = MigrationPhase.Ended;
+        Do(new Effect.End());
+    }
+
     /// <summary>QEMU failed or ended, with what it said.</summary>
     public void QemuFailed(string text, TimeSpan now)
     {
         _now = now;
         if (Phase == MigrationPhase.Committed)
         {
-            // The commit has been made: the source will not run the guest, and saying "failed" may not make it think
-            // so.
-            Outcome = MigrationOutcome.Unsettled;
-            _errorCode = "migration-unsettled";
-            _error = $"{text} {_guest} was handed over to this host and does not run.";
+            // It may have run already, so the source may not run it again.
+            Outcome = MigrationOutcome.Failed;
+            _errorCode = "guest-lost";
+            _error = $"{text} {_guest} had been handed over to this host and died here.";
             Phase = MigrationPhase.Ended;
             Do(new Effect.End());
             return;

@@ -8,7 +8,7 @@ public sealed partial class SourceEngine
 {
     // With the guest paused and the link dead or crawling there is nothing to wait for: the guest has to run again.
     private static readonly TimeSpan PauseGrace = TimeSpan.FromSeconds(1);
-    private static readonly TimeSpan ConfirmMax = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan ConfirmMax = TimeSpan.FromSeconds(3);
 
     private TimeSpan _pausedAt;
     private TimeSpan _loadedAt;
@@ -129,8 +129,8 @@ public sealed partial class SourceEngine
     {
         Outcome = MigrationOutcome.Unsettled;
         _errorCode = "migration-unsettled";
-        _error = $"{text} {_options.Guest} was handed over to {_options.To} and stays paused on {_options.From}: "
-            + $"look on {_options.To} whether it runs there before anything else is done with it.";
+        _error = $"{text} {_options.Guest} was handed over to {_options.To}, which has not said whether it runs there; "
+            + $"the paused copy on {_options.From} is kept until it has.";
         Ended();
     }
 

@@ -234,6 +234,8 @@ internal static partial class Processes
     public const int Interrupt = 2;
     public const int Killed = 9;
     public const int Terminate = 15;
+    public const int Continued = 18;
+    public const int Stopped = 19;
 
     public static void Signal(int id, int signal) => Assert.True(Send(id, signal) == 0, $"no process {id} to signal");
 
@@ -250,6 +252,14 @@ internal static partial class Processes
             return false;
         }
     }
+
+    /// <summary>Of the QEMUs in a daemon's runtime directory.</summary>
+    public static IEnumerable<int> IdsIn(string directory) =>
+        Directory.EnumerateFiles(directory, "qemu.pid", SearchOption.AllDirectories)
+            .Select(file => int.Parse(File.ReadAllText(file), System.Globalization.CultureInfo.InvariantCulture));
+
+    /// <summary>The only one.</summary>
+    public static int IdIn(string directory) => IdsIn(directory).Single();
 
     /// <summary>Guests outlive their daemon, but not the test.</summary>
     public static void KillGuests(string directory)

@@ -170,7 +170,9 @@ public sealed class TransferTests : IAsyncLifetime
             var terms = new TransferTerms(
                 $"m{_run}", "web1", "a", "b", policy, RandomNumberGenerator.GetBytes(32), WireVersions.Max, 2);
             _incoming = new DestinationTransfer(
-                Destination, terms, folder, _ => Task.FromResult(TimeSpan.Zero), NullLogger.Instance);
+                Destination, terms, folder,
+                new(() => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero)),
+                NullLogger.Instance);
             _listener.Expect(_incoming);
             Outgoing = new SourceTransfer(
                 Source, terms, Lanes, _test._a.ClientOptions("b"),

@@ -48,6 +48,7 @@ public partial class ErrorCodeTests
     [InlineData("yield return (\"guest-exists\", text, remedy);", "guest-exists")]
     [InlineData("NotConverged => (\"migration-not-converged\", 6),", "migration-not-converged")]
     [InlineData("_errorCode = \"migration-unsettled\";", "migration-unsettled")]
+    [InlineData("snapshot with { ErrorCode = \"daemon-ended\" }", "daemon-ended")]
     [InlineData("catch (GodwitException e) when (e.Code == \"qemu-ended\")", null)]
     [InlineData("Set(\"return-path\", true);", null)]
     [InlineData("Bad(exception.Code, \"keys\", exception.Message)", null)]
@@ -78,9 +79,9 @@ public partial class ErrorCodeTests
     // there a word alone may be anything.
     [GeneratedRegex("""
         (?: (?:GodwitException|CommandException|\bnew|[Rr]efuse|CheckPath|Warn|Bad)\(\s*
-          | (?:Fail|End|Refused|PeerVerdict)\( (?:[^"()]*(?:"")?,)? \s*
+          | (?:Fail|Failed|RunHereAsync|End|Refused|PeerVerdict)\( (?:[^"()]*(?:"")?,)? \s*
           | (?:return|=>)[ ]\( (?="[a-z0-9]+-)
-          | _errorCode[ ]=[ ] )
+          | _?[eE]rrorCode[ ]=[ ] )
         "(?<code>[a-z0-9]+(?:-[a-z0-9]+)*)"
         """, RegexOptions.IgnorePatternWhitespace)]
     private static partial Regex Said();

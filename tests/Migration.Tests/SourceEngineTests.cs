@@ -81,6 +81,20 @@ public class SourceEngineTests
         Assert.False(rig.Confirmed);
     }
 
+    // Goal: a cancel that the engine has accepted holds, although the commit is on disk already: nobody was told of it.
+    [Fact]
+    public void A_cancel_while_the_commit_is_recorded_keeps_the_guest()
+    {
+        SourceRig? rig = null;
+        bool accepted = false;
+        rig = new SourceRig { WhileCommitIsRecorded = () => accepted = rig!.Engine.Cancel(rig.Now) };
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.True(accepted);
+        Assert.Equal(MigrationOutcome.Cancelled, end.Outcome);
+        Assert.True(rig.GuestRuns);
+        Assert.DoesNotContain(rig.Effects, effect => effect is Effect.Send { Message: ControlMessage.Commit });
+    }
+
     [Fact]
     public void A_cancel_after_the_commit_is_too_late()
     {

@@ -23,6 +23,9 @@ internal sealed class SourceRig
     private double _linkFreeAt;
     private long _received;
     private bool _released;
+
+    /// <summary>Called before the commit is reported as recorded.</summary>
+    public Action? WhileCommitIsRecorded { get; init; }
     private bool _ended;
     private bool _placedSent;
     private double _writes;
@@ -238,6 +241,7 @@ internal sealed class SourceRig
                     CheckMemory(check.Blocks.Single());
                     break;
                 case Effect.RecordCommit:
+                    WhileCommitIsRecorded?.Invoke();
                     Engine.CommitRecorded(Now);
                     break;
                 case Effect.Send { Message: ControlMessage.Commit } when !LinkDead:

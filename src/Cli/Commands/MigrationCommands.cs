@@ -10,9 +10,9 @@ namespace Godwit.Cli.Commands;
 internal static class MigrationCommands
 {
     public static Command Build(GodwitCommand godwit) => godwit.Noun(
-        "migration", "Moves in progress and past ones: list, follow, cancel, report.",
+        "migration", "Moves in progress and past ones: list, follow, cancel, report, settle.",
         ["godwit migration list", "godwit migration watch web1", "godwit migration report web1 -o json"],
-        [List(godwit), Show(godwit), Watch(godwit), Cancel(godwit), Report(godwit)]);
+        [List(godwit), Show(godwit), Watch(godwit), Cancel(godwit), Settle(godwit), Report(godwit)]);
 
     private static Argument<string> MigrationArgument() => new("ID")
     {
@@ -135,6 +135,27 @@ internal static class MigrationCommands
                 throw MigrationEnd.Failure(migration) ?? new CommandException(
                     "migration-over",
                     $"migration {migration.Id} had completed. {MigrationAnswers.WhereItRuns(migration)}");
+            });
+    }
+
+    private static Command Settle(GodwitCommand godwit)
+    {
+        var id = MigrationArgument();
+        var host = Option.Text("--guest-runs-on", "The host that runs the guest, or shall.", "HOST");
+        host.Required = true;
+        return godwit.Verb(
+            "settle", "Decide an unsettled migration whose other host is gone for good; ask on the host that the guest "
+                + "left. The other host's copy is void from then on: it is ended should it come back.",
+            ["godwit migration settle web1 --guest-runs-on a"], [id, host],
+            async (session, cancellation) =>
+            {
+                var request = new DecideMigrationRequest
+                {
+                    Id = session.Get(id), GuestRunsOn = session.Get(host) ?? "",
+                };
+                session.Answer(MigrationAnswers.Show(await session.Client.AskAsync(
+                    (daemon, options) => daemon.DecideMigrationAsync(request, options), cancellation)));
+                return ExitCodes.Ok;
             });
     }
 

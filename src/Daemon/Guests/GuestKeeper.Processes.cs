@@ -1,6 +1,7 @@
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Migration;
+using Godwit.Migration.HandOver;
 
 namespace Godwit.Daemon.Guests;
 
@@ -13,18 +14,30 @@ internal sealed partial class GuestKeeper
     /// </remarks>
     private async Task RecoverAsync(LocalGuest guest, CancellationToken cancellationToken)
     {
+        var handOver = handOvers.OfGuest(guest.Record.Uuid);
+        await CatchUpAsync(guest, handOver);
         var record = guest.Record;
         var (machine, reason) = await TryAdoptAsync(record.Contract, cancellationToken);
         var state = machine is null ? "" : await RunStateAsync(machine, cancellationToken);
-        if (record.Intent == GuestIntent.Incoming)
+        if (handOver is { State: HandOverState.Committed })
         {
-            await RecoverIncomingAsync(guest, machine, state);
+            // Only the destination, or an operator, knows whether this copy may ever run again.
+            guest.MigrationId = handOver.Migration;
+            if (machine is not null)
+            {
+                Attach(guest, machine);
+                guest.IsPaused = true;
+            }
+        }
+        else if (record.Intent == GuestIntent.Incoming)
+        {
+            await RecoverIncomingAsync(guest, machine, state, handOver);
         }
         else if (record.Host != settings.HostName)
         {
             if (machine is not null)
             {
-                await RecoverDepartedAsync(guest, machine, state);
+                await RecoverDepartedAsync(guest, machine);
             }
         }
         else if (machine is not null)
@@ -42,18 +55,36 @@ internal sealed partial class GuestKeeper
         }
     }
 
+    // The journal is ahead of the registry when the daemon ended in between.
+    private async Task CatchUpAsync(LocalGuest guest, HandOverRecord? handOver)
+    {
+        var record = guest.Record;
+        if (handOver is null || handOver.Epoch <= record.Epoch || record.Host != settings.HostName)
+        {
+            return;
+        }
+
+        switch (handOver.State)
+        {
+            case HandOverState.Left:
+                await NoteAsync(guest, record with
+                {
+                    Host = handOver.Peer, Epoch = handOver.Epoch, Intent = GuestIntent.Stopped, Detail = "",
+                });
+                break;
+            case HandOverState.Overruled:
+                await NoteAsync(guest, record with { Epoch = handOver.Epoch, Intent = GuestIntent.Running });
+                break;
+        }
+    }
+
     private async Task RecoverRunningAsync(LocalGuest guest, QemuMachine machine, string state)
     {
         var record = guest.Record;
         if (state is not "running")
         {
-            // A move that the last daemon did not end. The record says that it was never committed, so the guest is
-            // ours and goes on here.
-            await TryExecuteAsync(machine, "migrate_cancel");
-            await WaitForMigrationEndAsync(machine);
-            await TryExecuteAsync(machine, "cont");
-            machines.SetLinks(machine, up: true);
-            state = await RunStateAsync(machine, CancellationToken.None);
+            // A move that the last daemon did not end. It was never committed, so the guest goes on here.
+            state = await GoOnAsync(machine);
         }
         else
         {
@@ -66,22 +97,24 @@ internal sealed partial class GuestKeeper
         Log.GuestAdopted(logger, record.Name, machine.ProcessId, state);
     }
 
-    /// <summary>A guest given to another host, whose QEMU is still here.</summary>
-    private async Task RecoverDepartedAsync(LocalGuest guest, QemuMachine machine, string state)
+    /// <summary>Ends what is left of a migration in QEMU and lets the guest run here.</summary>
+    /// <returns>QEMU's run state then.</returns>
+    public async Task<string> GoOnAsync(QemuMachine machine)
     {
-        // QEMU is in this state only after the destination has confirmed that the guest runs there.
-        if (state == "postmigrate")
-        {
-            await Machines.EndAsync(machine);
-            return;
-        }
+        await TryAsync(() => machine.ReleaseStreamAsync(CancellationToken.None));
+        await TryExecuteAsync(machine, "migrate_cancel");
+        await WaitForMigrationEndAsync(machine);
+        await TryExecuteAsync(machine, "cont");
+        machines.SetLinks(machine, up: true);
+        return await RunStateAsync(machine, CancellationToken.None);
+    }
 
-        await NoteAsync(guest, guest.Record with
-        {
-            Detail = $"Given to host '{guest.Record.Host}', which has not confirmed it; a paused copy is kept here as "
-                + $"process {machine.ProcessId}. Look whether it runs there before you end that process.",
-        });
-        Log.GuestLost(logger, guest.Record.Name, guest.Record.Detail);
+    // The guest is another host's, which runs it or has run it: a copy is left of a move that ended while no daemon
+    // looked. It is killed, not asked to quit: a QEMU that ends a migration in order runs its guest again for a moment.
+    private static async Task RecoverDepartedAsync(LocalGuest guest, QemuMachine machine)
+    {
+        guest.Machine = null;
+        await machine.KillAsync();
         await machine.DisposeAsync();
     }
 
@@ -108,33 +141,41 @@ internal sealed partial class GuestKeeper
         }
     }
 
-    /// <summary>
-    /// The destination runs a guest only after the source has committed it; so one that runs is ours, whatever the
-    /// record still says, and one that does not may be ended.
-    /// </summary>
-    private async Task RecoverIncomingAsync(LocalGuest guest, QemuMachine? machine, string state)
+    private async Task RecoverIncomingAsync(
+        LocalGuest guest, QemuMachine? machine, string state, HandOverRecord? handOver)
     {
-        var record = guest.Record;
-        if (machine is not null && state == "running")
+        var copy = machine is null ? GuestCopy.Gone : state == "running" ? GuestCopy.Running : GuestCopy.Paused;
+        var resuming = handOver is { State: HandOverState.Resuming } && handOver.Epoch > guest.Record.Epoch
+            ? handOver : null;
+        switch (HandOverRules.AtDestination(resuming?.State, copy))
         {
-            await NoteAsync(guest, record with
-            {
-                Host = settings.HostName,
-                Epoch = record.Epoch + 1,
-                Intent = GuestIntent.Running,
-            });
+            case HandOverDuty.End:
+                await Machines.EndAsync(machine!);
+                break;
+            case HandOverDuty.Run:
+                await TryExecuteAsync(machine!, "cont");
+                machines.Announce(Machines.OpenAnnouncer(machine!), guest.Record.Name);
+                state = await RunStateAsync(machine!, CancellationToken.None);
+                break;
+        }
+
+        if (resuming is null)
+        {
+            Log.IncomingDropped(logger, guest.Record.Name);
+            await DropIncomingAsync(guest);
+        }
+        else if (machine is null)
+        {
+            await LoseAsync(guest, $"Its QEMU ended while godwitd was not running: "
+                + machines.LastWords(guest.Record.Contract));
+        }
+        else
+        {
+            await TakeAsync(guest);
             Attach(guest, machine);
-            Log.GuestAdopted(logger, record.Name, machine.ProcessId, state);
-            return;
+            guest.IsPaused = state != "running";
+            Log.GuestAdopted(logger, guest.Record.Name, machine.ProcessId, state);
         }
-
-        if (machine is not null)
-        {
-            await Machines.EndAsync(machine);
-        }
-
-        Log.IncomingDropped(logger, record.Name);
-        await DropIncomingAsync(guest);
     }
 
     private async Task<(QemuMachine? Machine, string Reason)> TryAdoptAsync(
@@ -165,11 +206,14 @@ internal sealed partial class GuestKeeper
         }
     }
 
-    private static async Task TryExecuteAsync(QemuMachine machine, string command)
+    private static Task TryExecuteAsync(QemuMachine machine, string command) =>
+        TryAsync(() => machine.ExecuteAsync(command, null, CancellationToken.None));
+
+    private static async Task TryAsync(Func<Task> ask)
     {
         try
         {
-            await machine.ExecuteAsync(command, null, CancellationToken.None);
+            await ask();
         }
         catch (Exception exception) when (exception is QmpException or IOException or GodwitException)
         {
@@ -250,36 +294,60 @@ internal sealed partial class GuestKeeper
         }
     }
 
-    /// <summary>Records that the guest belongs to another host now; durable when this returns.</summary>
-    public async Task GiveAsync(LocalGuest guest, string host)
+    /// <summary>Records that the guest belongs to another host now. The journal has said so before.</summary>
+    public Task GiveAsync(LocalGuest guest, string host, long epoch) => NoteAsync(guest, guest.Record with
     {
-        var record = guest.Record;
-        await DecideAsync(
-            guest, record with { Host = host, Epoch = record.Epoch + 1, Intent = GuestIntent.Stopped, Detail = "" });
+        Host = host, Epoch = epoch, Intent = GuestIntent.Stopped, Detail = "",
+    });
+
+    /// <summary>Records that the guest is this host's by an operator's decision, whatever another host says.</summary>
+    public Task OverruleAsync(LocalGuest guest, long epoch) => NoteAsync(guest, guest.Record with
+    {
+        Host = settings.HostName, Epoch = epoch, Intent = GuestIntent.Running, Detail = "",
+    });
+
+    /// <summary>Ends a copy that another host's newer ownership has made void; does nothing if there is none.</summary>
+    public async Task FenceAsync(LocalGuest guest, string owner, long epoch)
+    {
+        if (guest.Record.Epoch >= epoch)
+        {
+            return;
+        }
+
+        if (guest.Machine is { } machine)
+        {
+            guest.Machine = null;
+            await machine.KillAsync();
+            await machine.DisposeAsync();
+        }
+
+        await NoteAsync(guest, guest.Record with
+        {
+            Host = owner, Epoch = epoch, Intent = GuestIntent.Stopped, Detail = "",
+        });
+        Log.GuestFenced(logger, guest.Record.Name, owner, epoch);
     }
 
-    /// <summary>Takes a guest back that was given away in a move which then was not committed; it runs here.</summary>
-    public async Task ReclaimAsync(LocalGuest guest)
+    /// <summary>Takes ownership of a guest that was handed over to this host and died here.</summary>
+    public Task LoseAsync(LocalGuest guest, string detail)
     {
-        var record = guest.Record;
-        if (record.Host != settings.HostName)
+        guest.MigrationId = "";
+        Log.GuestLost(logger, guest.Record.Name, detail);
+        return NoteAsync(guest, guest.Record with
         {
-            await NoteAsync(guest, record with
-            {
-                Host = settings.HostName,
-                Epoch = record.Epoch + 1,
-                Intent = GuestIntent.Running,
-            });
-        }
+            Host = settings.HostName, Epoch = guest.Record.Epoch + 1, Intent = GuestIntent.Stopped, Detail = detail,
+        });
     }
 
     /// <summary>Ends the QEMU of a guest that runs elsewhere now.</summary>
+    /// <remarks>Killed, not asked to quit: see <see cref="RecoverDepartedAsync"/>. Its disks are let go of.</remarks>
     public static async Task LeaveAsync(LocalGuest guest)
     {
         if (guest.Machine is { } machine)
         {
             guest.Machine = null;
-            await Machines.EndAsync(machine);
+            await machine.KillAsync();
+            await machine.DisposeAsync();
         }
     }
 

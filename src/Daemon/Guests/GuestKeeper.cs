@@ -12,8 +12,8 @@ namespace Godwit.Daemon.Guests;
 /// A QEMU is never ended because the daemon ends.
 /// </remarks>
 internal sealed partial class GuestKeeper(
-    DaemonSettings settings, IRegistry registry, Machines machines, QemuFacts qemu, TimeProvider clock,
-    ILogger<GuestKeeper> logger) : IDisposable
+    DaemonSettings settings, IRegistry registry, HandOvers handOvers, Machines machines, QemuFacts qemu,
+    TimeProvider clock, ILogger<GuestKeeper> logger) : IDisposable
 {
     private static readonly TimeSpan PowerDownTimeout = TimeSpan.FromSeconds(60);
     private readonly ConcurrentDictionary<Guid, LocalGuest> _guests = new();
@@ -44,6 +44,8 @@ internal sealed partial class GuestKeeper(
             _guests[record.Uuid] = guest;
             await RecoverAsync(guest, cancellationToken);
         }
+
+        handOvers.Compact();
     }
 
     /// <summary>Lets go of every QEMU without ending it, because the daemon ends.</summary>

@@ -7,6 +7,7 @@ using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Host.Transfers;
 using Godwit.Migration;
+using Godwit.Migration.HandOver;
 using Google.Protobuf;
 using MigrationPhase = Godwit.Migration.MigrationPhase;
 using MigrationOutcome = Godwit.Migration.MigrationOutcome;
@@ -16,8 +17,9 @@ namespace Godwit.Daemon.Moves;
 /// <summary>Guests on their way to this host: a waiting QEMU, a reservation, and a transfer each.</summary>
 internal sealed class IncomingMoves(
     DaemonSettings settings, IncomingChecks checks, GuestKeeper guests, Machines machines, LaneListener lanes,
-    MoveReports reports, TimeProvider clock, ILogger<IncomingMoves> logger) : IDisposable
+    HandOvers handOvers, MoveReports reports, TimeProvider clock, ILogger<IncomingMoves> logger) : IDisposable
 {
+    private static readonly TimeSpan SettlePatience = TimeSpan.FromSeconds(5);
     private readonly ConcurrentDictionary<string, Arrival> _arrivals = new();
     private readonly SemaphoreSlim _preparing = new(1);
     private readonly CancellationTokenSource _shutdown = new();
@@ -93,8 +95,13 @@ internal sealed class IncomingMoves(
 
         // Made ready now, so that nothing but sending is left at the instant of resume.
         var announcer = Machines.OpenAnnouncer(machine);
-        var transfer = new DestinationTransfer(
-            machine, terms, machines.Directory(contract), _ => ArriveAsync(guest, machine, announcer), logger);
+        var handOver = new HandOverRecord(HandOverState.Resuming, terms.MigrationId, contract.Uuid, terms.From,
+            request.Epoch + 1, Guid.Empty);
+        var steps = new HandOverSteps(
+            () => handOvers.RecordAsync(handOver),
+            () => handOvers.RecordAsync(handOver with { State = HandOverState.Refused }),
+            () => ArriveAsync(guest, machine, announcer));
+        var transfer = new DestinationTransfer(machine, terms, machines.Directory(contract), steps, logger);
         var move = new Move(new MigrationRecord(
             terms.MigrationId, contract.Uuid, contract.Name, terms.From, terms.To, terms.Policy, clock.GetUtcNow(),
             terms.From, new MigrationSnapshot()));
@@ -109,6 +116,7 @@ internal sealed class IncomingMoves(
             Ticket = ByteString.CopyFrom(terms.Ticket),
             LanePort = (uint)lanes.Port,
             WireVersion = (uint)terms.WireVersion,
+            Journal = ByteString.CopyFrom(handOvers.Identity.ToByteArray()),
         };
     }
 
@@ -133,6 +141,86 @@ internal sealed class IncomingMoves(
             Log.MoveAbandoned(logger, migrationId, arrival.Contract.Name, reason);
             // The source says that the move has ended only after this: the next may then begin at once.
             await arrival.Finished;
+        }
+    }
+
+    /// <summary>Says who may run the guest of a move from the caller; final unless it is unknown.</summary>
+    public async Task<SettleMigrationResponse> SettleAsync(
+        SettleMigrationRequest request, string caller, CancellationToken cancellationToken)
+    {
+        var response = new SettleMigrationResponse
+        {
+            Journal = ByteString.CopyFrom(handOvers.Identity.ToByteArray()),
+        };
+        if (_arrivals.TryGetValue(request.MigrationId, out var arrival))
+        {
+            RequireParty(request.MigrationId, arrival.Transfer.Terms.From, caller);
+            // Whoever asks has lost the lanes: what has not been committed on them never will be.
+            arrival.Transfer.Abandon($"Host '{caller}' asks how the move has ended.");
+            await arrival.Finished.WaitAsync(SettlePatience, cancellationToken)
+                .ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (!arrival.Finished.IsCompleted)
+            {
+                response.Detail = "The guest is being started.";
+                return response;
+            }
+        }
+
+        var record = handOvers.Find(request.MigrationId);
+        if (record is not null)
+        {
+            RequireParty(request.MigrationId, record.Peer, caller);
+        }
+
+        var guest = Guid.TryParse(request.GuestUuid, out var uuid) ? guests.Find(uuid) : null;
+        if (request.Fence)
+        {
+            await FenceAsync(request, record, guest, caller);
+            response.Verdict = HandOverVerdict.Refused;
+            return response;
+        }
+
+        var copy = guest?.Machine is null ? GuestCopy.Gone : guest.IsPaused ? GuestCopy.Paused : GuestCopy.Running;
+        var isOwned = guest is { Record: { } known } && known.Host == settings.HostName
+            && known.Intent != GuestIntent.Incoming && known.Epoch >= request.Epoch;
+        // Owned here, it may have been paused or stopped since by whoever may do that.
+        var answer = !isOwned ? HandOverRules.Answer(record?.State, copy)
+            : copy == GuestCopy.Gone && guest!.Record.Detail.Length > 0 ? HandOverAnswer.Died : HandOverAnswer.Runs;
+        response.Verdict = answer switch
+        {
+            HandOverAnswer.Runs => HandOverVerdict.Runs,
+            HandOverAnswer.Died => HandOverVerdict.Died,
+            HandOverAnswer.Refused => HandOverVerdict.Refused,
+            _ => HandOverVerdict.Unknown,
+        };
+        response.Detail = guest?.Record.Detail ?? "";
+        Log.MoveAsked(logger, request.MigrationId, caller, answer.ToString());
+        return response;
+    }
+
+    private void RequireParty(string migration, string source, string caller)
+    {
+        if (source != caller)
+        {
+            throw new GodwitException("migration-foreign",
+                $"Host '{caller}' asks about migration {migration}, which brings a guest of host '{source}' to "
+                + $"'{settings.HostName}'.", "Only the two hosts of a migration may settle it.");
+        }
+    }
+
+    // An operator has decided that the guest runs at the source. A copy of it here is void, whatever it does.
+    private async Task FenceAsync(
+        SettleMigrationRequest request, HandOverRecord? record, LocalGuest? guest, string caller)
+    {
+        if (guest is not null)
+        {
+            await guests.FenceAsync(guest, caller, request.Epoch);
+        }
+
+        if (record?.State is null or HandOverState.Resuming)
+        {
+            await handOvers.RecordAsync(new HandOverRecord(HandOverState.Refused, request.MigrationId,
+                guest?.Record.Uuid ?? Guid.Empty, caller, request.Epoch, Guid.Empty));
         }
     }
 
@@ -188,7 +276,14 @@ internal sealed class IncomingMoves(
             await Machines.EndAsync(machine);
             try
             {
-                await guests.DropIncomingAsync(guest);
+                if (handOvers.Find(terms.MigrationId) is { State: HandOverState.Resuming })
+                {
+                    await guests.LoseAsync(guest, snapshot.Error);
+                }
+                else
+                {
+                    await guests.DropIncomingAsync(guest);
+                }
             }
             catch (GodwitException exception)
             {

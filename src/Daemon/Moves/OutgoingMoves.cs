@@ -8,6 +8,7 @@ using Godwit.Host.Registry;
 using Godwit.Host.Transfers;
 using Godwit.Host.Trust;
 using Godwit.Migration;
+using Godwit.Migration.HandOver;
 using MigrationPolicy = Godwit.Migration.MigrationPolicy;
 using MigrationPhase = Godwit.Migration.MigrationPhase;
 using MigrationOutcome = Godwit.Migration.MigrationOutcome;
@@ -17,7 +18,8 @@ namespace Godwit.Daemon.Moves;
 /// <summary>Guests that leave this host: the checks, the move, and who owns the guest afterwards.</summary>
 internal sealed partial class OutgoingMoves(
     DaemonSettings settings, GuestKeeper guests, Machines machines, QemuFacts qemu, Membership membership,
-    PeerLinks links, ClusterTrust trust, MoveReports reports, TimeProvider clock, ILogger<OutgoingMoves> logger)
+    PeerLinks links, ClusterTrust trust, HandOvers handOvers, MoveReports reports, TimeProvider clock,
+    ILogger<OutgoingMoves> logger)
     : IDisposable
 {
     private static readonly TimeSpan CheckDeadline = TimeSpan.FromSeconds(10);
@@ -27,34 +29,45 @@ internal sealed partial class OutgoingMoves(
 
     public IEnumerable<Move> All => _departures.Values.Select(departure => departure.Move);
 
-    /// <summary>Ends the reports of moves that an earlier daemon left in the middle: they are over, not done.</summary>
+    /// <summary>Takes up what an earlier daemon left in the middle.</summary>
     public async Task StartAsync()
     {
+        foreach (var handOver in handOvers.Outstanding)
+        {
+            await ResumeSettlementAsync(handOver);
+        }
+
         foreach (var record in await reports.ListAsync("", uint.MaxValue, CancellationToken.None))
         {
-            if (record.From == settings.HostName && record.Snapshot.Phase != MigrationPhase.Ended)
+            if (record.From == settings.HostName && record.Snapshot.Phase != MigrationPhase.Ended
+                && !_departures.ContainsKey(record.Id))
             {
-                var isHere = guests.Find(record.GuestUuid)?.Record.Host == settings.HostName;
-                var (code, outcome, place) = isHere switch
-                {
-                    true => ("daemon-ended", MigrationOutcome.Failed,
-                        $"{record.Guest} runs on {settings.HostName}, where it was."),
-                    false => ("migration-unsettled", MigrationOutcome.Unsettled,
-                        $"{record.Guest} had been given to {record.To}: look on both hosts which of them runs it."),
-                };
-                await reports.PutAsync(record with
-                {
-                    GuestRunsOn = isHere ? settings.HostName : "",
-                    Snapshot = record.Snapshot with
-                    {
-                        Phase = MigrationPhase.Ended,
-                        Outcome = outcome,
-                        ErrorCode = code,
-                        Error = $"godwitd on host '{settings.HostName}' ended in the middle of the move. {place}",
-                    },
-                });
+                await reports.PutAsync(EndOfReport(record));
             }
         }
+    }
+
+    // Of a move that the last daemon neither finished nor left in doubt.
+    private MigrationRecord EndOfReport(MigrationRecord record)
+    {
+        var owner = guests.Find(record.GuestUuid)?.Record.Host;
+        var snapshot = record.Snapshot with { Phase = MigrationPhase.Ended };
+        return owner == record.To
+            ? record with
+            {
+                GuestRunsOn = record.To, Snapshot = snapshot with { Outcome = MigrationOutcome.Completed },
+            }
+            : record with
+            {
+                GuestRunsOn = settings.HostName,
+                Snapshot = snapshot with
+                {
+                    Outcome = MigrationOutcome.Failed,
+                    ErrorCode = "daemon-ended",
+                    Error = $"godwitd on host '{settings.HostName}' ended in the middle of the move. "
+                        + $"{record.Guest} runs on {settings.HostName}, where it was.",
+                },
+            };
     }
 
     /// <summary>Refuses for every reason that can be known beforehand; otherwise starts the move and returns.</summary>
@@ -135,9 +148,10 @@ internal sealed partial class OutgoingMoves(
 
     public Move? Find(string idOrGuest)
     {
-        var matches = _departures.Values.Where(departure => departure.Move.Record.Guest == idOrGuest
-            || departure.Move.Id.StartsWith(idOrGuest, StringComparison.Ordinal)).ToList();
-        return idOrGuest.Length > 0 && matches.Count == 1 ? matches[0].Move : null;
+        var moves = _departures.Values.Select(departure => departure.Move).ToList();
+        var ofGuest = moves.Where(move => move.Record.Guest == idOrGuest).MaxBy(move => move.Id);
+        var byId = moves.Where(move => move.Id.StartsWith(idOrGuest, StringComparison.Ordinal)).ToList();
+        return ofGuest ?? (idOrGuest.Length > 0 && byId.Count == 1 ? byId[0] : null);
     }
 
     /// <summary>Asks a move to end before its commit, and waits until the guest's place is settled.</summary>
@@ -152,8 +166,8 @@ internal sealed partial class OutgoingMoves(
         }
 
         // The transfer is asked before the token falls: once the token has ended it, it too says that it is too late.
-        if (departure.Transfer is { } transfer && !transfer.Cancel()
-            && transfer.Snapshot.Phase == MigrationPhase.Committed)
+        var isTooLate = departure.Transfer?.Cancel() == false;
+        if (isTooLate && handOvers.Find(move.Id) is not null)
         {
             throw new GodwitException("migration-committed",
                 $"Migration {move.Id} has been committed: "
@@ -182,7 +196,6 @@ internal sealed partial class OutgoingMoves(
     private async Task MoveAsync(Departure departure, QemuMachine machine)
     {
         var move = departure.Move;
-        var (guest, host) = (departure.Guest, departure.Host);
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(_shutdown.Token, departure.Cancel.Token);
         var started = clock.GetTimestamp();
         var isPrepared = false;
@@ -210,7 +223,7 @@ internal sealed partial class OutgoingMoves(
             final = End(move, started, MigrationOutcome.Failed, "internal", exception.Message);
         }
 
-        await SettleAsync(departure, final, isPrepared, host, guest);
+        await SettleAsync(departure, final, isPrepared);
     }
 
     private async Task<PrepareIncomingResponse> PrepareAsync(
@@ -240,12 +253,15 @@ internal sealed partial class OutgoingMoves(
     {
         const int TicketBytes = 32;
         var (move, host) = (departure.Move, departure.Host);
-        if (prepared.Ticket.Length != TicketBytes || prepared.LanePort is 0 or > 65535
+        const int JournalBytes = 16;
+        if (prepared.Ticket.Length != TicketBytes || prepared.Journal.Length != JournalBytes
+            || prepared.LanePort is 0 or > 65535
             || prepared.WireVersion is < WireVersions.Min or > WireVersions.Max)
         {
             throw new GodwitException("stream-format",
                 $"Host '{host.Name}' answered with a ticket of {prepared.Ticket.Length} bytes, "
-                + $"port {prepared.LanePort} and wire version {prepared.WireVersion}.",
+                + $"a journal's identity of {prepared.Journal.Length} bytes, port {prepared.LanePort} "
+                + $"and wire version {prepared.WireVersion}.",
                 "Compare the versions of both daemons with 'godwit host list'.");
         }
 
@@ -255,11 +271,13 @@ internal sealed partial class OutgoingMoves(
         var endpoint = new IPEndPoint(await ResolveAsync(host, cancellationToken), (int)prepared.LanePort);
         PeerVerdict? refused = null;
         GodwitException? unrecorded = null;
-        async Task GiveAsync()
+        async Task CommitAsync()
         {
             try
             {
-                await guests.GiveAsync(departure.Guest, host.Name);
+                var guest = departure.Guest.Record;
+                await handOvers.RecordAsync(new HandOverRecord(HandOverState.Committed, move.Id, guest.Uuid, host.Name,
+                    guest.Epoch + 1, new Guid(prepared.Journal.Span)));
             }
             catch (GodwitException exception)
             {
@@ -270,7 +288,7 @@ internal sealed partial class OutgoingMoves(
 
         var transfer = new SourceTransfer(
             machine, terms, endpoint, trust.ClientOptions(host.Name, verdict => refused = verdict),
-            machines.Directory(departure.Guest.Record.Contract), GiveAsync, logger);
+            machines.Directory(departure.Guest.Record.Contract), CommitAsync, logger);
         transfer.Changed += snapshot =>
             move.Set(record => record with { Snapshot = Monotonic(record.Snapshot, snapshot) });
         departure.Transfer = transfer;
@@ -320,79 +338,6 @@ internal sealed partial class OutgoingMoves(
     private static MigrationPhase LastOpen(MigrationSnapshot snapshot) =>
         snapshot.Outcome == MigrationOutcome.Completed ? MigrationPhase.Committed : MigrationPhase.Preparing;
 
-    private async Task SettleAsync(
-        Departure departure, MigrationSnapshot final, bool isPrepared, HostRecord host, LocalGuest guest)
-    {
-        var move = departure.Move;
-        var runsOn = settings.HostName;
-        switch (final.Outcome)
-        {
-            case MigrationOutcome.Completed:
-                runsOn = host.Name;
-                await GuestKeeper.LeaveAsync(guest);
-                break;
-            case MigrationOutcome.Unsettled:
-                // Both hosts are possible. The paused guest here is kept until an operator has looked.
-                runsOn = "";
-                break;
-            default:
-                if (final.ErrorCode == "guest-lost")
-                {
-                    runsOn = "";
-                }
-
-                await ReclaimAsync(guest, move);
-                if (isPrepared)
-                {
-                    await AbandonAsync(move.Id, host, final.Error);
-                }
-
-                break;
-        }
-
-        guest.MigrationId = "";
-        var record = move.Record with { Snapshot = final with { Phase = MigrationPhase.Ended }, GuestRunsOn = runsOn };
-        try
-        {
-            await reports.PutAsync(record);
-        }
-        catch (GodwitException exception)
-        {
-            Log.ReportLost(logger, move.Id, settings.HostName, exception.Message);
-        }
-
-        if (final.Outcome == MigrationOutcome.Completed)
-        {
-            Log.MoveEnded(logger, move.Id, "completed", final.Elapsed.TotalSeconds, final.WireBytes,
-                final.Downtime.TotalMilliseconds, record.Guest, runsOn);
-            // The destination keeps the same report; a watcher that sees the end may ask either host for it.
-            await TellAsync(record, guest.Record.Epoch, host);
-            _ = Task.Run(() => TellOthersAsync(record, guest.Record.Epoch, host.Name), CancellationToken.None);
-        }
-        else
-        {
-            Log.MoveFailed(logger, move.Id, final.ErrorCode, final.Error, record.Guest,
-                runsOn.Length > 0 ? runsOn
-                    : final.ErrorCode == "guest-lost" ? "no host" : $"{settings.HostName} or {host.Name}");
-        }
-
-        move.Set(_ => record);
-        _departures.TryRemove(move.Id, out _);
-    }
-
-    /// <summary>Undoes a hand-over that was recorded and then not committed, cancelled or failed in between.</summary>
-    private async Task ReclaimAsync(LocalGuest guest, Move move)
-    {
-        try
-        {
-            await guests.ReclaimAsync(guest);
-        }
-        catch (GodwitException exception)
-        {
-            Log.OwnershipUnrecorded(logger, move.Id, exception.Message, move.Record.Guest, settings.HostName);
-        }
-    }
-
     private async Task AbandonAsync(string id, HostRecord host, string reason)
     {
         try
@@ -414,12 +359,12 @@ internal sealed partial class OutgoingMoves(
         {
             if (host.Name != destination && host.Name != settings.HostName)
             {
-                await TellAsync(record, epoch, host);
+                await TellAsync(record, epoch, host.Name);
             }
         }
     }
 
-    private async Task TellAsync(MigrationRecord record, long epoch, HostRecord host)
+    private async Task TellAsync(MigrationRecord record, long epoch, string name)
     {
         var request = new RecordMigrationRequest
         {
@@ -429,12 +374,13 @@ internal sealed partial class OutgoingMoves(
         };
         try
         {
+            var host = await membership.FindAsync(name, CancellationToken.None);
             await links.CallAsync(host, CheckDeadline,
                 (peer, options) => peer.RecordMigrationAsync(request, options), CancellationToken.None);
         }
         catch (GodwitException exception)
         {
-            Log.ReportLost(logger, record.Id, host.Name, exception.Message);
+            Log.ReportLost(logger, record.Id, name, exception.Message);
         }
     }
 
@@ -481,6 +427,9 @@ internal sealed partial class OutgoingMoves(
         public Move Move => move;
         public CancellationTokenSource Cancel { get; } = new();
         public SourceTransfer? Transfer { get; set; }
+        /// <summary>The host that an operator named; a result here ends the asking.</summary>
+        public TaskCompletionSource<string> Decision { get; } =
+            new(TaskCreationOptions.RunContinuationsAsynchronously);
         public Task Finished { get; set; } = Task.CompletedTask;
     }
 }

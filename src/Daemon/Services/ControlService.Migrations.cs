@@ -71,6 +71,12 @@ internal sealed partial class ControlService
         }
     }
 
+    public override async Task<Migration> DecideMigration(DecideMigrationRequest request, ServerCallContext context)
+    {
+        var move = await outgoing.DecideAsync(request.Id, request.GuestRunsOn, context.CancellationToken);
+        return MoveMapping.ToApi(move.Record);
+    }
+
     public override async Task<Migration> CancelMigration(MigrationRequest request, ServerCallContext context)
     {
         if (outgoing.Find(request.Id) is not { } move)

@@ -12,7 +12,7 @@ namespace Godwit.Daemon.Services;
 /// <summary>What members ask of this host. <see cref="Gate"/> has checked their certificates.</summary>
 internal sealed class PeerService(
     Membership membership, HostReports hosts, ClusterTrust trust, GuestKeeper guests, IncomingMoves incoming,
-    MoveReports reports, TimeProvider clock) : Peer.PeerBase
+    HandOvers handOvers, MoveReports reports, TimeProvider clock) : Peer.PeerBase
 {
     public override Task<Authority> GetAuthority(Empty request, ServerCallContext context) =>
         Task.FromResult(new Authority { Certificate = ByteString.CopyFrom(trust.Identity.Authority.RawData) });
@@ -82,8 +82,13 @@ internal sealed class PeerService(
 
         await reports.LearnAsync(MoveMapping.FromApi(request.Migration, uuid));
         await guests.LearnOwnerAsync(uuid, request.Migration.To, request.Epoch);
+        await handOvers.CloseAsync(request.Migration.Id);
         return new Empty();
     }
+
+    public override Task<SettleMigrationResponse> SettleMigration(
+        SettleMigrationRequest request, ServerCallContext context) =>
+        incoming.SettleAsync(request, Gate.CallerOf(context), context.CancellationToken);
 
     public override Task<Empty> MeasureLink(MeasureLinkRequest request, ServerCallContext context) =>
         Task.FromResult(new Empty());

@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using System.Text.Json.Nodes;
 using Godwit.Host.Network;
 using Godwit.Migration;
@@ -12,6 +13,7 @@ namespace Godwit.Host.Qemu;
 /// </remarks>
 public sealed partial class QemuMachine : IAsyncDisposable
 {
+    private const string HeldStream = "godwit-stream";
     private readonly QemuProcess _process;
     private readonly QmpClient _monitor;
     private readonly MachineFiles _files;
@@ -74,6 +76,28 @@ public sealed partial class QemuMachine : IAsyncDisposable
     public Task<JsonNode?> ExecuteOutOfBandAsync(
         string command, JsonObject? arguments, CancellationToken cancellationToken) =>
         _monitor.ExecuteOutOfBandAsync(command, arguments, QmpClient.CommandTimeout, cancellationToken);
+
+    /// <summary>
+    /// Keeps QEMU's outgoing stream open for as long as QEMU lives, whatever becomes of this process: QEMU gets our end
+    /// of it too. A QEMU whose stream breaks resumes the guest by itself, which after a commit would be a second copy.
+    /// </summary>
+    /// <param name="stream">Our end of QEMU's migration stream.</param>
+    public Task HoldStreamAsync(Socket stream, CancellationToken cancellationToken) => _monitor.ExecuteAsync(
+        "getfd", new JsonObject { ["fdname"] = HeldStream }, stream.SafeHandle, QmpClient.CommandTimeout,
+        cancellationToken);
+
+    /// <summary>Undoes <see cref="HoldStreamAsync"/>; does nothing if nothing is held.</summary>
+    public async Task ReleaseStreamAsync(CancellationToken cancellationToken)
+    {
+        try
+        {
+            await ExecuteAsync("closefd", new JsonObject { ["fdname"] = HeldStream }, cancellationToken);
+        }
+        catch (QmpException)
+        {
+            // There is none of this name.
+        }
+    }
 
     /// <summary>
     /// QEMU's run state, for example <c>running</c>, <c>paused</c>, <c>inmigrate</c>, <c>postmigrate</c>.

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Net.Sockets;
+using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json.Nodes;
 using Godwit.Migration;
@@ -122,15 +123,22 @@ internal sealed class QmpClient : IDisposable
     /// </exception>
     internal Task<JsonNode?> ExecuteAsync(
         string command, JsonObject? arguments, TimeSpan timeout, CancellationToken cancellationToken) =>
-        ExecuteAsync("execute", command, arguments, timeout, cancellationToken);
+        ExecuteAsync("execute", command, arguments, null, timeout, cancellationToken);
+
+    /// <summary>The same, and QEMU gets an open file with it.</summary>
+    internal Task<JsonNode?> ExecuteAsync(
+        string command, JsonObject arguments, SafeHandle descriptor, TimeSpan timeout,
+        CancellationToken cancellationToken) =>
+        ExecuteAsync("execute", command, arguments, descriptor, timeout, cancellationToken);
 
     /// <summary>Runs a command past those that QEMU is busy with; only few commands allow it.</summary>
     internal Task<JsonNode?> ExecuteOutOfBandAsync(
         string command, JsonObject? arguments, TimeSpan timeout, CancellationToken cancellationToken) =>
-        ExecuteAsync(OutOfBand ? "exec-oob" : "execute", command, arguments, timeout, cancellationToken);
+        ExecuteAsync(OutOfBand ? "exec-oob" : "execute", command, arguments, null, timeout, cancellationToken);
 
     private async Task<JsonNode?> ExecuteAsync(
-        string verb, string command, JsonObject? arguments, TimeSpan timeout, CancellationToken cancellationToken)
+        string verb, string command, JsonObject? arguments, SafeHandle? descriptor, TimeSpan timeout,
+        CancellationToken cancellationToken)
     {
         long id = Interlocked.Increment(ref _lastId);
         JsonObject message = new() { [verb] = command, ["id"] = id };
@@ -147,7 +155,8 @@ internal sealed class QmpClient : IDisposable
             {
                 throw Ending(command, end);
             }
-            await WriteAsync(Encoding.UTF8.GetBytes(message.ToJsonString() + "\n"), command, cancellationToken);
+            byte[] line = Encoding.UTF8.GetBytes(message.ToJsonString() + "\n");
+            await WriteAsync(line, descriptor, command, cancellationToken);
             return await pending.Answer.Task.WaitAsync(timeout, cancellationToken);
         }
         catch (TimeoutException)
@@ -162,14 +171,26 @@ internal sealed class QmpClient : IDisposable
         }
     }
 
-    private async Task WriteAsync(byte[] line, string command, CancellationToken cancellationToken)
+    private async Task WriteAsync(
+        byte[] line, SafeHandle? descriptor, string command, CancellationToken cancellationToken)
     {
         await _writing.WaitAsync(cancellationToken);
         try
         {
             // Not cancellable by the caller: half a command on the wire would spoil every later one.
             using CancellationTokenSource deadline = new(CommandTimeout);
-            await _stream.WriteAsync(line, deadline.Token);
+            int sent = 0;
+            while (descriptor is not null && sent == 0)
+            {
+                SafeSocketHandle socket = ((NetworkStream)_stream).Socket.SafeHandle;
+                sent = DescriptorPassing.TrySend(socket, line, descriptor);
+                if (sent == 0)
+                {
+                    await Task.Delay(1, deadline.Token);
+                }
+            }
+
+            await _stream.WriteAsync(line.AsMemory(sent), deadline.Token);
         }
         catch (Exception e) when (e is IOException or ObjectDisposedException or OperationCanceledException)
         {

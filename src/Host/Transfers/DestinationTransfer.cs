@@ -12,6 +12,12 @@ using Microsoft.Extensions.Logging;
 
 namespace Godwit.Host.Transfers;
 
+/// <summary>What a destination does around the instant of the resume.</summary>
+/// <param name="RecordResuming">Records durably that the guest may run here from now on.</param>
+/// <param name="RecordRefused">Records durably that it did not run after all.</param>
+/// <param name="Arrive">The guest runs: announces it, and gives how long that took to begin.</param>
+public sealed record HandOverSteps(Func<Task> RecordResuming, Func<Task> RecordRefused, Func<Task<TimeSpan>> Arrive);
+
 /// <summary>Runs one incoming migration into a QEMU that waits with <c>-incoming defer -S</c>.</summary>
 /// <remarks>
 /// Each page lane has a thread that writes pages straight into the guest's memory file, or as records into QEMU's
@@ -19,7 +25,7 @@ namespace Godwit.Host.Transfers;
 /// </remarks>
 public sealed partial class DestinationTransfer(
     QemuMachine machine, TransferTerms terms, string runtimeDirectory,
-    Func<CancellationToken, Task<TimeSpan>> resumeAndAnnounce, ILogger logger)
+    HandOverSteps handOver, ILogger logger)
 {
     private const int TickMilliseconds = 4;
 
@@ -492,11 +498,32 @@ public sealed partial class DestinationTransfer(
 
     private async Task ResumeAsync()
     {
-        // From here on nothing may stop the resume: the source has given the guest up. No token is passed on.
+        // No token is passed on: the source has given the guest up, and gets it back only if it cannot run here.
         long begun = Stopwatch.GetTimestamp();
-        await machine.ExecuteAsync("cont", null, CancellationToken.None);
+        try
+        {
+            await handOver.RecordResuming();
+        }
+        catch (GodwitException e)
+        {
+            Enter(now => _engine.ResumeRefused(e.Message, now));
+            return;
+        }
+
+        try
+        {
+            await machine.ExecuteAsync("cont", null, CancellationToken.None);
+        }
+        catch (QmpException e)
+        {
+            // For instance a disk whose lock the source's QEMU still has. QEMU said no, so the guest has not run.
+            await handOver.RecordRefused();
+            Enter(now => _engine.ResumeRefused(e.Message, now));
+            return;
+        }
+
         TimeSpan running = Stopwatch.GetElapsedTime(_started);
-        TimeSpan announcement = await resumeAndAnnounce(CancellationToken.None);
+        TimeSpan announcement = await handOver.Arrive();
         Enter(now => _engine.GuestRunning(
             running, running + announcement, Environment.CpuUsage.TotalTime - _cpuAtStart, now));
         LogRunning(terms.Guest, Stopwatch.GetElapsedTime(begun).TotalMilliseconds);

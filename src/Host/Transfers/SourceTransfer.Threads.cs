@@ -50,7 +50,14 @@ public sealed partial class SourceTransfer
                     wasOpen = true;
                 }
 
-                int count = _qemu!.Receive(buffer);
+                // Never blocked in the socket for long: to wake a reader, .NET would shut the connection down, and QEMU
+                // would resume a guest that may have been handed over.
+                if (!_qemu!.Poll(FeedPatience, SelectMode.SelectRead))
+                {
+                    continue;
+                }
+
+                int count = _qemu.Receive(buffer);
                 if (count == 0)
                 {
                     return;
@@ -337,6 +344,8 @@ public sealed partial class SourceTransfer
 
     private async Task RecordCommitAsync()
     {
+        await machine.HoldStreamAsync(_qemu!, default);
+        _held = true;
         await recordCommit();
         Enter(now => _engine.CommitRecorded(now));
     }
@@ -368,9 +377,15 @@ public sealed partial class SourceTransfer
     // for the destination's verdict; it resumes the guest by itself if it had paused it.
     private async Task AbandonQemuAsync()
     {
-        _qemu?.Dispose();
         try
         {
+            if (_held)
+            {
+                await machine.ReleaseStreamAsync(default);
+            }
+
+            // Before any other command: a QEMU that is blocked in its write answers none.
+            _qemu?.Dispose();
             await machine.ExecuteAsync("migrate_cancel", null, default);
         }
         catch (Exception e) when (e is QmpException or GodwitException)

@@ -17,7 +17,8 @@ namespace Godwit.Host.Transfers;
 /// <summary>Runs one outgoing migration: QEMU's stream in, pages and control messages out.</summary>
 /// <remarks>
 /// Returns with the guest either running at the destination (<see cref="MigrationOutcome.Completed"/>; the source's
-/// QEMU is then in postmigrate and the caller ends it) or running here, or unsettled. Threads: one reads QEMU's
+/// QEMU is then in postmigrate and the caller ends it), or running here, or unsettled: then QEMU keeps the paused guest
+/// until the caller has learned who may run it. Threads: one reads QEMU's
 /// stream, one serves each page lane, one reads the control lane; an asynchronous loop performs effects and ticks. All
 /// of them enter the engine under one lock and never do I/O while they hold it.
 /// </remarks>
@@ -29,6 +30,7 @@ public sealed partial class SourceTransfer(
     private const int ReportMilliseconds = 250;
     private const int FeedBufferBytes = 256 << 10;
     private const int FreshSections = 2;
+    private static readonly TimeSpan FeedPatience = TimeSpan.FromMilliseconds(20);
     private static readonly Version HoldsSwitchoverSince = new(8, 1);
     private static readonly Version SwitchoverBandwidthSince = new(8, 2);
     // Comparing a page takes a hash of it, at the speed of memory.
@@ -49,6 +51,7 @@ public sealed partial class SourceTransfer(
     private TimeSpan _cpuAtStart;
     private TimeSpan _qemuDowntime;
     private volatile bool _migrating;
+    private bool _held;
 
     /// <summary>The newest state; safe from any thread.</summary>
     public MigrationSnapshot Snapshot { get; private set; } = new();
@@ -342,8 +345,9 @@ public sealed partial class SourceTransfer(
             lane.Close();
         }
 
-        _qemu?.Dispose();
         _threads.ForEach(t => t.Join());
+        // Closes our end only. A QEMU that holds it too does not notice.
+        _qemu?.Dispose();
         foreach (Lane lane in _lanes)
         {
             lane.Dispose();

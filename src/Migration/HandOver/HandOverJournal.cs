@@ -119,7 +119,7 @@ public sealed class HandOverJournal
         Take(record);
     }
 
-    /// <summary>Drops the records of migrations that are over; call it when everything else knows of their ends.</summary>
+    /// <summary>Drops the records of migrations that are over, once everything else knows of their ends.</summary>
     public void Compact()
     {
         HandOverRecord[] needed = [.. _last.Values.Where(record => record.IsNeeded)];
@@ -243,8 +243,8 @@ public sealed class HandOverJournal
 
     private static GodwitException Broken(string why) => new("journal-broken",
         $"The hand-over journal cannot be trusted: {why}.",
-        "Do not delete it: without it two hosts may run one guest. Look at 'godwit vm list' on the other hosts, put the "
-        + "file back from a backup, or move it away when no guest of this host is being moved.");
+        "Do not delete it: without it two hosts may run one guest. Look at 'godwit vm list' on the other hosts, put "
+        + "the file back from a backup, or move it away when no guest of this host is being moved.");
 
     private static GodwitException Unwritable(string why, Exception? inner) => new("journal-unwritable",
         $"The hand-over journal cannot be written: {why}.",

@@ -211,7 +211,8 @@ internal sealed record HandOverModel
             yield return GiveUp();
         }
 
-        if (DestinationMoves && DestinationCopy == GuestCopy.Paused && SourceCopy == GuestCopy.Paused && !Told && LinkUp)
+        if (DestinationMoves && !Told && LinkUp
+            && DestinationCopy == GuestCopy.Paused && SourceCopy == GuestCopy.Paused)
         {
             yield return this with { Told = true, LoadedInFlight = true };
         }
@@ -297,7 +298,8 @@ internal sealed record HandOverModel
 
     private HandOverModel Do(HandOverDuty duty) => duty switch
     {
-        HandOverDuty.Run when SourceCopy == GuestCopy.Paused => this with { SourceCopy = GuestCopy.Running, Held = false },
+        HandOverDuty.Run when SourceCopy == GuestCopy.Paused =>
+            this with { SourceCopy = GuestCopy.Running, Held = false },
         HandOverDuty.End => this with { SourceCopy = GuestCopy.Gone },
         _ => this,
     };

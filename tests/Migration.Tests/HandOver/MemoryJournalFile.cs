@@ -9,7 +9,7 @@ internal sealed class MemoryJournalFile(byte[]? content = null) : IJournalFile
 
     public byte[] Content => _content;
 
-    /// <summary>Bytes of the next append that reach the disk before it fails; negative for all, without a failure.</summary>
+    /// <summary>Bytes of the next append that reach the disk before it fails; negative for no failure.</summary>
     public int TearNextAppendAt { get; set; } = -1;
 
     public byte[] ReadAll() => [.. _content];

@@ -1,0 +1,84 @@
+using Godwit.Host.HandOver;
+using Godwit.Migration.HandOver;
+
+namespace Godwit.Daemon.Guests;
+
+/// <summary>This host's hand-over journal, for any thread. docs/formats/hand-over.md is what it is for.</summary>
+internal sealed class HandOvers : IDisposable
+{
+    private readonly Lock _lock = new();
+    private readonly JournalFile _file;
+    private readonly HandOverJournal _journal;
+
+    /// <exception cref="Godwit.Migration.GodwitException">
+    /// <c>journal-broken</c> or <c>journal-newer</c>: the daemon may not start, for it might start a second copy.
+    /// </exception>
+    public HandOvers(DaemonSettings settings)
+    {
+        _file = new JournalFile(settings.HandOverJournal);
+        _journal = HandOverJournal.Open(_file, Guid.NewGuid());
+    }
+
+    /// <summary>Of the journal.</summary>
+    public Guid Identity => _journal.Identity;
+
+    public IReadOnlyList<HandOverRecord> Outstanding
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return [.. _journal.Records.Where(record => record.IsOutstanding)];
+            }
+        }
+    }
+
+    public HandOverRecord? Find(string migration)
+    {
+        lock (_lock)
+        {
+            return _journal.Find(migration);
+        }
+    }
+
+    /// <summary>What decides about a guest: a hand-over that is not settled, or else the newest.</summary>
+    public HandOverRecord? OfGuest(Guid guest)
+    {
+        lock (_lock)
+        {
+            return _journal.Records.Where(record => record.Guest == guest)
+                .OrderByDescending(record => record.IsOutstanding).ThenByDescending(record => record.Epoch)
+                .FirstOrDefault();
+        }
+    }
+
+    /// <summary>Records durably.</summary>
+    /// <exception cref="Godwit.Migration.GodwitException"><c>journal-unwritable</c>: nothing is promised.</exception>
+    public Task RecordAsync(HandOverRecord record) => Task.Run(() =>
+    {
+        lock (_lock)
+        {
+            _journal.Record(record);
+        }
+    });
+
+    /// <summary>The other host knows how the migration ended; this one may forget it.</summary>
+    public async Task CloseAsync(string migration)
+    {
+        if (Find(migration) is { State: HandOverState.Resuming } record)
+        {
+            await RecordAsync(record with { State = HandOverState.Closed });
+        }
+    }
+
+    /// <summary>Drops what is over. For a time when the registry has caught up with the journal.</summary>
+    public void Compact()
+    {
+        lock (_lock)
+        {
+            _journal.Compact();
+        }
+    }
+
+    public void Dispose() => _file.Dispose();
+}

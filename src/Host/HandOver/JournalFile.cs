@@ -1,0 +1,114 @@
+using System.Runtime.InteropServices;
+using Godwit.Migration.HandOver;
+using Microsoft.Win32.SafeHandles;
+
+namespace Godwit.Host.HandOver;
+
+/// <summary>A hand-over journal on disk. What was appended is flushed before the call returns.</summary>
+public sealed partial class JournalFile : IJournalFile, IDisposable
+{
+    private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite;
+    private readonly string _path;
+    private SafeFileHandle _file;
+    private long _length;
+
+    public JournalFile(string path)
+    {
+        _path = path;
+        _file = Open(path);
+        _length = RandomAccess.GetLength(_file);
+    }
+
+    public byte[] ReadAll()
+    {
+        byte[] content = new byte[_length];
+        int at = 0;
+        while (at < content.Length)
+        {
+            int read = RandomAccess.Read(_file, content.AsSpan(at), at);
+            if (read == 0)
+            {
+                throw new EndOfStreamException($"{_path} became shorter while it was read.");
+            }
+
+            at += read;
+        }
+
+        return content;
+    }
+
+    public void Append(ReadOnlySpan<byte> bytes)
+    {
+        RandomAccess.Write(_file, bytes, _length);
+        RandomAccess.FlushToDisk(_file);
+        _length += bytes.Length;
+    }
+
+    public void Replace(ReadOnlySpan<byte> bytes)
+    {
+        string next = _path + ".next";
+        File.Delete(next);
+        SafeFileHandle file = Open(next);
+        try
+        {
+            RandomAccess.Write(file, bytes, 0);
+            RandomAccess.FlushToDisk(file);
+            File.Move(next, _path, overwrite: true);
+            FlushDirectory();
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+
+        _file.Dispose();
+        _file = file;
+        _length = bytes.Length;
+    }
+
+    public void Dispose() => _file.Dispose();
+
+    private static SafeFileHandle Open(string path)
+    {
+        using (var stream = new FileStream(path, new FileStreamOptions
+        {
+            Mode = FileMode.OpenOrCreate,
+            Access = FileAccess.Write,
+            Share = FileShare.ReadWrite | FileShare.Delete,
+            UnixCreateMode = OwnerOnly,
+        }))
+        {
+        }
+
+        return File.OpenHandle(path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
+    }
+
+    // A new name is durable only when its directory is.
+    private void FlushDirectory()
+    {
+        const int readOnlyDirectory = 0x10000;
+        int directory = OpenPath(Path.GetDirectoryName(Path.GetFullPath(_path))!, readOnlyDirectory);
+        if (directory < 0)
+        {
+            throw new IOException(Marshal.GetLastPInvokeErrorMessage());
+        }
+
+        int result = Flush(directory);
+        string error = Marshal.GetLastPInvokeErrorMessage();
+        _ = Close(directory);
+        if (result != 0)
+        {
+            throw new IOException(error);
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int OpenPath(string path, int flags);
+
+    [LibraryImport("libc", EntryPoint = "fsync", SetLastError = true)]
+    private static partial int Flush(int descriptor);
+
+    [LibraryImport("libc", EntryPoint = "close")]
+    private static partial int Close(int descriptor);
+}

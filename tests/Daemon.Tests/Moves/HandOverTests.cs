@@ -1,0 +1,233 @@
+using Godwit.Api.V1;
+using Godwit.Daemon.Tests.Guests;
+
+namespace Godwit.Daemon.Tests.Moves;
+
+// Inside the namespace, where it wins over the namespace Godwit.Migration.
+using Migration = Godwit.Api.V1.Migration;
+
+/// <summary>What becomes of a guest whose commit is on the source's disk and on its way to the destination.</summary>
+/// <remarks>
+/// The link is slow, so that there is time to strike between the record and its arrival. Afterwards the guest runs on
+/// exactly one host, and its count on both consoles together has no gap: neither copy ran what the other one had run.
+/// </remarks>
+public sealed class HandOverTests
+{
+    private static readonly TimeSpan OneWay = TimeSpan.FromMilliseconds(250);
+
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    [Fact]
+    public async Task A_source_daemon_that_dies_after_the_commit_lets_the_guest_go()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        await pair.A.EndAsync(Processes.Killed);
+        // Its QEMU must not take the end of its stream for a reason to go on.
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        await pair.RestartAAsync();
+        await committed.EndsOnAsync("b");
+        var ended = await MovePair.EndAsync(pair.A, committed.Move);
+        Assert.Equal((MigrationOutcome.Completed, "b"), (ended.Outcome, ended.GuestRunsOn));
+        await pair.MoveAsync(pair.B, "a");
+    }
+
+    [Fact]
+    public async Task A_destination_daemon_that_dies_before_the_commit_arrives_gives_the_guest_back()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        await pair.B.EndAsync(Processes.Killed);
+        await pair.RestartBAsync();
+        var ended = await MovePair.EndAsync(pair.A, committed.Move);
+        Assert.Equal((MigrationOutcome.Failed, "handover-refused", "a"),
+            (ended.Outcome, ended.ErrorCode, ended.GuestRunsOn));
+        await committed.EndsOnAsync("a");
+        committed.Thaw();
+        await pair.MoveAsync(pair.A, "b");
+    }
+
+    [Fact]
+    public async Task Both_daemons_may_die_with_the_commit_on_its_way()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        committed.Freeze();
+        await pair.A.EndAsync(Processes.Killed);
+        await pair.B.EndAsync(Processes.Killed);
+        await pair.RestartBAsync();
+        committed.Thaw();
+        await pair.RestartAAsync();
+        await committed.EndsOnAsync("a");
+        var ended = await MovePair.EndAsync(pair.A, committed.Move);
+        Assert.Equal((MigrationOutcome.Failed, "handover-refused", "a"),
+            (ended.Outcome, ended.ErrorCode, ended.GuestRunsOn));
+    }
+
+    [Fact]
+    public async Task Both_daemons_may_die_when_the_guest_has_arrived()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        await Committed.RecordedAsync(pair.B);
+        await pair.B.EndAsync(Processes.Killed);
+        await pair.A.EndAsync(Processes.Killed);
+        await pair.RestartAAsync();
+        await pair.RestartBAsync();
+        await committed.EndsOnAsync("b");
+    }
+
+    [Fact]
+    public async Task A_guest_that_dies_on_arrival_is_the_destinations_to_start_again()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        await Committed.RecordedAsync(pair.B);
+        var arrived = Processes.IdIn(pair.B.Settings.RuntimeDirectory);
+        await pair.B.EndAsync(Processes.Killed);
+        Processes.Signal(arrived, Processes.Killed);
+        await pair.RestartBAsync();
+        var ended = await MovePair.EndAsync(pair.A, committed.Move);
+        // If its first words came before its death, it had completed.
+        if (ended.Outcome != MigrationOutcome.Completed)
+        {
+            Assert.Equal((MigrationOutcome.Failed, "guest-lost", ""),
+                (ended.Outcome, ended.ErrorCode, ended.GuestRunsOn));
+        }
+
+        await Wait.UntilAsync(
+            async () => await pair.GuestAtAsync(pair.B) is { State: GuestState.Failed, Host: "b" },
+            "b knows that it died there");
+        await Wait.UntilAsync(
+            async () => await pair.GuestAtAsync(pair.A) is { State: GuestState.Elsewhere, Host: "b" }, "a gave it up");
+        Assert.False(Processes.Runs(pair.Guest.ProcessId));
+        await pair.B.Control.StartGuestAsync(new GuestRequest { Name = "counting" }, cancellationToken: Token);
+        await Wait.UntilAsync(
+            async () => await pair.GuestAtAsync(pair.B) is { State: GuestState.Running }, "it runs again");
+    }
+
+    // Goal: nothing is guessed when the destination does not answer; an operator decides, and what comes back is void.
+    [Fact]
+    public async Task A_destination_that_never_answers_is_overruled_by_an_operator()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        committed.Freeze();
+        Processes.Signal(pair.B.Id, Processes.Stopped);
+        await Refusals.RefusedAsync("migration-settled", () => DecideAsync(pair, committed.Move.Id, "a"));
+        var ended = await MovePair.EndAsync(pair.A, committed.Move);
+        Assert.Equal((MigrationOutcome.Unsettled, "migration-unsettled", ""),
+            (ended.Outcome, ended.ErrorCode, ended.GuestRunsOn));
+        Assert.Contains($"godwit migration settle {committed.Move.Id}", ended.Error, StringComparison.Ordinal);
+        Assert.Equal("paused", await committed.SourceStateAsync());
+        await Refusals.RefusedAsync("host-unknown", () => DecideAsync(pair, committed.Move.Id, "c"));
+
+        // A restart changes nothing about it.
+        await pair.A.EndAsync(Processes.Killed);
+        await pair.RestartAAsync();
+        await Wait.UntilAsync(
+            async () => (await MovePair.ReportAsync(pair.A, committed.Move.Id)).Outcome == MigrationOutcome.Unsettled,
+            "it is unsettled again");
+
+        var decided = await DecideAsync(pair, committed.Move.Id, "a");
+        Assert.Equal(("migration-overruled", "a"), (decided.ErrorCode, decided.GuestRunsOn));
+        await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
+
+        Processes.Signal(pair.B.Id, Processes.Continued);
+        committed.Thaw();
+        await committed.EndsOnAsync("a");
+        await pair.MoveAsync(pair.A, "b");
+    }
+
+    private static async Task<Migration> DecideAsync(MovePair pair, string id, string host) =>
+        await pair.A.Control.DecideMigrationAsync(
+            new DecideMigrationRequest { Id = id, GuestRunsOn = host }, cancellationToken: Token);
+
+    /// <summary>A move whose commit the source recorded a moment ago; the destination does not have it yet.</summary>
+    private sealed class Committed : IAsyncDisposable
+    {
+        private Relay _peers = null!;
+        private Relay _lanes = null!;
+
+        public MovePair Pair { get; private init; } = null!;
+        public Migration Move { get; private set; } = null!;
+
+        public static async Task<Committed> StartAsync()
+        {
+            var committed = new Committed
+            {
+                Pair = await MovePair.StartAsync(b: settings => settings with { Address = "127.0.0.2" }),
+            };
+            try
+            {
+                committed.Thaw(OneWay);
+                committed.Move = await committed.Pair.StartMoveAsync(
+                    committed.Pair.A, "b", new MigrationPolicy { MaxDowntimeMs = 5_000 });
+                await RecordedAsync(committed.Pair.A);
+                return committed;
+            }
+            catch
+            {
+                await committed.DisposeAsync();
+                throw;
+            }
+        }
+
+        public void Freeze()
+        {
+            _peers.Freeze();
+            _lanes.Freeze();
+        }
+
+        /// <summary>New cables, without a memory of the old ones.</summary>
+        public void Thaw(TimeSpan delay = default)
+        {
+            _peers?.Dispose();
+            _lanes?.Dispose();
+            _peers = new Relay("127.0.0.2", Pair.B.Settings.PeerPort);
+            _lanes = new Relay("127.0.0.2", Pair.B.Settings.LanePort, delay: delay);
+        }
+
+        /// <summary>Waits until the host's journal has its first record.</summary>
+        public static Task RecordedAsync(DaemonProcess host)
+        {
+            const int HeaderBytes = 24;
+            return Wait.UntilAsync(
+                () => new FileInfo(host.Settings.HandOverJournal) is { Exists: true, Length: > HeaderBytes },
+                $"{host.Settings.HostName} records");
+        }
+
+        public async Task<string> SourceStateAsync()
+        {
+            var guest = await Pair.GuestAtAsync(Pair.A);
+            Assert.Equal(Pair.Guest.ProcessId, guest!.ProcessId);
+            var before = CountingGuest.Console(Pair.A, Pair.Guest);
+            await Task.Delay(300, Token);
+            return before == CountingGuest.Console(Pair.A, Pair.Guest) ? "paused" : "running";
+        }
+
+        /// <summary>The guest runs there and nowhere else, with an unbroken count.</summary>
+        public async Task EndsOnAsync(string host)
+        {
+            var (here, there) = host == "a" ? (Pair.A, Pair.B) : (Pair.B, Pair.A);
+            await Wait.UntilAsync(
+                async () => await Pair.GuestAtAsync(here) is { State: GuestState.Running, MigrationId: "" } guest
+                    && guest.Host == host,
+                $"it runs on {host}");
+            await CountingGuest.CountsOnAsync(here, Pair.Guest);
+            await Wait.UntilAsync(
+                async () => await Pair.GuestAtAsync(there) is null or { State: GuestState.Elsewhere },
+                "the other host knows that it does not run there");
+            Assert.DoesNotContain(Processes.IdsIn(there.Settings.RuntimeDirectory), Processes.Runs);
+            CountingGuest.IsUnbroken(
+                CountingGuest.Console(Pair.A, Pair.Guest) + CountingGuest.Console(Pair.B, Pair.Guest));
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            _peers?.Dispose();
+            _lanes?.Dispose();
+            await Pair.DisposeAsync();
+        }
+    }
+}
