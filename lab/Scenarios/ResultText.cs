@@ -28,6 +28,13 @@ internal static class ResultText
                     string.Create(CultureInfo.InvariantCulture, $"{Words(part.Key[..^2])} {part.Value:0.0} ms"))));
             }
 
+            if (move.GuestPagesPerSecond is { Before: > 0 } pace)
+            {
+                text.AppendLine(
+                    CultureInfo.InvariantCulture,
+                    $"    the guest wrote {pace.During:0} pages/s meanwhile, {pace.During / pace.Before:0%} of before");
+            }
+
             if (move.SavedBytes.Count > 0)
             {
                 text.AppendLine("    not sent: " + string.Join(", ", move.SavedBytes.Select(part =>

@@ -78,6 +78,14 @@ public class LabResultTests
     }
 
     [Fact]
+    public void The_text_says_what_the_move_cost_the_guest()
+    {
+        MoveResult move = _result.Moves[0] with { GuestPagesPerSecond = new PaceResult(2000, 1700, 2010) };
+        string text = ResultText.Write(_result with { Moves = [move] });
+        Assert.Contains("the guest wrote 1700 pages/s meanwhile, 85% of before", text, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void The_text_never_says_that_nothing_was_lost_when_something_failed()
     {
         string text = ResultText.Write(_result with { Failures = ["1 pages of memory are wrong"] });
