@@ -22,7 +22,8 @@ public static partial class ErrorCatalog
             "Stop the guest first, or restart the daemon so that it finds the running one again.");
         add("memory-file", ExitCodes.Failed,
             "The daemon cannot use the guest's memory file, so its pages can be neither read nor placed.",
-            "Run the daemon as root or as QEMU's user; a guest with private memory moves without the file.");
+            "Run the daemon as root or as QEMU's user, with no fewer capabilities than QEMU: restart the guest if a "
+            + "daemon with more had started it. A guest with private memory moves without the file.");
         add("tap-failed", ExitCodes.Failed,
             "The kernel refused something about the guest's TAP device.",
             "The daemon needs CAP_NET_ADMIN and /dev/net/tun; 'ip -d link' shows the device's state.");

@@ -175,6 +175,8 @@ public class DaemonTests
         Assert.Equal(1, exit);
         Assert.Equal(
             "daemon-unreachable", JsonDocument.Parse(output).RootElement[0].GetProperty("code").GetString());
+        using var table = Child.Godwit("/nonexistent/godwitd.sock", "doctor");
+        Assert.EndsWith("1 check, 1 error, 0 warnings\n", (await table.EndAsync()).Output, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -101,7 +101,7 @@ internal static class HostAnswers
         int errors = findings.Count(finding => finding.Severity == Severity.Error);
         int warnings = findings.Count(finding => finding.Severity == Severity.Warning);
         yield return new Line(Units.Invariant(
-            $"{findings.Count} checks, {errors} error{(errors == 1 ? "" : "s")}, ")
+            $"{findings.Count} check{(findings.Count == 1 ? "" : "s")}, {errors} error{(errors == 1 ? "" : "s")}, ")
             + Units.Invariant($"{warnings} warning{(warnings == 1 ? "" : "s")}"));
     }
 

@@ -98,7 +98,7 @@ internal sealed partial class GuestKeeper(
             if (other.Name == contract.Name)
             {
                 yield return ("guest-exists", $"A guest named '{other.Name}' is known already, on host '{other.Host}'.",
-                    "Choose another name, or remove the other guest with 'godwit vm rm'.");
+                    $"Choose another name. {IfGone(other.Name)}");
             }
 
             foreach (var card in other.Contract.Interfaces)
@@ -108,18 +108,22 @@ internal sealed partial class GuestKeeper(
                     if (mine.Mac == card.Mac)
                     {
                         yield return ("guest-exists", $"The MAC address {mine.Mac} belongs to guest '{other.Name}'.",
-                            "Give another one, or none to have one chosen.");
+                            $"Give another one, or none to have one chosen. {IfGone(other.Name)}");
                     }
 
                     foreach (var address in mine.Addresses.Intersect(card.Addresses))
                     {
                         yield return ("guest-exists", $"The IP address {address} belongs to guest '{other.Name}'.",
-                            "Give the guest another address.");
+                            $"Give the guest another address. {IfGone(other.Name)}");
                     }
                 }
             }
         }
     }
+
+    // A guest that was removed elsewhere is remembered here until this host is told too.
+    private static string IfGone(string name) =>
+        $"If that guest is no more, 'godwit vm rm {name}' on the host that says this forgets it.";
 
     /// <summary>Refuses at creation what could not be moved later, and what this host's QEMU does not have.</summary>
     private async Task RequireMovableAsync(MachineContract contract, CancellationToken cancellationToken)

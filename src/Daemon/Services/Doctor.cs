@@ -35,6 +35,12 @@ internal sealed class Doctor(
         yield return qemu.Missing.Length == 0
             ? Good("qemu", $"QEMU {qemu.VersionText} at {qemu.Path}, newest machine type {qemu.DefaultMachine}")
             : Bad("qemu-missing", "qemu", qemu.Missing, "Install QEMU: apt install qemu-system-x86.");
+        if (qemu.Missing.Length > 0)
+        {
+            // Whether KVM works is found out with QEMU.
+            yield break;
+        }
+
         yield return qemu.Accelerator == "kvm"
             ? Good("kvm", "KVM runs guests; a test guest was started to be sure")
             : Warn("kvm-unusable", "kvm", $"Guests run under TCG, about ten times slower: {qemu.KvmDetail}",

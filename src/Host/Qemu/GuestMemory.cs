@@ -125,7 +125,8 @@ public sealed partial class GuestMemory : IDisposable
 
     private static GodwitException Failure(string name, int processId, string why, Exception? inner) =>
         new("memory-file", $"The memory file of RAM block {name} of QEMU process {processId} cannot be used: {why}.",
-            "The daemon has to run as root or as QEMU's user; a guest with private memory moves without the file.",
+            "The daemon has to run as root or as QEMU's user, with no fewer capabilities than QEMU: restart the guest "
+            + "if a daemon with more had started it. A guest with private memory moves without the file.",
             inner);
 
     private long Check(PageNumber first, long bytes)

@@ -178,6 +178,9 @@ public sealed class GuestTests : IAsyncLifetime
         await _daemon.SaysAsync("/nowhere/qemu");
         Assert.Contains("/nowhere/qemu", await RefusedAsync("qemu-missing", () => CreateAsync(_guest.Spec())),
             StringComparison.Ordinal);
+        var found = await _daemon.Control.DiagnoseAsync(new DiagnoseRequest(), cancellationToken: Token);
+        Assert.Contains(found.Findings, finding => finding.Code == "qemu-missing");
+        Assert.DoesNotContain(found.Findings, finding => finding.Subject == "kvm");
     }
 
     [Fact]
