@@ -192,6 +192,8 @@ public sealed class GodwitDaemon : IAsyncDisposable
         builder.SetMinimumLevel(Enum.Parse<LogLevel>(settings.LogLevel));
         // The framework tells of each request; ours are in Log.cs.
         builder.AddFilter("Microsoft", LogLevel.Warning);
+        // A line for every connection over its limit; Doors says so once, with a count.
+        builder.AddFilter("Microsoft.AspNetCore.Server.Kestrel.Connections", LogLevel.Error);
         builder.AddFilter("Grpc", LogLevel.Warning);
         if (logging is not null)
         {

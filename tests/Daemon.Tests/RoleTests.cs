@@ -33,7 +33,7 @@ public sealed class RoleTests
         await RefusedAsync("peer-remote-only", async () => await new Peer.PeerClient(channel).HelloAsync(
             new HelloRequest { Host = "a" }, cancellationToken: Token));
         Assert.Contains(a.Log, line => line.StartsWith("200 ", StringComparison.Ordinal)
-            && line.Contains("CreateJoinToken", StringComparison.Ordinal)
+            && line.Contains("CreateGuest", StringComparison.Ordinal)
             && line.Contains("viewer-only", StringComparison.Ordinal));
     }
 

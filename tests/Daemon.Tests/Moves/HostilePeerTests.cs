@@ -313,9 +313,8 @@ public sealed class HostilePeerTests
             a, b, program, request => request.Spec.CpuModel = "qemu64 -drive file=/etc/shadow"));
         await Refusals.RefusedAsync("accelerator-missing", () => PrepareAsync(
             a, b, program, request => request.Spec.Accelerator = "qtest"));
-        message = await Refusals.RefusedAsync("migration-refused", () => PrepareAsync(
+        await Refusals.RefusedAsync("machine-not-movable", () => PrepareAsync(
             a, b, program, request => request.Spec.Machine = "none,usb=on"));
-        Assert.Contains("\n  machine-not-movable: ", message, StringComparison.Ordinal);
         Assert.Empty((await ListAsync(a)).Guests);
         await IsUnharmedAsync(a);
     }
