@@ -47,8 +47,10 @@ public sealed class TransferTests : IAsyncLifetime
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         await using RealQemu qemu = await (oldestQemu ? RealQemu.OpenOldestAsync() : RealQemu.OpenAsync());
+        // Every byte is what is tested here; on a busy machine 300 ms would be too short a pause.
+        var patient = new MigrationPolicy { DowntimeMax = TimeSpan.FromSeconds(3) };
         await using Pair pair = await Pair.StartAsync(
-            this, qemu.Installation, sharedAtSource, sharedAtDestination, new(), cancel);
+            this, qemu.Installation, sharedAtSource, sharedAtDestination, patient, cancel);
         byte[] before = await pair.StampAsync(cancel);
         (MigrationSnapshot source, MigrationSnapshot destination) = await pair.MoveAsync(cancel);
         Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
