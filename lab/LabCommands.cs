@@ -205,9 +205,10 @@ internal static class LabCommands
         {
             if (parsed.GetValue(list) || parsed.GetValue(name) is null)
             {
+                int width = Scenario.All.Max(scenario => scenario.Name.Length) + 2;
                 foreach (Scenario scenario in Scenario.All)
                 {
-                    Console.WriteLine($"{scenario.Name,-20}{scenario.Summary}");
+                    Console.WriteLine(scenario.Name.PadRight(width) + scenario.Summary);
                 }
 
                 return parsed.GetValue(list) ? 0 : 2;

@@ -78,6 +78,10 @@ internal static class LabProcesses
             .Select(text => int.Parse(text, CultureInfo.InvariantCulture))
             .Where(id => id != Environment.ProcessId);
 
+    internal static bool IsQemu(int id) =>
+        new FileInfo($"/proc/{id.ToString(CultureInfo.InvariantCulture)}/exe").LinkTarget?
+            .Contains("qemu-system", StringComparison.Ordinal) == true;
+
     /// <summary>Ends every process in the lab's namespaces and waits until none is left.</summary>
     internal static void EndAll()
     {

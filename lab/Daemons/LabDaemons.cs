@@ -76,6 +76,13 @@ internal sealed class LabDaemons : IDisposable
         }
     }
 
+    /// <summary>Starts a host's daemon again, after its end.</summary>
+    internal void Restart(string host)
+    {
+        Launch(host);
+        Wait.Until(() => Answers(this[host], host), TimeSpan.FromSeconds(30), $"the daemon of host {host}");
+    }
+
     /// <summary>The last lines a host's daemon wrote.</summary>
     internal static string TailOfLog(string host)
     {
@@ -113,6 +120,12 @@ internal sealed class LabDaemons : IDisposable
         }
 
         File.WriteAllText(Path.Combine(folder, "config", "godwitd.json"), config.ToJsonString());
+        Launch(host);
+    }
+
+    private static void Launch(string host)
+    {
+        string folder = FolderOf(host);
         int id = LabProcesses.Start(
             host, $"godwitd-{host}", [Program("Daemon", "godwitd"), "--config", Path.Combine(folder, "config")]);
         File.WriteAllText(Path.Combine(folder, "pid"), $"{id}");

@@ -6,7 +6,8 @@ namespace Godwit.Lab.Scenarios;
 internal sealed record Scenario(string Name, string Summary, Action<ScenarioRun> Play, bool NeedsRelay = false)
 {
     internal static IReadOnlyList<Scenario> All { get; } =
-        [.. MoveScenarios.All, .. InterferenceScenarios.All, RedisScenario.Scenario, .. StockScenario.All];
+        [.. MoveScenarios.All, .. InterferenceScenarios.All, RedisScenario.Scenario, .. FaultScenarios.All,
+            .. StockScenario.All];
 
     /// <exception cref="LabException">There is none of that name.</exception>
     internal static Scenario Named(string name) =>

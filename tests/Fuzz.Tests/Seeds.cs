@@ -5,7 +5,9 @@ using System.Security.Cryptography.X509Certificates;
 using System.Text;
 using Godwit.Fuzz.Tests.Targets;
 using Godwit.GuestStreams.Qemu;
+using Godwit.Host.HandOver;
 using Godwit.Host.Trust;
+using Godwit.Migration.HandOver;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
 
@@ -23,6 +25,7 @@ public class Seeds
         WriteLanes();
         WriteBatches();
         WriteTrust();
+        WriteJournals();
     }
 
     private static void Write(string target, string file, ReadOnlySpan<byte> bytes)
@@ -57,6 +60,28 @@ public class Seeds
         Write("return-path", "good-half-a-message", [0, 2, 0, 4, 0, 0]);
         Write("return-path", "bad-page-request", [0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0]);
         Write("return-path", "bad-length", [0, 1, 0xFF, 0xFF, 0, 0, 0, 0]);
+    }
+
+    private static void WriteJournals()
+    {
+        string path = Path.GetTempFileName();
+        using var file = new JournalFile(path);
+        Guid guest = new("0a1b2c3d-0000-4000-8000-000000000002");
+        HandOverJournal journal = HandOverJournal.Open(file, new Guid("0a1b2c3d-0000-4000-8000-000000000001"));
+        Write("handover-journal", "good-new", file.ReadAll());
+        HandOverRecord record = new(
+            HandOverState.Committed, "1qp6gmc9g0q1", guest, "b", 2, new Guid("0a1b2c3d-0000-4000-8000-000000000003"));
+        journal.Record(record);
+        journal.Record(record with { State = HandOverState.Left });
+        journal.Record(record with { State = HandOverState.Resuming, Migration = "1qp6gmc9g0q2", Epoch = 3 });
+        journal.Record(record with { Migration = "1qp6gmc9g0q3", Epoch = 4 });
+        byte[] whole = file.ReadAll();
+        Write("handover-journal", "good-four-records", whole);
+        Write("handover-journal", "good-torn", whole.AsSpan(0, whole.Length - 5));
+        whole[40] ^= 1;
+        Write("handover-journal", "bad-damaged", whole);
+        Write("handover-journal", "bad-magic", "GODWITJ9 and whatever follows it"u8);
+        File.Delete(path);
     }
 
     private static void WriteLanes()

@@ -89,6 +89,8 @@ internal sealed partial class GuestKeeper
         else
         {
             await TryExecuteAsync(machine, "migrate_cancel");
+            // The last daemon may have silenced a guest that QEMU, alone since, has let go on.
+            machines.SetLinks(machine, up: true);
         }
 
         await NoteAsync(guest, record with { Intent = GuestIntent.Running, Detail = "" });

@@ -18,6 +18,7 @@ public sealed class HandOverJournal
     private const byte BodyVersion = 1;
     private const int FixedBodyBytes = 1 + 1 + 16 + 8 + 16;
     private const int NameBytesMax = 64;
+    private static readonly UTF8Encoding _utf8 = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
 
     private readonly IJournalFile _file;
     private readonly Dictionary<string, HandOverRecord> _last = new(StringComparer.Ordinal);
@@ -229,14 +230,22 @@ public sealed class HandOverJournal
             return false;
         }
 
-        name = Encoding.UTF8.GetString(body.Slice(at + 1, body[at]));
+        try
+        {
+            name = _utf8.GetString(body.Slice(at + 1, body[at]));
+        }
+        catch (DecoderFallbackException)
+        {
+            return false;
+        }
+
         at += 1 + body[at];
         return true;
     }
 
     private static byte[] Name(string name)
     {
-        byte[] bytes = Encoding.UTF8.GetBytes(name);
+        byte[] bytes = _utf8.GetBytes(name);
         return bytes.Length is > 0 and <= NameBytesMax ? bytes
             : throw new ArgumentException($"'{name}' has {bytes.Length} bytes; 1 to {NameBytesMax} are possible.");
     }
