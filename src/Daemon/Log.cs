@@ -141,4 +141,7 @@ internal static partial class Log
     [LoggerMessage(407, LogLevel.Error,
         "Migration {Id}: the change of owner could not be recorded: {Reason}; {Guest} runs on {Host}")]
     public static partial void OwnershipUnrecorded(ILogger logger, string id, string reason, string guest, string host);
+
+    [LoggerMessage(413, LogLevel.Error, "Migration {Id}: {State} could not be recorded and is tried again: {Reason}")]
+    public static partial void HandOverUnrecorded(ILogger logger, string id, string state, string reason);
 }

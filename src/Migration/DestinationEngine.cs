@@ -40,6 +40,10 @@ public sealed class DestinationEngine : IQemuStreamSink
     private bool _placed;
     private bool _loaded;
     private bool _deviceStateBegun;
+    // QEMU has been told to run the guest: from then on it may have run.
+    private bool _ordered;
+    // Why the guest does not run here although it was handed over.
+    private string? _refusal;
     private string _errorCode = "";
     private string _error = "";
 
@@ -98,7 +102,7 @@ public sealed class DestinationEngine : IQemuStreamSink
             case ControlMessage.Commit when _loaded:
                 Phase = MigrationPhase.Committed;
                 _committedAt = now;
-                Do(new Effect.ResumeGuest());
+                Do(new Effect.RecordResuming());
                 break;
             case ControlMessage.Abort m:
                 Fail(m.Code, $"{_from} ended the migration: {m.Text}", tellPeer: false);
@@ -177,34 +181,73 @@ public sealed class DestinationEngine : IQemuStreamSink
         Do(new Effect.End());
     }
 
-    /// <summary>The commit came and the guest could not be run; it is certain that it did not run here.</summary>
-    public void ResumeRefused(string text, TimeSpan now)
+    /// <summary>It stands on disk that the guest may run here.</summary>
+    public void ResumingRecorded(TimeSpan now)
     {
         _now = now;
-        Outcome = MigrationOutcome.Failed;
-        _errorCode = "destination-resume";
-        _error = $"{text} {_guest} did not run here and never will by this migration: {_from} runs it again.";
-        Do(new Effect.Send(new ControlMessage.Abort(_errorCode, text)));
-        Phase = MigrationPhase.Ended;
-        Do(new Effect.End());
+        if (_refusal is not null)
+        {
+            Do(new Effect.RecordRefusal());
+            return;
+        }
+
+        _ordered = true;
+        Do(new Effect.RunGuest());
+    }
+
+    /// <summary>That the guest may run here could not be recorded, so it does not.</summary>
+    public void ResumingNotRecorded(string text, TimeSpan now)
+    {
+        _now = now;
+        _refusal ??= text;
+        Refuse();
+    }
+
+    /// <summary>QEMU has answered that it does not run the guest, so the guest has not run here.</summary>
+    public void RunRefused(string text, TimeSpan now)
+    {
+        _now = now;
+        if (Phase != MigrationPhase.Ended)
+        {
+            _refusal = text;
+            Do(new Effect.RecordRefusal());
+        }
+    }
+
+    /// <summary>It stands on disk that the guest has not run here and never will by this migration.</summary>
+    public void RefusalRecorded(TimeSpan now)
+    {
+        _now = now;
+        Refuse();
+    }
+
+    /// <summary>
+    /// That could not be recorded: by this host's word the guest may have run here, and it is lost.
+    /// </summary>
+    public void RefusalNotRecorded(string text, TimeSpan now)
+    {
+        _now = now;
+        Lose($"{_refusal} {text}");
     }
 
     /// <summary>QEMU failed or ended, with what it said.</summary>
     public void QemuFailed(string text, TimeSpan now)
     {
         _now = now;
-        if (Phase == MigrationPhase.Committed)
+        if (Phase != MigrationPhase.Committed)
+        {
+            Fail("destination-qemu", text, tellPeer: true);
+        }
+        else if (!_ordered)
+        {
+            // It has not been told to run, so it has not: the source has not lost its guest.
+            _refusal ??= text;
+        }
+        else if (_refusal is null)
         {
             // It may have run already, so the source may not run it again.
-            Outcome = MigrationOutcome.Failed;
-            _errorCode = "guest-lost";
-            _error = $"{text} {_guest} had been handed over to this host and died here.";
-            Phase = MigrationPhase.Ended;
-            Do(new Effect.End());
-            return;
+            Lose(text);
         }
-
-        Fail("destination-qemu", text, tellPeer: true);
     }
 
     /// <summary>A lane broke. Before the commit the guest will never run here; after it, it runs regardless.</summary>
@@ -348,6 +391,25 @@ public sealed class DestinationEngine : IQemuStreamSink
             Do(new Effect.Send(new ControlMessage.Abort(code, text)));
         }
 
+        Phase = MigrationPhase.Ended;
+        Do(new Effect.End());
+    }
+
+    private void Lose(string text)
+    {
+        Outcome = MigrationOutcome.Failed;
+        _errorCode = "guest-lost";
+        _error = $"{text} {_guest} had been handed over to this host and died here.";
+        Phase = MigrationPhase.Ended;
+        Do(new Effect.End());
+    }
+
+    private void Refuse()
+    {
+        Outcome = MigrationOutcome.Failed;
+        _errorCode = "destination-resume";
+        _error = $"{_refusal} {_guest} did not run here and never will by this migration: {_from} runs it again.";
+        Do(new Effect.Send(new ControlMessage.Abort(_errorCode, _refusal!)));
         Phase = MigrationPhase.Ended;
         Do(new Effect.End());
     }

@@ -25,9 +25,19 @@ public abstract record Effect
     public sealed record CheckMemory(IReadOnlyList<RamBlock> Blocks) : Effect;
 
     /// <summary>
-    /// Record durably that the destination may run, then report it with <see cref="SourceEngine.CommitRecorded"/>.
+    /// See to it that QEMU keeps the guest paused even if this daemon dies, then report it with
+    /// <see cref="SourceEngine.StreamHeld"/>.
+    /// </summary>
+    public sealed record HoldStream : Effect;
+
+    /// <summary>
+    /// Record durably that the destination may run the guest, then report it with
+    /// <see cref="SourceEngine.CommitRecorded"/> or <see cref="SourceEngine.CommitNotRecorded"/>.
     /// </summary>
     public sealed record RecordCommit : Effect;
+
+    /// <summary>Record durably that the commit, of which nobody has been told, is void.</summary>
+    public sealed record RecordReclaim : Effect;
 
     /// <summary>Tell the source's QEMU that the destination has everything: it completes and stays stopped.</summary>
     public sealed record ConfirmToQemu : Effect;
@@ -52,8 +62,23 @@ public abstract record Effect
     /// <summary>Give QEMU device state.</summary>
     public sealed record WriteDeviceState(ReadOnlyMemory<byte> Bytes) : Effect;
 
-    /// <summary>Let the guest run and announce it.</summary>
-    public sealed record ResumeGuest : Effect;
+    /// <summary>
+    /// Record durably that the guest may have run here from now on, then report it with
+    /// <see cref="DestinationEngine.ResumingRecorded"/> or <see cref="DestinationEngine.ResumingNotRecorded"/>.
+    /// </summary>
+    public sealed record RecordResuming : Effect;
+
+    /// <summary>
+    /// Let the guest run and announce it, then report it with <see cref="DestinationEngine.GuestRunning"/>, or with
+    /// <see cref="DestinationEngine.RunRefused"/> if QEMU has said that it does not.
+    /// </summary>
+    public sealed record RunGuest : Effect;
+
+    /// <summary>
+    /// Record durably that the guest has not run here and never will by this migration, then report it with
+    /// <see cref="DestinationEngine.RefusalRecorded"/>.
+    /// </summary>
+    public sealed record RecordRefusal : Effect;
 
     /// <summary>The migration has ended; the snapshot says how.</summary>
     public sealed record End : Effect;

@@ -21,6 +21,10 @@ public sealed partial class SourceEngine
     private bool _budgetChecked;
     private bool _budgetWaived;
     private bool _loaded;
+    // True while the commit is being written. What fails meanwhile waits in _failure: whether there is a commit to take
+    // back is known only when that write has ended.
+    private bool _committing;
+    private (MigrationOutcome Outcome, string Code, string Text)? _failure;
     private string _errorCode = "";
     private string _error = "";
 
@@ -114,6 +118,12 @@ public sealed partial class SourceEngine
         if (Phase == MigrationPhase.Committed)
         {
             Unsettled(text);
+            return;
+        }
+
+        if (_committing)
+        {
+            _failure ??= (outcome, code, text);
             return;
         }
 

@@ -68,7 +68,6 @@ public sealed partial class SourceEngine : IQemuStreamSink
     private TimeSpan _lastPing;
     private long _pingNumber;
     private readonly Dictionary<long, TimeSpan> _pings = [];
-    private bool _cancelRequested;
     private int _completeSections;
     private long _pagesSinceCaughtUp;
 
@@ -159,7 +158,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
                 _loaded = true;
                 _loadedAt = now;
                 _parts = _parts with { DeviceState = m.Handed, Load = m.Load };
-                Do(new Effect.RecordCommit());
+                Do(new Effect.HoldStream());
                 break;
             case ControlMessage.Running m when Phase == MigrationPhase.Committed:
                 Confirmed(m);
@@ -178,27 +177,46 @@ public sealed partial class SourceEngine : IQemuStreamSink
         Step();
     }
 
-    /// <summary>The commit stands on disk; nothing may run the guest here any more.</summary>
-    /// <returns>False if the migration ended before: the record is void and the caller undoes it.</returns>
-    public bool CommitRecorded(TimeSpan now)
+    /// <summary>QEMU keeps the guest paused from now on, whatever becomes of this daemon.</summary>
+    public void StreamHeld(TimeSpan now)
     {
         _now = now;
-        if (Phase != MigrationPhase.Switchover)
+        if (Phase == MigrationPhase.Switchover)
         {
-            return false;
+            _committing = true;
+            Do(new Effect.RecordCommit());
         }
+    }
 
-        if (_cancelRequested)
+    /// <summary>The commit stands on disk.</summary>
+    /// <remarks>
+    /// What went wrong while it was being written takes effect now: nobody has been told of the commit, so it is taken
+    /// back, on disk first.
+    /// </remarks>
+    public void CommitRecorded(TimeSpan now)
+    {
+        _now = now;
+        _committing = false;
+        if (_failure is { } failure)
         {
-            Fail(MigrationOutcome.Cancelled, "migration-cancelled", "The migration was cancelled.");
-            return false;
+            Do(new Effect.RecordReclaim());
+            Fail(failure.Outcome, failure.Code, failure.Text);
+            return;
         }
 
         Phase = MigrationPhase.Committed;
         _committedAt = now;
         _parts = _parts with { Commit = now - _loadedAt };
         Do(new Effect.Send(new ControlMessage.Commit()));
-        return true;
+    }
+
+    /// <summary>The commit could not be recorded; nobody has been told of it.</summary>
+    public void CommitNotRecorded(string text, TimeSpan now)
+    {
+        _now = now;
+        _committing = false;
+        _failure ??= (MigrationOutcome.Failed, "journal-unwritable", text);
+        Fail(_failure.Value.Outcome, _failure.Value.Code, _failure.Value.Text);
     }
 
     /// <summary>QEMU has stopped the guest's processors.</summary>
@@ -261,13 +279,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
             return false;
         }
 
-        _cancelRequested = true;
-        // Between Loaded and CommitRecorded the durable record is being written: CommitRecorded settles it then.
-        if (!_loaded)
-        {
-            Fail(MigrationOutcome.Cancelled, "migration-cancelled", "The migration was cancelled.");
-        }
-
+        Fail(MigrationOutcome.Cancelled, "migration-cancelled", "The migration was cancelled.");
         return true;
     }
 

@@ -94,7 +94,8 @@ public sealed class TransferTests : IAsyncLifetime
             "m0", "web1", "a", "b", new(), RandomNumberGenerator.GetBytes(32), WireVersions.Max, 2);
         var outgoing = new SourceTransfer(
             pair.Source, terms, somebodyListens ? pair.Lanes : (IPEndPoint)deaf.LocalEndPoint!,
-            _a.ClientOptions("b"), Folder("source"), () => Task.CompletedTask, NullLogger.Instance);
+            _a.ClientOptions("b"), Folder("source"), new(() => Task.CompletedTask, () => Task.CompletedTask),
+                NullLogger.Instance);
         MigrationSnapshot end = await outgoing.RunAsync(cancel);
         Assert.Equal((MigrationOutcome.Failed, "link-lost"), (end.Outcome, end.ErrorCode));
         Assert.Contains("lane 0", end.Error, StringComparison.OrdinalIgnoreCase);
@@ -178,7 +179,8 @@ public sealed class TransferTests : IAsyncLifetime
             _listener.Expect(_incoming);
             Outgoing = new SourceTransfer(
                 Source, terms, Lanes, _test._a.ClientOptions("b"),
-                _test.Folder("source"), () => Task.CompletedTask, NullLogger.Instance);
+                _test.Folder("source"), new(() => Task.CompletedTask, () => Task.CompletedTask),
+                NullLogger.Instance);
         }
 
         public async Task<(MigrationSnapshot Source, MigrationSnapshot Destination)> MoveAsync(

@@ -24,10 +24,12 @@ public class DestinationEngineTests
         engine.QemuShut(0, T);
         effects = Take(engine);
         Assert.Contains(effects, e => e is Effect.Send { Message: ControlMessage.Loaded });
-        Assert.DoesNotContain(effects, e => e is Effect.ResumeGuest);
+        Assert.DoesNotContain(effects, e => e is Effect.RecordResuming or Effect.RunGuest);
 
         engine.Receive(new ControlMessage.Commit(), T);
-        Assert.Contains(Take(engine), e => e is Effect.ResumeGuest);
+        Assert.Equal([new Effect.RecordResuming()], Take(engine));
+        engine.ResumingRecorded(T);
+        Assert.Equal([new Effect.RunGuest()], Take(engine));
         engine.GuestRunning(T, T, default, T);
         Assert.Equal(MigrationOutcome.Completed, engine.Outcome);
     }
@@ -73,7 +75,7 @@ public class DestinationEngineTests
         engine.LinkLost("cut", T);
         Assert.Equal(MigrationOutcome.Failed, engine.Outcome);
         engine.Receive(new ControlMessage.Commit(), T);
-        Assert.DoesNotContain(Take(engine), e => e is Effect.ResumeGuest);
+        Assert.DoesNotContain(Take(engine), e => e is Effect.RecordResuming or Effect.RunGuest);
     }
 
     [Fact]
@@ -82,9 +84,54 @@ public class DestinationEngineTests
         DestinationEngine engine = Loaded();
         engine.Receive(new ControlMessage.Commit(), T);
         engine.LinkLost("cut", T);
-        Assert.Contains(Take(engine), e => e is Effect.ResumeGuest);
+        engine.ResumingRecorded(T);
+        Assert.Contains(Take(engine), e => e is Effect.RunGuest);
         engine.GuestRunning(T, T, default, T);
         Assert.Equal(MigrationOutcome.Completed, engine.Outcome);
+    }
+
+    [Fact]
+    public void A_resume_that_cannot_be_recorded_does_not_happen()
+    {
+        DestinationEngine engine = Committed();
+        engine.ResumingNotRecorded("the disk is full.", T);
+        Assert.DoesNotContain(Take(engine), e => e is Effect.RunGuest);
+        Assert.Equal("destination-resume", engine.Snapshot(T).ErrorCode);
+    }
+
+    // Its QEMU dies after the commit and before it has been told to run: the source has not lost its guest.
+    [Fact]
+    public void A_QEMU_that_dies_before_it_is_told_to_run_gives_the_guest_back()
+    {
+        DestinationEngine engine = Committed();
+        engine.QemuFailed("QEMU has ended.", T);
+        engine.ResumingRecorded(T);
+        Assert.Equal([new Effect.RecordRefusal()], Take(engine));
+        engine.RefusalRecorded(T);
+        Assert.Contains(
+            Take(engine), e => e is Effect.Send { Message: ControlMessage.Abort { Code: "destination-resume" } });
+    }
+
+    [Fact]
+    public void A_QEMU_that_dies_once_it_has_been_told_to_run_has_lost_the_guest()
+    {
+        DestinationEngine engine = Committed();
+        engine.ResumingRecorded(T);
+        Take(engine);
+        engine.QemuFailed("QEMU has ended.", T);
+        Assert.Equal([new Effect.End()], Take(engine));
+        Assert.Equal("guest-lost", engine.Snapshot(T).ErrorCode);
+    }
+
+    [Fact]
+    public void A_refusal_that_cannot_be_recorded_is_not_told()
+    {
+        DestinationEngine engine = Committed();
+        engine.ResumingRecorded(T);
+        engine.RunRefused("the disk is locked.", T);
+        Take(engine);
+        engine.RefusalNotRecorded("the journal's disk is full.", T);
+        Assert.Equal([new Effect.End()], Take(engine));
     }
 
     [Fact]
@@ -125,6 +172,14 @@ public class DestinationEngineTests
         engine.LaneBarrier(1, T);
         engine.LaneBarrier(2, T);
         engine.QemuShut(0, T);
+        Take(engine);
+        return engine;
+    }
+
+    private static DestinationEngine Committed()
+    {
+        DestinationEngine engine = Loaded();
+        engine.Receive(new ControlMessage.Commit(), T);
         Take(engine);
         return engine;
     }

@@ -95,6 +95,37 @@ public class SourceEngineTests
         Assert.DoesNotContain(rig.Effects, effect => effect is Effect.Send { Message: ControlMessage.Commit });
     }
 
+    // Nobody has been told of the commit: it is taken back on disk before the guest goes on.
+    [Fact]
+    public void A_link_that_dies_while_the_commit_is_recorded_takes_it_back()
+    {
+        SourceRig? rig = null;
+        rig = new SourceRig
+        {
+            WhileCommitIsRecorded = () =>
+            {
+                rig!.Engine.LinkLost("cut.", rig.Now);
+                Assert.False(rig.Abandoned);
+            },
+        };
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal((MigrationOutcome.Failed, "link-lost"), (end.Outcome, end.ErrorCode));
+        int reclaimed = rig.Effects.FindIndex(effect => effect is Effect.RecordReclaim);
+        Assert.InRange(reclaimed, 0, rig.Effects.FindIndex(effect => effect is Effect.AbandonQemu));
+        Assert.DoesNotContain(rig.Effects, effect => effect is Effect.Send { Message: ControlMessage.Commit });
+        Assert.True(rig.GuestRuns);
+    }
+
+    [Fact]
+    public void A_commit_that_cannot_be_recorded_leaves_the_guest_where_it_was()
+    {
+        var rig = new SourceRig { CommitFails = true };
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal((MigrationOutcome.Failed, "journal-unwritable"), (end.Outcome, end.ErrorCode));
+        Assert.DoesNotContain(rig.Effects, effect => effect is Effect.Send { Message: ControlMessage.Commit });
+        Assert.True(rig.GuestRuns);
+    }
+
     [Fact]
     public void A_cancel_after_the_commit_is_too_late()
     {

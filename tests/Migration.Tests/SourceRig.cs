@@ -26,6 +26,8 @@ internal sealed class SourceRig
 
     /// <summary>Called before the commit is reported as recorded.</summary>
     public Action? WhileCommitIsRecorded { get; init; }
+
+    public bool CommitFails { get; init; }
     private bool _ended;
     private bool _placedSent;
     private double _writes;
@@ -240,8 +242,17 @@ internal sealed class SourceRig
                 case Effect.CheckMemory check:
                     CheckMemory(check.Blocks.Single());
                     break;
+                case Effect.HoldStream:
+                    Engine.StreamHeld(Now);
+                    break;
                 case Effect.RecordCommit:
                     WhileCommitIsRecorded?.Invoke();
+                    if (CommitFails)
+                    {
+                        Engine.CommitNotRecorded("the disk is full.", Now);
+                        break;
+                    }
+
                     Engine.CommitRecorded(Now);
                     break;
                 case Effect.Send { Message: ControlMessage.Commit } when !LinkDead:

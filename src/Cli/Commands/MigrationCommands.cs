@@ -143,15 +143,20 @@ internal static class MigrationCommands
         var id = MigrationArgument();
         var host = Option.Text("--guest-runs-on", "The host that runs the guest, or shall.", "HOST");
         host.Required = true;
+        var resumeCopy = Option.Flag("--resume-copy", "If it runs here: let the paused copy go on, because the other "
+            + "host certainly never ran the guest. Otherwise the guest is started anew from its disks.");
         return godwit.Verb(
             "settle", "Decide an unsettled migration whose other host is gone for good; ask on the host that the guest "
                 + "left. The other host's copy is void from then on: it is ended should it come back.",
-            ["godwit migration settle web1 --guest-runs-on a"], [id, host],
+            ["godwit migration settle web1 --guest-runs-on b", "godwit migration settle web1 --guest-runs-on a",
+                "godwit migration settle web1 --guest-runs-on a --resume-copy"],
+            [id, host, resumeCopy],
             async (session, cancellation) =>
             {
                 var request = new DecideMigrationRequest
                 {
                     Id = session.Get(id), GuestRunsOn = session.Get(host) ?? "",
+                    ResumeCopy = session.Get(resumeCopy),
                 };
                 session.Answer(MigrationAnswers.Show(await session.Client.AskAsync(
                     (daemon, options) => daemon.DecideMigrationAsync(request, options), cancellation)));

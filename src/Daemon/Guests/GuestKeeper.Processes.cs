@@ -15,88 +15,74 @@ internal sealed partial class GuestKeeper
     private async Task RecoverAsync(LocalGuest guest, CancellationToken cancellationToken)
     {
         var handOver = handOvers.OfGuest(guest.Record.Uuid);
-        await CatchUpAsync(guest, handOver);
-        var record = guest.Record;
-        var (machine, reason) = await TryAdoptAsync(record.Contract, cancellationToken);
+        var (machine, reason) = await TryAdoptAsync(guest.Record.Contract, cancellationToken);
         var state = machine is null ? "" : await RunStateAsync(machine, cancellationToken);
-        if (handOver is { State: HandOverState.Committed })
-        {
-            // Only the destination, or an operator, knows whether this copy may ever run again.
-            guest.MigrationId = handOver.Migration;
-            if (machine is not null)
-            {
-                Attach(guest, machine);
-                guest.IsPaused = true;
-            }
-        }
-        else if (record.Intent == GuestIntent.Incoming)
-        {
-            await RecoverIncomingAsync(guest, machine, state, handOver);
-        }
-        else if (record.Host != settings.HostName)
+        var copy = machine is null ? GuestCopy.Gone : state == "running" ? GuestCopy.Running : GuestCopy.Paused;
+        var recovery = HandOverRules.Recover(settings.HostName, guest.Record.Owned, handOver, copy);
+        if (recovery.Duty == RecoveryDuty.DropArrival)
         {
             if (machine is not null)
             {
-                await RecoverDepartedAsync(guest, machine);
+                await Machines.EndAsync(machine);
             }
-        }
-        else if (machine is not null)
-        {
-            await RecoverRunningAsync(guest, machine, state);
-        }
-        else if (record.Intent == GuestIntent.Running)
-        {
-            await NoteAsync(guest, record with
-            {
-                Intent = GuestIntent.Stopped,
-                Detail = $"Its QEMU ended while godwitd was not running: {reason}",
-            });
-            Log.GuestLost(logger, record.Name, guest.Record.Detail);
-        }
-    }
 
-    // The journal is ahead of the registry when the daemon ended in between.
-    private async Task CatchUpAsync(LocalGuest guest, HandOverRecord? handOver)
-    {
-        var record = guest.Record;
-        if (handOver is null || handOver.Epoch <= record.Epoch || record.Host != settings.HostName)
-        {
+            Log.IncomingDropped(logger, guest.Record.Name);
+            await DropIncomingAsync(guest);
             return;
         }
 
-        switch (handOver.State)
+        // Before the registry learns of it: a registry that takes nothing must not leave a second copy behind.
+        if (recovery.Duty == RecoveryDuty.EndCopy)
         {
-            case HandOverState.Left:
-                await NoteAsync(guest, record with
-                {
-                    Host = handOver.Peer, Epoch = handOver.Epoch, Intent = GuestIntent.Stopped, Detail = "",
-                });
-                break;
-            case HandOverState.Overruled:
-                await NoteAsync(guest, record with { Epoch = handOver.Epoch, Intent = GuestIntent.Running });
-                break;
-        }
-    }
-
-    private async Task RecoverRunningAsync(LocalGuest guest, QemuMachine machine, string state)
-    {
-        var record = guest.Record;
-        if (state is not "running")
-        {
-            // A move that the last daemon did not end. It was never committed, so the guest goes on here.
-            state = await GoOnAsync(machine);
-        }
-        else
-        {
-            await TryExecuteAsync(machine, "migrate_cancel");
-            // The last daemon may have silenced a guest that QEMU, alone since, has let go on.
-            machines.SetLinks(machine, up: true);
+            await EndAsync(machine!);
         }
 
-        await NoteAsync(guest, record with { Intent = GuestIntent.Running, Detail = "" });
-        Attach(guest, machine);
-        guest.IsPaused = state != "running";
-        Log.GuestAdopted(logger, record.Name, machine.ProcessId, state);
+        var detail = recovery.Duty switch
+        {
+            RecoveryDuty.NoteDeath => $"Its QEMU ended while godwitd was not running: {reason}",
+            RecoveryDuty.Adopt or RecoveryDuty.GoOn or RecoveryDuty.RunArrival => "",
+            _ => null,
+        };
+        try
+        {
+            await OwnAsync(guest, recovery.Owned, detail);
+        }
+        catch (GodwitException exception)
+        {
+            // It is so all the same, and the next start comes to the same conclusion.
+            Log.OwnershipUnrecorded(
+                logger, handOver?.Migration ?? "", exception.Message, guest.Record.Name, recovery.Owned.Host);
+        }
+
+        switch (recovery.Duty)
+        {
+            case RecoveryDuty.KeepPaused:
+                guest.MigrationId = handOver!.Migration;
+                break;
+            case RecoveryDuty.Adopt:
+                await TryExecuteAsync(machine!, "migrate_cancel");
+                // The last daemon may have silenced a guest that QEMU, alone since, has let go on.
+                machines.SetLinks(machine!, up: true);
+                break;
+            case RecoveryDuty.GoOn:
+                state = await GoOnAsync(machine!);
+                break;
+            case RecoveryDuty.RunArrival:
+                await TryExecuteAsync(machine!, "cont");
+                machines.Announce(Machines.OpenAnnouncer(machine!), guest.Record.Name);
+                state = await RunStateAsync(machine!, CancellationToken.None);
+                break;
+            case RecoveryDuty.NoteDeath:
+                Log.GuestLost(logger, guest.Record.Name, guest.Record.Detail);
+                break;
+        }
+
+        if (machine is not null && recovery.Duty != RecoveryDuty.EndCopy)
+        {
+            Attach(guest, machine);
+            guest.IsPaused = state != "running";
+            Log.GuestAdopted(logger, guest.Record.Name, machine.ProcessId, state);
+        }
     }
 
     /// <summary>Ends what is left of a migration in QEMU and lets the guest run here.</summary>
@@ -111,11 +97,37 @@ internal sealed partial class GuestKeeper
         return await RunStateAsync(machine, CancellationToken.None);
     }
 
-    // The guest is another host's, which runs it or has run it: a copy is left of a move that ended while no daemon
-    // looked. It is killed, not asked to quit: a QEMU that ends a migration in order runs its guest again for a moment.
-    private static async Task RecoverDepartedAsync(LocalGuest guest, QemuMachine machine)
+    /// <summary>Starts a guest that is this host's by an operator's decision anew, from its disks.</summary>
+    /// <returns>False if it could not be started; its record says why.</returns>
+    public async Task<bool> TryStartAnewAsync(LocalGuest guest)
     {
-        guest.Machine = null;
+        try
+        {
+            Attach(guest, await machines.StartAsync(guest.Record.Contract, incoming: false, CancellationToken.None));
+            return true;
+        }
+        catch (GodwitException exception)
+        {
+            await OwnAsync(guest, guest.Record.Owned with { Intent = GuestIntent.Stopped }, exception.Message);
+            return false;
+        }
+    }
+
+    /// <summary>Ends a copy of a guest that is another host's.</summary>
+    /// <remarks>
+    /// Killed, not asked to quit: a QEMU that ends a migration in order runs its guest again for a moment.
+    /// </remarks>
+    public static async Task EndCopyAsync(LocalGuest guest)
+    {
+        if (guest.Machine is { } machine)
+        {
+            guest.Machine = null;
+            await EndAsync(machine);
+        }
+    }
+
+    private static async Task EndAsync(QemuMachine machine)
+    {
         await machine.KillAsync();
         await machine.DisposeAsync();
     }
@@ -140,43 +152,6 @@ internal sealed partial class GuestKeeper
             }
 
             await Task.Delay(20);
-        }
-    }
-
-    private async Task RecoverIncomingAsync(
-        LocalGuest guest, QemuMachine? machine, string state, HandOverRecord? handOver)
-    {
-        var copy = machine is null ? GuestCopy.Gone : state == "running" ? GuestCopy.Running : GuestCopy.Paused;
-        var resuming = handOver is { State: HandOverState.Resuming } && handOver.Epoch > guest.Record.Epoch
-            ? handOver : null;
-        switch (HandOverRules.AtDestination(resuming?.State, copy))
-        {
-            case HandOverDuty.End:
-                await Machines.EndAsync(machine!);
-                break;
-            case HandOverDuty.Run:
-                await TryExecuteAsync(machine!, "cont");
-                machines.Announce(Machines.OpenAnnouncer(machine!), guest.Record.Name);
-                state = await RunStateAsync(machine!, CancellationToken.None);
-                break;
-        }
-
-        if (resuming is null)
-        {
-            Log.IncomingDropped(logger, guest.Record.Name);
-            await DropIncomingAsync(guest);
-        }
-        else if (machine is null)
-        {
-            await LoseAsync(guest, $"Its QEMU ended while godwitd was not running: "
-                + machines.LastWords(guest.Record.Contract));
-        }
-        else
-        {
-            await TakeAsync(guest);
-            Attach(guest, machine);
-            guest.IsPaused = state != "running";
-            Log.GuestAdopted(logger, guest.Record.Name, machine.ProcessId, state);
         }
     }
 
@@ -296,17 +271,19 @@ internal sealed partial class GuestKeeper
         }
     }
 
-    /// <summary>Records that the guest belongs to another host now. The journal has said so before.</summary>
-    public Task GiveAsync(LocalGuest guest, string host, long epoch) => NoteAsync(guest, guest.Record with
+    /// <summary>Records who owns the guest, as the journal has it.</summary>
+    /// <param name="detail">Why the guest failed; null leaves what is known.</param>
+    public Task OwnAsync(LocalGuest guest, GuestOwnership owned, string? detail = "")
     {
-        Host = host, Epoch = epoch, Intent = GuestIntent.Stopped, Detail = "",
-    });
+        var known = guest.Record;
+        var next = known.With(owned) with { Detail = detail ?? known.Detail };
+        if (known.Intent == GuestIntent.Incoming && owned.Intent == GuestIntent.Running)
+        {
+            next = next with { Started = clock.GetUtcNow() };
+        }
 
-    /// <summary>Records that the guest is this host's by an operator's decision, whatever another host says.</summary>
-    public Task OverruleAsync(LocalGuest guest, long epoch) => NoteAsync(guest, guest.Record with
-    {
-        Host = settings.HostName, Epoch = epoch, Intent = GuestIntent.Running, Detail = "",
-    });
+        return next == known ? Task.CompletedTask : NoteAsync(guest, next);
+    }
 
     /// <summary>Ends a copy that another host's newer ownership has made void; does nothing if there is none.</summary>
     public async Task FenceAsync(LocalGuest guest, string owner, long epoch)
@@ -316,17 +293,8 @@ internal sealed partial class GuestKeeper
             return;
         }
 
-        if (guest.Machine is { } machine)
-        {
-            guest.Machine = null;
-            await machine.KillAsync();
-            await machine.DisposeAsync();
-        }
-
-        await NoteAsync(guest, guest.Record with
-        {
-            Host = owner, Epoch = epoch, Intent = GuestIntent.Stopped, Detail = "",
-        });
+        await EndCopyAsync(guest);
+        await OwnAsync(guest, GuestOwnership.Fenced(owner, epoch));
         Log.GuestFenced(logger, guest.Record.Name, owner, epoch);
     }
 
@@ -335,33 +303,20 @@ internal sealed partial class GuestKeeper
     {
         guest.MigrationId = "";
         Log.GuestLost(logger, guest.Record.Name, detail);
-        return NoteAsync(guest, guest.Record with
-        {
-            Host = settings.HostName, Epoch = guest.Record.Epoch + 1, Intent = GuestIntent.Stopped, Detail = detail,
-        });
-    }
-
-    /// <summary>Ends the QEMU of a guest that runs elsewhere now.</summary>
-    /// <remarks>Killed, not asked to quit: see <see cref="RecoverDepartedAsync"/>. Its disks are let go of.</remarks>
-    public static async Task LeaveAsync(LocalGuest guest)
-    {
-        if (guest.Machine is { } machine)
-        {
-            guest.Machine = null;
-            await machine.KillAsync();
-            await machine.DisposeAsync();
-        }
+        return OwnAsync(guest, guest.Record.Owned.DiedOnArrival(settings.HostName), detail);
     }
 
     /// <summary>Records a guest that is about to arrive, so that a restart of the daemon finds its QEMU.</summary>
     public async Task<LocalGuest> ExpectAsync(
         MachineContract contract, string from, long epoch, DateTimeOffset created, string migrationId)
     {
-        var record = new GuestRecord(contract, from, epoch, GuestIntent.Incoming, created, null, "");
+        var arriving = GuestOwnership.Arriving(from, epoch);
+        var record = new GuestRecord(
+            contract, arriving.Host, arriving.Epoch, arriving.Intent, created, null, "");
         if (_guests.TryGetValue(contract.Uuid, out var guest))
         {
             var known = guest.Record;
-            if (known.Host == settings.HostName || guest.IsArriving || known.Epoch > epoch)
+            if (guest.IsArriving || !GuestOwnership.MayArrive(known.Owned, settings.HostName, epoch))
             {
                 throw new GodwitException("guest-exists",
                     $"Guest '{known.Name}' is recorded here on host '{known.Host}' with epoch {known.Epoch}; "
@@ -387,18 +342,7 @@ internal sealed partial class GuestKeeper
     }
 
     /// <summary>Takes ownership of a guest that has arrived and may run; durable when this returns.</summary>
-    public async Task TakeAsync(LocalGuest guest)
-    {
-        var record = guest.Record;
-        await NoteAsync(guest, record with
-        {
-            Host = settings.HostName,
-            Epoch = record.Epoch + 1,
-            Intent = GuestIntent.Running,
-            Started = clock.GetUtcNow(),
-            Detail = "",
-        });
-    }
+    public Task TakeAsync(LocalGuest guest) => OwnAsync(guest, guest.Record.Owned.Arrived(settings.HostName));
 
     /// <summary>Forgets an arrival that was never committed; what was known of the guest before stays known.</summary>
     public async Task DropIncomingAsync(LocalGuest guest)

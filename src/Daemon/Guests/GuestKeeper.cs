@@ -3,6 +3,7 @@ using Godwit.Api.V1;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Migration;
+using Godwit.Migration.HandOver;
 
 namespace Godwit.Daemon.Guests;
 
@@ -45,7 +46,10 @@ internal sealed partial class GuestKeeper(
             await RecoverAsync(guest, cancellationToken);
         }
 
-        handOvers.Compact();
+        if (_guests.Values.All(guest => guest.StoredEpoch == guest.Record.Epoch))
+        {
+            handOvers.Compact();
+        }
     }
 
     /// <summary>Lets go of every QEMU without ending it, because the daemon ends.</summary>

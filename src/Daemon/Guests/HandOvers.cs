@@ -9,12 +9,14 @@ internal sealed class HandOvers : IDisposable
     private readonly Lock _lock = new();
     private readonly JournalFile _file;
     private readonly HandOverJournal _journal;
+    private readonly string _host;
 
     /// <exception cref="Godwit.Migration.GodwitException">
     /// <c>journal-broken</c> or <c>journal-newer</c>: the daemon may not start, for it might start a second copy.
     /// </exception>
     public HandOvers(DaemonSettings settings)
     {
+        _host = settings.HostName;
         _file = new JournalFile(settings.HandOverJournal);
         _journal = HandOverJournal.Open(_file, Guid.NewGuid());
     }
@@ -41,14 +43,32 @@ internal sealed class HandOvers : IDisposable
         }
     }
 
-    /// <summary>What decides about a guest: a hand-over that is not settled, or else the newest.</summary>
+    /// <inheritdoc cref="HandOverJournal.OfGuest"/>
     public HandOverRecord? OfGuest(Guid guest)
     {
         lock (_lock)
         {
-            return _journal.Records.Where(record => record.Guest == guest)
-                .OrderByDescending(record => record.IsOutstanding).ThenByDescending(record => record.Epoch)
-                .FirstOrDefault();
+            return _journal.OfGuest(guest);
+        }
+    }
+
+    /// <summary>Says who may run the guest of a migration to this host.</summary>
+    /// <param name="owned">As the registry has it; null if the guest is not known here.</param>
+    public HandOverAnswer Answer(GuestOwnership? owned, bool hasDied, GuestCopy copy, string migration, long epoch)
+    {
+        lock (_lock)
+        {
+            _journal.TryPutBack();
+            return HandOverRules.Answer(_host, owned, hasDied, copy, _journal, migration, epoch);
+        }
+    }
+
+    /// <inheritdoc cref="HandOverJournal.TryPutBack"/>
+    public bool TryPutBack()
+    {
+        lock (_lock)
+        {
+            return _journal.TryPutBack();
         }
     }
 

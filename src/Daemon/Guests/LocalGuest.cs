@@ -1,6 +1,7 @@
 using Godwit.Api.V1;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
+using Godwit.Migration.HandOver;
 
 namespace Godwit.Daemon.Guests;
 

@@ -2,6 +2,7 @@ using Godwit.Api.V1;
 using Godwit.Daemon.Guests;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
+using Godwit.Migration.HandOver;
 using Godwit.Host.Transfers;
 
 namespace Godwit.Daemon.Moves;

@@ -97,7 +97,7 @@ internal sealed class IncomingMoves(
         var announcer = Machines.OpenAnnouncer(machine);
         var handOver = new HandOverRecord(HandOverState.Resuming, terms.MigrationId, contract.Uuid, terms.From,
             request.Epoch + 1, Guid.Empty);
-        var steps = new HandOverSteps(
+        var steps = new ArrivalSteps(
             () => handOvers.RecordAsync(handOver),
             () => handOvers.RecordAsync(handOver with { State = HandOverState.Refused }),
             () => ArriveAsync(guest, machine, announcer));
@@ -181,11 +181,8 @@ internal sealed class IncomingMoves(
         }
 
         var copy = guest?.Machine is null ? GuestCopy.Gone : guest.IsPaused ? GuestCopy.Paused : GuestCopy.Running;
-        var isOwned = guest is { Record: { } known } && known.Host == settings.HostName
-            && known.Intent != GuestIntent.Incoming && known.Epoch >= request.Epoch;
-        // Owned here, it may have been paused or stopped since by whoever may do that.
-        var answer = !isOwned ? HandOverRules.Answer(record?.State, copy)
-            : copy == GuestCopy.Gone && guest!.Record.Detail.Length > 0 ? HandOverAnswer.Died : HandOverAnswer.Runs;
+        var answer = handOvers.Answer(
+            guest?.Record.Owned, guest?.Record.Detail.Length > 0, copy, request.MigrationId, request.Epoch);
         response.Verdict = answer switch
         {
             HandOverAnswer.Runs => HandOverVerdict.Runs,
@@ -273,6 +270,12 @@ internal sealed class IncomingMoves(
         {
             arrival.Move.Set(record => record with { Snapshot = snapshot });
             arrival.Announcer.Dispose();
+            if (!await JournalIsPutBackAsync())
+            {
+                // The next daemon finds QEMU, and in the journal whether the guest may run.
+                return;
+            }
+
             await Machines.EndAsync(machine);
             try
             {
@@ -307,6 +310,25 @@ internal sealed class IncomingMoves(
         }
 
         _arrivals.TryRemove(terms.MigrationId, out _);
+    }
+
+    // A record that could not be written may stand in the journal all the same. A daemon that started now, and found it
+    // without a QEMU, would take the guest for one that came and died.
+    private async Task<bool> JournalIsPutBackAsync()
+    {
+        while (!handOvers.TryPutBack())
+        {
+            try
+            {
+                await Task.Delay(TimeSpan.FromSeconds(1), clock, _shutdown.Token);
+            }
+            catch (OperationCanceledException)
+            {
+                return false;
+            }
+        }
+
+        return true;
     }
 
     /// <summary>Gives up a reservation that no lane has claimed in time.</summary>

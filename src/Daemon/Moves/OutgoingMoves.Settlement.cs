@@ -13,16 +13,13 @@ namespace Godwit.Daemon.Moves;
 internal sealed partial class OutgoingMoves
 {
     private static readonly TimeSpan AskDeadline = TimeSpan.FromSeconds(8);
-    private static readonly TimeSpan AskAgainMin = TimeSpan.FromMilliseconds(100);
-    private static readonly TimeSpan AskAgainMax = TimeSpan.FromSeconds(5);
-    // A move that has not been settled by then is reported as unsettled. The asking goes on.
-    private static readonly TimeSpan UnsettledAfter = TimeSpan.FromSeconds(10);
 
     /// <summary>An operator decides where the guest of an unsettled move runs.</summary>
     /// <exception cref="GodwitException">
     /// <c>migration-settled</c>: nothing is undecided. <c>host-unknown</c>: not one of the two.
     /// </exception>
-    public async Task<Move> DecideAsync(string idOrGuest, string host, CancellationToken cancellationToken)
+    public async Task<Move> DecideAsync(
+        string idOrGuest, string host, bool resumesCopy, CancellationToken cancellationToken)
     {
         if (Find(idOrGuest) is not { } move
             || handOvers.Find(move.Id) is not { State: HandOverState.Committed }
@@ -41,7 +38,7 @@ internal sealed partial class OutgoingMoves
         }
 
         var changed = move.Changed;
-        _departures[move.Id].Decision.TrySetResult(host);
+        _departures[move.Id].Decide(new Decision(host, resumesCopy));
         while (move.Record.GuestRunsOn != host)
         {
             await changed.WaitAsync(cancellationToken);
@@ -65,40 +62,42 @@ internal sealed partial class OutgoingMoves
             ?? new MigrationRecord(handOver.Migration, handOver.Guest, guest.Record.Name, settings.HostName,
                 handOver.Peer, new MigrationPolicy(), clock.GetUtcNow(), "", new MigrationSnapshot());
         var host = new HostRecord(handOver.Peer, "", "", HoldsAuthority: false);
-        var snapshot = recorded.Snapshot with { Phase = MigrationPhase.Committed };
-        var departure = new Departure(guest, host, new Move(recorded with { Snapshot = snapshot, GuestRunsOn = "" }));
+        if (handOver.State == HandOverState.Committed)
+        {
+            recorded = recorded with
+            {
+                Snapshot = recorded.Snapshot with
+                {
+                    Phase = MigrationPhase.Committed, Outcome = MigrationOutcome.Pending,
+                },
+                GuestRunsOn = "",
+            };
+        }
+
+        var departure = new Departure(guest, host, new Move(recorded));
         _departures[handOver.Migration] = departure;
         departure.Finished = Task.Run(
-            () => SettleAsync(departure, snapshot, isPrepared: false), CancellationToken.None);
+            () => SettleAsync(departure, recorded.Snapshot, isPrepared: false), CancellationToken.None);
     }
 
     private async Task SettleAsync(Departure departure, MigrationSnapshot final, bool isPrepared)
     {
         var (move, guest, host) = (departure.Move, departure.Guest, departure.Host);
-        var runsOn = settings.HostName;
         try
         {
-            switch (handOvers.Find(move.Id))
+            if (handOvers.Find(move.Id) is { IsOutstanding: true } handOver)
             {
-                case { State: HandOverState.Committed } handOver:
-                    (final, runsOn) = await EndCommittedAsync(departure, handOver, final);
-                    break;
-                case { State: HandOverState.Overruled } handOver:
-                    await FenceAsync(handOver);
-                    _departures.TryRemove(move.Id, out _);
-                    return;
-                default:
-                    if (final.ErrorCode == "guest-lost")
-                    {
-                        runsOn = "";
-                    }
+                await SettleCommittedAsync(departure, handOver, final);
+            }
+            else
+            {
+                if (isPrepared)
+                {
+                    await AbandonAsync(move.Id, host, final.Error);
+                }
 
-                    if (isPrepared)
-                    {
-                        await AbandonAsync(move.Id, host, final.Error);
-                    }
-
-                    break;
+                guest.MigrationId = "";
+                await EndReportAsync(departure, final, final.ErrorCode == "guest-lost" ? "" : settings.HostName);
             }
         }
         catch (OperationCanceledException)
@@ -113,21 +112,170 @@ internal sealed partial class OutgoingMoves
             return;
         }
 
-        guest.MigrationId = "";
-        await EndReportAsync(departure, final with { Phase = MigrationPhase.Ended }, runsOn);
-        if (handOvers.Find(move.Id) is { State: HandOverState.Overruled } overruled)
+        _departures.TryRemove(move.Id, out _);
+    }
+
+    /// <summary>Carries out what <see cref="Settlement"/> decides.</summary>
+    private async Task SettleCommittedAsync(Departure departure, HandOverRecord handOver, MigrationSnapshot final)
+    {
+        var guest = departure.Guest;
+        var begun = clock.GetTimestamp();
+        TimeSpan Now() => clock.GetElapsedTime(begun);
+        var settlement = new Settlement(handOver, FateOf(final), settings.HostName, Now());
+        while (true)
         {
-            await SettleAsync(departure, final, isPrepared: false);
-            return;
+            if (departure.TakeDecision() is { } decision
+                && settlement.Decide(decision.Host, decision.ResumesCopy, Now()))
+            {
+                Log.MoveDecided(logger, handOver.Migration, guest.Record.Name, decision.Host);
+            }
+
+            switch (settlement.Next(Now()))
+            {
+                case SettlementStep.Wait wait:
+                    await Task.WhenAny(departure.Decided, Task.Delay(wait.For, clock, _shutdown.Token));
+                    _shutdown.Token.ThrowIfCancellationRequested();
+                    break;
+                case SettlementStep.Ask ask:
+                    var (answer, detail) = await AskAsync(handOver, ask.Fence, settlement.Epoch);
+                    settlement.Answered(answer, detail, Now());
+                    break;
+                case SettlementStep.Write write:
+                    if (await TryRecordAsync(write.Record))
+                    {
+                        Log.MoveSettled(logger, handOver.Migration, Now().TotalSeconds, write.Record.State.ToString(),
+                            guest.Record.Name);
+                        settlement.Done();
+                    }
+                    else
+                    {
+                        settlement.Failed(Now());
+                    }
+
+                    break;
+                case SettlementStep.EndCopy:
+                    await GuestKeeper.EndCopyAsync(guest);
+                    settlement.Done();
+                    break;
+                case SettlementStep.RunCopy:
+                    settlement.CopyRuns(await RunCopyAsync(guest));
+                    break;
+                case SettlementStep.StartAnew:
+                    settlement.CopyRuns(await guests.TryStartAnewAsync(guest));
+                    break;
+                case SettlementStep.Own own:
+                    await OwnAsync(guest, handOver.Migration, own.Owned);
+                    settlement.Done();
+                    break;
+                case SettlementStep.ReportUnsettled report:
+                    await ReportUnsettledAsync(departure, final, report.Detail);
+                    settlement.Done();
+                    break;
+                case SettlementStep.Settled settled:
+                    guest.MigrationId = "";
+                    var (end, runsOn) = EndOf(departure.Move, handOver, final, settled);
+                    await EndReportAsync(departure, end, runsOn);
+                    settlement.Done();
+                    break;
+                case SettlementStep.End:
+                    return;
+            }
+        }
+    }
+
+    private static CommitFate FateOf(MigrationSnapshot final) => final.Outcome switch
+    {
+        MigrationOutcome.Completed => CommitFate.Confirmed,
+        MigrationOutcome.Unsettled or MigrationOutcome.Pending => CommitFate.InDoubt,
+        // It ended while the commit was being recorded.
+        _ => CommitFate.Untold,
+    };
+
+    private (MigrationSnapshot Final, string RunsOn) EndOf(
+        Move move, HandOverRecord handOver, MigrationSnapshot final, SettlementStep.Settled settled)
+    {
+        var guest = move.Record.Guest;
+        if (settled.Guest == SettledGuest.RunsThere)
+        {
+            return (final with { Outcome = MigrationOutcome.Completed, ErrorCode = "", Error = "" }, handOver.Peer);
         }
 
-        _departures.TryRemove(move.Id, out _);
+        if (settled.Guest == SettledGuest.DiedThere)
+        {
+            return (Failed(final, "guest-lost",
+                $"{guest} was handed over to {handOver.Peer} and died there: {settled.Detail} "
+                + $"Start it again there: 'godwit vm start {guest}'."), "");
+        }
+
+        var isUntold = FateOf(final) == CommitFate.Untold;
+        var text = isUntold ? final.Error
+            : settled.HasDecided
+                ? $"An operator decided that {guest} runs on {settings.HostName}; {handOver.Peer} has not answered."
+                : $"{handOver.Peer} did not run {guest} and never will by this migration.";
+        if (settled.Guest == SettledGuest.DiedHere)
+        {
+            return (Failed(final, "guest-lost",
+                $"{text} Its copy on {settings.HostName} has ended meanwhile: it runs nowhere. "
+                + $"Start it again: 'godwit vm start {guest}'."), "");
+        }
+
+        if (settled.Guest == SettledGuest.StartedHere)
+        {
+            return (Failed(final, "migration-overruled",
+                $"{text} It was started anew on {settings.HostName}, from its disks."), settings.HostName);
+        }
+
+        var where = $"{text} It runs on {settings.HostName}, where it was.";
+        return (isUntold ? final
+            : settled.HasDecided ? Failed(final, "migration-overruled", where)
+            : Failed(final, "handover-refused", where), settings.HostName);
+    }
+
+    private async Task<bool> TryRecordAsync(HandOverRecord record)
+    {
+        try
+        {
+            await handOvers.RecordAsync(record);
+            return true;
+        }
+        catch (GodwitException exception)
+        {
+            Log.HandOverUnrecorded(logger, record.Migration, record.State.ToString(), exception.Message);
+            return false;
+        }
+    }
+
+    private async Task<bool> RunCopyAsync(LocalGuest guest)
+    {
+        if (guest.Machine is not { } machine || await guests.GoOnAsync(machine) != "running")
+        {
+            return false;
+        }
+
+        guest.IsPaused = false;
+        return true;
+    }
+
+    private async Task OwnAsync(LocalGuest guest, string migration, GuestOwnership owned)
+    {
+        try
+        {
+            await guests.OwnAsync(guest, owned);
+        }
+        catch (GodwitException exception)
+        {
+            // The journal has it: the registry catches up at the next start.
+            Log.OwnershipUnrecorded(logger, migration, exception.Message, guest.Record.Name, settings.HostName);
+        }
     }
 
     private async Task EndReportAsync(Departure departure, MigrationSnapshot final, string runsOn)
     {
         var (move, host) = (departure.Move, departure.Host);
-        var record = move.Record with { Snapshot = final, GuestRunsOn = runsOn };
+        var record = move.Record with
+        {
+            Snapshot = final with { Phase = MigrationPhase.Ended }, GuestRunsOn = runsOn,
+        };
         try
         {
             await reports.PutAsync(record);
@@ -155,126 +303,8 @@ internal sealed partial class OutgoingMoves
         move.Set(_ => record);
     }
 
-    /// <summary>From a commit to one host that runs the guest.</summary>
-    private async Task<(MigrationSnapshot Final, string RunsOn)> EndCommittedAsync(
-        Departure departure, HandOverRecord handOver, MigrationSnapshot final)
-    {
-        var (move, guest) = (departure.Move, departure.Guest);
-        var begun = clock.GetTimestamp();
-        var (answer, detail) = final.Outcome switch
-        {
-            MigrationOutcome.Completed => (HandOverAnswer.Runs, ""),
-            MigrationOutcome.Unsettled or MigrationOutcome.Pending => await AskAsync(departure, handOver, final),
-            // It ended while the commit was being recorded, so nobody was told of it.
-            _ => (HandOverAnswer.Refused, final.Error),
-        };
-        if (answer == HandOverAnswer.None)
-        {
-            return await DecidedAsync(departure, handOver, await departure.Decision.Task, final);
-        }
-
-        var state = HandOverRules.OnAnswer(handOver.State, answer)!.Value;
-        await handOvers.RecordAsync(handOver with { State = state });
-        Log.MoveSettled(
-            logger, move.Id, clock.GetElapsedTime(begun).TotalSeconds, state.ToString(), move.Record.Guest);
-        if (state == HandOverState.Left)
-        {
-            await GiveAsync(guest, handOver);
-            return answer == HandOverAnswer.Runs
-                ? (Completed(final), handOver.Peer)
-                : (Failed(final, "guest-lost",
-                    $"{move.Record.Guest} was handed over to {handOver.Peer} and died there: {detail} "
-                    + $"Start it again there: 'godwit vm start {move.Record.Guest}'."), "");
-        }
-
-        return final.Outcome is MigrationOutcome.Unsettled or MigrationOutcome.Pending
-            ? await RunHereAsync(departure, final, "handover-refused",
-                $"{handOver.Peer} did not run {move.Record.Guest} and never will by this migration.")
-            : (final, settings.HostName);
-    }
-
-    private async Task<(MigrationSnapshot Final, string RunsOn)> DecidedAsync(
-        Departure departure, HandOverRecord handOver, string host, MigrationSnapshot final)
-    {
-        var (move, guest) = (departure.Move, departure.Guest);
-        Log.MoveDecided(logger, move.Id, move.Record.Guest, host);
-        if (host == handOver.Peer)
-        {
-            await handOvers.RecordAsync(handOver with { State = HandOverState.Left });
-            await GiveAsync(guest, handOver);
-            return (Completed(final), host);
-        }
-
-        var overruled = handOver with { State = HandOverState.Overruled, Epoch = handOver.Epoch + 1 };
-        await handOvers.RecordAsync(overruled);
-        await guests.OverruleAsync(guest, overruled.Epoch);
-        return await RunHereAsync(departure, final, "migration-overruled",
-            $"An operator decided that {move.Record.Guest} runs on {host}; {handOver.Peer} has not answered.");
-    }
-
-    private async Task<(MigrationSnapshot Final, string RunsOn)> RunHereAsync(
-        Departure departure, MigrationSnapshot final, string code, string text)
-    {
-        var guest = departure.Guest;
-        if (guest.Machine is { } machine && await guests.GoOnAsync(machine) == "running")
-        {
-            guest.IsPaused = false;
-            return (Failed(final, code, $"{text} It runs on {settings.HostName}, where it was."), settings.HostName);
-        }
-
-        return (Failed(final, "guest-lost",
-            $"{text} Its copy on {settings.HostName} has ended meanwhile: it runs nowhere. "
-            + $"Start it again: 'godwit vm start {guest.Record.Name}'."), "");
-    }
-
-    private async Task GiveAsync(LocalGuest guest, HandOverRecord handOver)
-    {
-        await GuestKeeper.LeaveAsync(guest);
-        try
-        {
-            await guests.GiveAsync(guest, handOver.Peer, handOver.Epoch);
-        }
-        catch (GodwitException exception)
-        {
-            // The journal has it: the registry catches up at the next start.
-            Log.OwnershipUnrecorded(
-                logger, handOver.Migration, exception.Message, guest.Record.Name, settings.HostName);
-        }
-    }
-
-    /// <summary>Asks until there is an answer, an operator's decision (then it is none), or the daemon ends.</summary>
     private async Task<(HandOverAnswer Answer, string Detail)> AskAsync(
-        Departure departure, HandOverRecord handOver, MigrationSnapshot final)
-    {
-        var begun = clock.GetTimestamp();
-        var wait = AskAgainMin;
-        var isReported = false;
-        while (true)
-        {
-            var (answer, detail) = await AskOnceAsync(handOver, fence: false);
-            if (answer != HandOverAnswer.None)
-            {
-                return (answer, detail);
-            }
-
-            if (!isReported && clock.GetElapsedTime(begun) >= UnsettledAfter)
-            {
-                isReported = true;
-                await ReportUnsettledAsync(departure, final, detail);
-            }
-
-            await Task.WhenAny(departure.Decision.Task, Task.Delay(wait, clock, _shutdown.Token));
-            _shutdown.Token.ThrowIfCancellationRequested();
-            if (departure.Decision.Task.IsCompleted)
-            {
-                return (HandOverAnswer.None, "");
-            }
-
-            wait = wait * 2 < AskAgainMax ? wait * 2 : AskAgainMax;
-        }
-    }
-
-    private async Task<(HandOverAnswer Answer, string Detail)> AskOnceAsync(HandOverRecord handOver, bool fence)
+        HandOverRecord handOver, bool fence, long epoch)
     {
         try
         {
@@ -282,8 +312,7 @@ internal sealed partial class OutgoingMoves
             var host = await membership.FindAsync(handOver.Peer, _shutdown.Token);
             var request = new SettleMigrationRequest
             {
-                MigrationId = handOver.Migration, GuestUuid = handOver.Guest.ToString(), Epoch = handOver.Epoch,
-                Fence = fence,
+                MigrationId = handOver.Migration, GuestUuid = handOver.Guest.ToString(), Epoch = epoch, Fence = fence,
             };
             var response = await links.CallAsync(host, AskDeadline,
                 (peer, options) => peer.SettleMigrationAsync(request, options), _shutdown.Token);
@@ -331,22 +360,6 @@ internal sealed partial class OutgoingMoves
 
         move.Set(record => record with { Snapshot = unsettled, GuestRunsOn = "" });
     }
-
-    // The guest runs here; what is left is to make sure that its other copy never does again.
-    private async Task FenceAsync(HandOverRecord handOver)
-    {
-        var wait = AskAgainMin;
-        while ((await AskOnceAsync(handOver, fence: true)).Answer != HandOverAnswer.Refused)
-        {
-            await Task.Delay(wait, clock, _shutdown.Token);
-            wait = wait * 2 < AskAgainMax ? wait * 2 : AskAgainMax;
-        }
-
-        await handOvers.RecordAsync(handOver with { State = HandOverState.Reclaimed });
-    }
-
-    private static MigrationSnapshot Completed(MigrationSnapshot final) =>
-        final with { Outcome = MigrationOutcome.Completed, ErrorCode = "", Error = "" };
 
     private static MigrationSnapshot Failed(MigrationSnapshot final, string code, string text) =>
         final with { Outcome = MigrationOutcome.Failed, ErrorCode = code, Error = text };

@@ -271,13 +271,14 @@ internal sealed partial class OutgoingMoves(
         var endpoint = new IPEndPoint(await ResolveAsync(host, cancellationToken), (int)prepared.LanePort);
         PeerVerdict? refused = null;
         GodwitException? unrecorded = null;
+        var guest = departure.Guest.Record;
+        var commit = new HandOverRecord(HandOverState.Committed, move.Id, guest.Uuid, host.Name, guest.Epoch + 1,
+            new Guid(prepared.Journal.Span));
         async Task CommitAsync()
         {
             try
             {
-                var guest = departure.Guest.Record;
-                await handOvers.RecordAsync(new HandOverRecord(HandOverState.Committed, move.Id, guest.Uuid, host.Name,
-                    guest.Epoch + 1, new Guid(prepared.Journal.Span)));
+                await handOvers.RecordAsync(commit);
             }
             catch (GodwitException exception)
             {
@@ -286,9 +287,12 @@ internal sealed partial class OutgoingMoves(
             }
         }
 
+        var steps = new DepartureSteps(
+            CommitAsync, () => handOvers.RecordAsync(commit with { State = HandOverState.Reclaimed }));
+
         var transfer = new SourceTransfer(
             machine, terms, endpoint, trust.ClientOptions(host.Name, verdict => refused = verdict),
-            machines.Directory(departure.Guest.Record.Contract), CommitAsync, logger);
+            machines.Directory(guest.Contract), steps, logger);
         transfer.Changed += snapshot =>
             move.Set(record => record with { Snapshot = Monotonic(record.Snapshot, snapshot) });
         departure.Transfer = transfer;
@@ -422,14 +426,35 @@ internal sealed partial class OutgoingMoves(
 
     private sealed class Departure(LocalGuest guest, HostRecord host, Move move)
     {
+        private volatile TaskCompletionSource<Decision> _decision =
+            new(TaskCreationOptions.RunContinuationsAsynchronously);
+
         public LocalGuest Guest => guest;
         public HostRecord Host => host;
         public Move Move => move;
         public CancellationTokenSource Cancel { get; } = new();
         public SourceTransfer? Transfer { get; set; }
-        /// <summary>The host that an operator named; a result here ends the asking.</summary>
-        public TaskCompletionSource<string> Decision { get; } =
-            new(TaskCreationOptions.RunContinuationsAsynchronously);
+        /// <summary>Ends when an operator has named a host that has not been taken yet.</summary>
+        public Task Decided => _decision.Task;
         public Task Finished { get; set; } = Task.CompletedTask;
+
+        /// <summary>An operator says where the guest runs.</summary>
+        public void Decide(Decision decision) => _decision.TrySetResult(decision);
+
+        /// <summary>Null if there is none that has not been taken.</summary>
+        public Decision? TakeDecision()
+        {
+            if (!_decision.Task.IsCompleted)
+            {
+                return null;
+            }
+
+            var decision = _decision.Task.Result;
+            _decision = new(TaskCreationOptions.RunContinuationsAsynchronously);
+            return decision;
+        }
     }
+
+    /// <param name="ResumesCopy">The paused copy goes on, if the host is this one.</param>
+    private sealed record Decision(string Host, bool ResumesCopy);
 }

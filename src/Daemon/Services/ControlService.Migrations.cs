@@ -73,7 +73,8 @@ internal sealed partial class ControlService
 
     public override async Task<Migration> DecideMigration(DecideMigrationRequest request, ServerCallContext context)
     {
-        var move = await outgoing.DecideAsync(request.Id, request.GuestRunsOn, context.CancellationToken);
+        var move = await outgoing.DecideAsync(
+            request.Id, request.GuestRunsOn, request.ResumeCopy, context.CancellationToken);
         return MoveMapping.ToApi(move.Record);
     }
 

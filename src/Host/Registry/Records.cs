@@ -1,18 +1,8 @@
 using Godwit.Host.Qemu;
 using Godwit.Migration;
+using Godwit.Migration.HandOver;
 
 namespace Godwit.Host.Registry;
-
-/// <summary>What a host is to do with a guest, as recorded; not what its QEMU does at this instant.</summary>
-public enum GuestIntent
-{
-    Stopped,
-    Running,
-    /// <summary>
-    /// Arriving here and never committed: after a crash its QEMU is ended, unless it runs the guest already.
-    /// </summary>
-    Incoming,
-}
 
 /// <summary>A guest for life: its frozen contract, who owns it, and what the owner is to do with it.</summary>
 /// <param name="Host">The only host that may run the guest.</param>
@@ -24,6 +14,11 @@ public sealed record GuestRecord(
 {
     public Guid Uuid => Contract.Uuid;
     public string Name => Contract.Name;
+    public GuestOwnership Owned => new(Host, Epoch, Intent);
+
+    /// <summary>The same guest under this ownership.</summary>
+    public GuestRecord With(GuestOwnership owned) =>
+        this with { Host = owned.Host, Epoch = owned.Epoch, Intent = owned.Intent };
 }
 
 /// <summary>A member of the cluster.</summary>

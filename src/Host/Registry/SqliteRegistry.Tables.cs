@@ -1,4 +1,5 @@
 using Godwit.Migration;
+using Godwit.Migration.HandOver;
 using Microsoft.Data.Sqlite;
 
 namespace Godwit.Host.Registry;

@@ -14,9 +14,9 @@ namespace Godwit.Host.Transfers;
 
 /// <summary>What a destination does around the instant of the resume.</summary>
 /// <param name="RecordResuming">Records durably that the guest may run here from now on.</param>
-/// <param name="RecordRefused">Records durably that it did not run after all.</param>
+/// <param name="RecordRefusal">Records durably that it did not run after all.</param>
 /// <param name="Arrive">The guest runs: announces it, and gives how long that took to begin.</param>
-public sealed record HandOverSteps(Func<Task> RecordResuming, Func<Task> RecordRefused, Func<Task<TimeSpan>> Arrive);
+public sealed record ArrivalSteps(Func<Task> RecordResuming, Func<Task> RecordRefusal, Func<Task<TimeSpan>> Arrive);
 
 /// <summary>Runs one incoming migration into a QEMU that waits with <c>-incoming defer -S</c>.</summary>
 /// <remarks>
@@ -25,7 +25,7 @@ public sealed record HandOverSteps(Func<Task> RecordResuming, Func<Task> RecordR
 /// </remarks>
 public sealed partial class DestinationTransfer(
     QemuMachine machine, TransferTerms terms, string runtimeDirectory,
-    HandOverSteps handOver, ILogger logger)
+    ArrivalSteps handOver, ILogger logger)
 {
     private const int TickMilliseconds = 4;
 
@@ -447,8 +447,14 @@ public sealed partial class DestinationTransfer(
             case Effect.WriteDeviceState state:
                 SendAll(state.Bytes.Span);
                 break;
-            case Effect.ResumeGuest:
-                await ResumeAsync();
+            case Effect.RecordResuming:
+                await RecordAsync(handOver.RecordResuming, _engine.ResumingRecorded, _engine.ResumingNotRecorded);
+                break;
+            case Effect.RunGuest:
+                await RunGuestAsync();
+                break;
+            case Effect.RecordRefusal:
+                await RecordAsync(handOver.RecordRefusal, _engine.RefusalRecorded, _engine.RefusalNotRecorded);
                 break;
         }
     }
@@ -496,20 +502,26 @@ public sealed partial class DestinationTransfer(
         }
     }
 
-    private async Task ResumeAsync()
+    private async Task RecordAsync(Func<Task> record, Action<TimeSpan> recorded, Action<string, TimeSpan> notRecorded)
     {
-        // No token is passed on: the source has given the guest up, and gets it back only if it cannot run here.
-        long begun = Stopwatch.GetTimestamp();
         try
         {
-            await handOver.RecordResuming();
+            await record();
         }
-        catch (GodwitException e)
+        catch (Exception e)
         {
-            Enter(now => _engine.ResumeRefused(e.Message, now));
+            // Whatever it was: the engine has to hear of it, or the guest stands still for ever.
+            Enter(now => notRecorded(e.Message, now));
             return;
         }
 
+        Enter(recorded);
+    }
+
+    private async Task RunGuestAsync()
+    {
+        // No token is passed on: the source has given the guest up, and gets it back only if it cannot run here.
+        long begun = Stopwatch.GetTimestamp();
         try
         {
             await machine.ExecuteAsync("cont", null, CancellationToken.None);
@@ -517,8 +529,7 @@ public sealed partial class DestinationTransfer(
         catch (QmpException e)
         {
             // For instance a disk whose lock the source's QEMU still has. QEMU said no, so the guest has not run.
-            await handOver.RecordRefused();
-            Enter(now => _engine.ResumeRefused(e.Message, now));
+            Enter(now => _engine.RunRefused(e.Message, now));
             return;
         }
 

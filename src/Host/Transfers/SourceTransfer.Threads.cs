@@ -250,7 +250,7 @@ public sealed partial class SourceTransfer
                 {
                     Enter(now => _engine.LinkLost($"The control lane to {terms.To} broke: {e.Message}", now));
                 }
-                else if (effect is not Effect.AbandonQemu)
+                else if (effect is not (Effect.AbandonQemu or Effect.RecordReclaim))
                 {
                     Enter(now => _engine.QemuFailed($"{effect.GetType().Name} failed: {e.Message}", now));
                 }
@@ -285,8 +285,16 @@ public sealed partial class SourceTransfer
             case Effect.CheckMemory check:
                 CheckMemory(check.Blocks);
                 break;
+            case Effect.HoldStream:
+                await machine.HoldStreamAsync(_qemu!, default);
+                _held = true;
+                Enter(now => _engine.StreamHeld(now));
+                break;
             case Effect.RecordCommit:
                 await RecordCommitAsync();
+                break;
+            case Effect.RecordReclaim:
+                await handOver.RecordReclaim();
                 break;
             case Effect.ConfirmToQemu:
                 WriteReturnPath(w => ReturnPathWriter.Shut(w, 0));
@@ -344,9 +352,17 @@ public sealed partial class SourceTransfer
 
     private async Task RecordCommitAsync()
     {
-        await machine.HoldStreamAsync(_qemu!, default);
-        _held = true;
-        await recordCommit();
+        try
+        {
+            await handOver.RecordCommit();
+        }
+        catch (Exception e)
+        {
+            // Whatever it was: the engine has to hear of it, or the guest stands still for ever.
+            Enter(now => _engine.CommitNotRecorded(e.Message, now));
+            return;
+        }
+
         Enter(now => _engine.CommitRecorded(now));
     }
 

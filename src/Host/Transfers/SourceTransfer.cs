@@ -14,6 +14,11 @@ using Microsoft.Extensions.Logging;
 
 namespace Godwit.Host.Transfers;
 
+/// <summary>What a source does around the commit.</summary>
+/// <param name="RecordCommit">Records durably that the destination may run the guest.</param>
+/// <param name="RecordReclaim">Records durably that a commit of which nobody was told is void.</param>
+public sealed record DepartureSteps(Func<Task> RecordCommit, Func<Task> RecordReclaim);
+
 /// <summary>Runs one outgoing migration: QEMU's stream in, pages and control messages out.</summary>
 /// <remarks>
 /// Returns with the guest either running at the destination (<see cref="MigrationOutcome.Completed"/>; the source's
@@ -24,7 +29,7 @@ namespace Godwit.Host.Transfers;
 /// </remarks>
 public sealed partial class SourceTransfer(
     QemuMachine machine, TransferTerms terms, IPEndPoint destination, SslClientAuthenticationOptions tls,
-    string runtimeDirectory, Func<Task> recordCommit, ILogger logger)
+    string runtimeDirectory, DepartureSteps handOver, ILogger logger)
 {
     private const int TickMilliseconds = 10;
     private const int ReportMilliseconds = 250;

@@ -22,6 +22,8 @@ public sealed class HandOverJournal
 
     private readonly IJournalFile _file;
     private readonly Dictionary<string, HandOverRecord> _last = new(StringComparer.Ordinal);
+    // Migrations in the order of their newest records.
+    private readonly List<string> _order = [];
     private bool _failed;
 
     private HandOverJournal(IJournalFile file, Guid identity)
@@ -35,20 +37,26 @@ public sealed class HandOverJournal
     /// <summary>Tells this journal from any other one, and from one that took its place.</summary>
     public Guid Identity { get; }
 
-    /// <summary>The newest record of each migration.</summary>
-    public IReadOnlyCollection<HandOverRecord> Records => _last.Values;
+    /// <summary>
+    /// False while a record may stand at the file's end that nobody was told of.
+    /// </summary>
+    public bool IsReliable => !_failed;
+
+    /// <summary>The newest record of each migration, in the order in which they were written.</summary>
+    public IEnumerable<HandOverRecord> Records => _order.Select(migration => _last[migration]);
 
     /// <summary>Reads a journal, or begins one.</summary>
     /// <param name="newIdentity">Of the journal, if it is new.</param>
     /// <exception cref="GodwitException">
     /// <c>journal-broken</c>: records that had been acknowledged cannot be read. <c>journal-newer</c>.
+    /// <c>journal-unwritable</c>: it could not be begun, or a torn end could not be cut off.
     /// </exception>
     public static HandOverJournal Open(IJournalFile file, Guid newIdentity)
     {
         byte[] content = file.ReadAll();
         if (content.Length == 0)
         {
-            file.Replace(Header(newIdentity));
+            Replace(file, Header(newIdentity));
             return new HandOverJournal(file, newIdentity);
         }
 
@@ -77,7 +85,7 @@ public sealed class HandOverJournal
                 }
             }
 
-            file.Replace(content.AsSpan(0, at));
+            Replace(file, content.AsSpan(0, at));
         }
 
         return journal;
@@ -86,11 +94,19 @@ public sealed class HandOverJournal
     /// <summary>The newest record of a migration, or null.</summary>
     public HandOverRecord? Find(string migration) => _last.GetValueOrDefault(migration);
 
+    /// <summary>What decides about a guest: a hand-over that is not settled, or else the newest record.</summary>
+    /// <remarks>Epochs do not tell which is newer: each move that is refused has the same as the next one.</remarks>
+    public HandOverRecord? OfGuest(Guid guest)
+    {
+        HandOverRecord[] records = [.. Records.Where(record => record.Guest == guest)];
+        return records.LastOrDefault(record => record.IsOutstanding) ?? records.LastOrDefault();
+    }
+
     /// <summary>Writes a record; durable when this returns.</summary>
     /// <exception cref="InvalidOperationException">It contradicts what was recorded before.</exception>
     /// <exception cref="GodwitException">
-    /// <c>journal-unwritable</c>: nothing has been promised; from then on nothing else is recorded until the journal
-    /// has been opened again, because what its end holds is not known.
+    /// <c>journal-unwritable</c>: nothing has been promised, and nothing else is recorded before the file could be put
+    /// back as it was.
     /// </exception>
     public void Record(HandOverRecord record)
     {
@@ -101,9 +117,9 @@ public sealed class HandOverJournal
                 $"Migration {record.Migration} was recorded as {last}; {record.State} cannot follow.");
         }
 
-        if (_failed)
+        if (!TryPutBack())
         {
-            throw Unwritable("an earlier write failed", null);
+            throw Unwritable("an earlier write failed, and what it left cannot be taken away", null);
         }
 
         byte[] frame = Encode(record);
@@ -114,36 +130,74 @@ public sealed class HandOverJournal
         catch (IOException e)
         {
             _failed = true;
+            TryPutBack();
             throw Unwritable(e.Message.TrimEnd('.'), e);
         }
 
         Take(record);
     }
 
+    /// <summary>Puts the file back as it was before the write that failed, if one did.</summary>
+    /// <returns>What <see cref="IsReliable"/> is then.</returns>
+    /// <remarks>
+    /// The record may be there or not. A restart that found it would act on what everybody else believes never was.
+    /// </remarks>
+    public bool TryPutBack()
+    {
+        if (!_failed)
+        {
+            return true;
+        }
+
+        try
+        {
+            _file.Replace(Content(Records));
+            _failed = false;
+        }
+        catch (IOException)
+        {
+            // The disk is still full, or gone.
+        }
+
+        return !_failed;
+    }
+
     /// <summary>Drops the records of migrations that are over, once everything else knows of their ends.</summary>
     public void Compact()
     {
-        HandOverRecord[] needed = [.. _last.Values.Where(record => record.IsNeeded)];
+        HandOverRecord[] needed = [.. Records.Where(record => record.IsNeeded)];
         if (needed.Length == _last.Count)
         {
             return;
         }
 
-        byte[] content = [.. Header(Identity), .. needed.SelectMany(Encode)];
+        Replace(_file, Content(needed));
+        _last.Clear();
+        _order.Clear();
+        Array.ForEach(needed, Take);
+    }
+
+    private byte[] Content(IEnumerable<HandOverRecord> records) =>
+        [.. Header(Identity), .. records.SelectMany(Encode)];
+
+    private static void Replace(IJournalFile file, ReadOnlySpan<byte> content)
+    {
         try
         {
-            _file.Replace(content);
+            file.Replace(content);
         }
         catch (IOException e)
         {
             throw Unwritable(e.Message.TrimEnd('.'), e);
         }
-
-        _last.Clear();
-        Array.ForEach(needed, Take);
     }
 
-    private void Take(HandOverRecord record) => _last[record.Migration] = record;
+    private void Take(HandOverRecord record)
+    {
+        _last[record.Migration] = record;
+        _order.Remove(record.Migration);
+        _order.Add(record.Migration);
+    }
 
     private static byte[] Header(Guid identity) => [.. Magic, .. identity.ToByteArray()];
 

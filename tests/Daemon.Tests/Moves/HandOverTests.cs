@@ -129,7 +129,7 @@ public sealed class HandOverTests
             async () => (await MovePair.ReportAsync(pair.A, committed.Move.Id)).Outcome == MigrationOutcome.Unsettled,
             "it is unsettled again");
 
-        var decided = await DecideAsync(pair, committed.Move.Id, "a");
+        var decided = await DecideAsync(pair, committed.Move.Id, "a", resumeCopy: true);
         Assert.Equal(("migration-overruled", "a"), (decided.ErrorCode, decided.GuestRunsOn));
         await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
 
@@ -139,9 +139,45 @@ public sealed class HandOverTests
         await pair.MoveAsync(pair.A, "b");
     }
 
-    private static async Task<Migration> DecideAsync(MovePair pair, string id, string host) =>
+    // The destination has run the guest, so its disks may be ahead of the copy's memory.
+    [Fact]
+    public async Task A_guest_that_an_operator_takes_back_is_started_anew()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        await Committed.RecordedAsync(pair.B);
+        committed.Freeze();
+        var arrived = Processes.IdIn(pair.B.Settings.RuntimeDirectory);
+        await pair.B.EndAsync(Processes.Killed);
+        Processes.Signal(arrived, Processes.Killed);
+        await Wait.UntilAsync(
+            async () => (await MovePair.ReportAsync(pair.A, committed.Move.Id)).Outcome is not MigrationOutcome.Pending,
+            "it is unsettled, or had completed");
+        var ended = await MovePair.ReportAsync(pair.A, committed.Move.Id);
+        if (ended.Outcome == MigrationOutcome.Completed)
+        {
+            return;
+        }
+
+        var decided = await DecideAsync(pair, committed.Move.Id, "a");
+        Assert.Equal(("migration-overruled", "a"), (decided.ErrorCode, decided.GuestRunsOn));
+        var guest = await pair.GuestAtAsync(pair.A);
+        Assert.Equal(GuestState.Running, guest!.State);
+        Assert.NotEqual(pair.Guest.ProcessId, guest.ProcessId);
+        Assert.False(Processes.Runs(pair.Guest.ProcessId));
+
+        committed.Thaw();
+        await pair.RestartBAsync();
+        await Wait.UntilAsync(
+            async () => await pair.GuestAtAsync(pair.B) is { State: GuestState.Elsewhere, Host: "a" },
+            "b knows that it is a's");
+    }
+
+    private static async Task<Migration> DecideAsync(
+        MovePair pair, string id, string host, bool resumeCopy = false) =>
         await pair.A.Control.DecideMigrationAsync(
-            new DecideMigrationRequest { Id = id, GuestRunsOn = host }, cancellationToken: Token);
+            new DecideMigrationRequest { Id = id, GuestRunsOn = host, ResumeCopy = resumeCopy },
+            cancellationToken: Token);
 
     /// <summary>A move whose commit the source recorded a moment ago; the destination does not have it yet.</summary>
     private sealed class Committed : IAsyncDisposable

@@ -2,6 +2,7 @@ using CsCheck;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Migration;
+using Godwit.Migration.HandOver;
 
 namespace Godwit.Daemon.Tests.Registry;
 

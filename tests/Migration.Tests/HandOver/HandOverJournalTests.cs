@@ -78,28 +78,73 @@ public class HandOverJournalTests
         Assert.True(begin < end);
     }
 
+    // All of it may have reached the disk before the failure. Were it found by a restart, a destination that has told
+    // the source that it refuses would run the guest.
     [Fact]
-    public void A_failed_write_promises_nothing_and_stops_the_journal()
+    public void A_failed_write_promises_nothing_and_leaves_nothing_behind()
     {
-        var good = new MemoryJournalFile();
-        HandOverJournal goodJournal = HandOverJournal.Open(good, _identity);
-        int header = good.Content.Length;
-        goodJournal.Record(Record("m1", HandOverState.Committed));
-        int whole = good.Content.Length - header;
+        int whole = BytesOfARecord();
+        for (int torn = 0; torn <= whole; torn++)
+        {
+            var file = new MemoryJournalFile();
+            HandOverJournal journal = HandOverJournal.Open(file, _identity);
+            journal.Record(Record("m0", HandOverState.Committed));
+            file.TearNextAppendAt = torn;
+            GodwitException e = Assert.Throws<GodwitException>(
+                () => journal.Record(Record("m1", HandOverState.Resuming)));
+            Assert.Equal("journal-unwritable", e.Code);
+            Assert.Null(HandOverJournal.Open(file, Guid.Empty).Find("m1"));
+            Assert.True(journal.IsReliable);
+            journal.Record(Record("m1", HandOverState.Refused));
+            HandOverJournal after = HandOverJournal.Open(file, Guid.Empty);
+            Assert.Equal((HandOverState.Committed, HandOverState.Refused),
+                (after.Find("m0")!.State, after.Find("m1")!.State));
+        }
+    }
+
+    [Fact]
+    public void A_journal_that_cannot_be_put_back_says_nothing_until_it_can()
+    {
+        int whole = BytesOfARecord();
         for (int torn = 0; torn <= whole; torn++)
         {
             var file = new MemoryJournalFile();
             HandOverJournal journal = HandOverJournal.Open(file, _identity);
             file.TearNextAppendAt = torn;
-            GodwitException e = Assert.Throws<GodwitException>(
-                () => journal.Record(Record("m1", HandOverState.Committed)));
-            Assert.Equal("journal-unwritable", e.Code);
-            Assert.Null(journal.Find("m1"));
+            file.ReplaceFails = true;
+            Assert.Throws<GodwitException>(() => journal.Record(Record("m1", HandOverState.Resuming)));
+            Assert.False(journal.IsReliable);
             Assert.Throws<GodwitException>(() => journal.Record(Record("m2", HandOverState.Committed)));
-            // All of it may have reached the disk before the failure; then it is asked about, and refused.
-            HandOverRecord? after = HandOverJournal.Open(file, Guid.Empty).Find("m1");
+            // A restart may find it, so until then the answer about it is none.
+            Assert.Equal(HandOverAnswer.None, HandOverRules.Answer(
+                "b", null, hasDied: false, GuestCopy.Gone, journal, "m1", epoch: 7));
+            file.ReplaceFails = false;
+            HandOverRecord? after = HandOverJournal.Open(file.Copy(), Guid.Empty).Find("m1");
             Assert.Equal(torn >= whole, after is not null);
+            // Or until there is room again.
+            Assert.True(journal.TryPutBack());
+            journal.Record(Record("m2", HandOverState.Committed));
+            Assert.Equal("m2", HandOverJournal.Open(file, Guid.Empty).Records.Single().Migration);
         }
+    }
+
+    // A guest whose move was refused and who then came has two records of one epoch. The older one taken for the newest,
+    // a daemon that starts ends a guest that was handed over to it.
+    [Fact]
+    public void The_newest_record_of_a_guest_decides()
+    {
+        var file = new MemoryJournalFile();
+        HandOverJournal journal = HandOverJournal.Open(file, _identity);
+        journal.Record(Record("m1", HandOverState.Resuming));
+        journal.Record(Record("m1", HandOverState.Refused));
+        journal.Record(Record("m2", HandOverState.Resuming));
+        Assert.Equal("m2", journal.OfGuest(_guest)!.Migration);
+        journal = HandOverJournal.Open(file, _identity);
+        Assert.Equal("m2", journal.OfGuest(_guest)!.Migration);
+        journal.Record(Record("m3", HandOverState.Committed));
+        journal.Record(Record("m2", HandOverState.Closed));
+        Assert.Equal("m3", journal.OfGuest(_guest)!.Migration);
+        Assert.Null(journal.OfGuest(Guid.Empty));
     }
 
     [Fact]
@@ -186,6 +231,15 @@ public class HandOverJournalTests
                 }
             },
             iter: 20_000);
+    }
+
+    private static int BytesOfARecord()
+    {
+        var file = new MemoryJournalFile();
+        HandOverJournal journal = HandOverJournal.Open(file, _identity);
+        int header = file.Content.Length;
+        journal.Record(Record("m1", HandOverState.Committed));
+        return file.Content.Length - header;
     }
 
     private static HandOverRecord Record(string migration, HandOverState state) =>

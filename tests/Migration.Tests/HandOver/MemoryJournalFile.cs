@@ -26,5 +26,10 @@ internal sealed class MemoryJournalFile(byte[]? content = null) : IJournalFile
         _content = [.. _content, .. bytes];
     }
 
-    public void Replace(ReadOnlySpan<byte> bytes) => _content = bytes.ToArray();
+    public MemoryJournalFile Copy() => new([.. _content]);
+
+    public bool ReplaceFails { get; set; }
+
+    public void Replace(ReadOnlySpan<byte> bytes) =>
+        _content = ReplaceFails ? throw new IOException("No space left on device.") : bytes.ToArray();
 }
