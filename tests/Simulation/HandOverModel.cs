@@ -1,6 +1,6 @@
 using Godwit.Migration.HandOver;
 
-namespace Godwit.Migration.Tests.HandOver;
+namespace Godwit.Simulation;
 
 /// <summary>Two hosts at the end of a move, as small as it gets, with every crash and cut that can meet them.</summary>
 /// <remarks>
@@ -29,6 +29,8 @@ internal sealed record HandOverModel
     public bool SourceMoves { get; init; } = true;
     public bool Held { get; init; }
     public bool CommitSent { get; init; }
+    /// <summary>A commit that nobody acts on stands in the journal: only a restart would find it.</summary>
+    public bool IsLeftOver { get; init; }
 
     // The destination.
     public GuestCopy DestinationCopy { get; init; } = GuestCopy.Paused;
@@ -96,11 +98,27 @@ internal sealed record HandOverModel
                 SourceCopy = SourceCopy == GuestCopy.Paused && (!Held || mistake == Mistake.StreamNotHeld)
                     ? GuestCopy.Running : SourceCopy,
             };
+            if (IsLeftOver)
+            {
+                yield return struck with
+                {
+                    SourceUp = false, SourceRecord = HandOverState.Committed, CommitSent = true, IsLeftOver = false,
+                };
+            }
+
             // The whole host.
-            yield return struck with
+            HandOverModel off = struck with
             {
                 SourceUp = false, SourceMoves = false, SourceCopy = GuestCopy.Gone, QemuKilled = true,
             };
+            yield return off;
+            if (IsLeftOver)
+            {
+                yield return off with
+                {
+                    SourceRecord = HandOverState.Committed, CommitSent = true, IsLeftOver = false,
+                };
+            }
         }
 
         if (DestinationUp)
@@ -115,7 +133,10 @@ internal sealed record HandOverModel
 
         if (SourceCopy != GuestCopy.Gone)
         {
-            yield return (struck with { SourceCopy = GuestCopy.Gone, QemuKilled = true }).Notice();
+            HandOverModel gone = struck with { SourceCopy = GuestCopy.Gone, QemuKilled = true };
+            yield return gone.Notice();
+            // It is noticed only when the commit has been recorded.
+            yield return gone;
         }
 
         if (DestinationCopy != GuestCopy.Gone)
@@ -126,6 +147,11 @@ internal sealed record HandOverModel
                 // Before it has recorded that it runs it, the destination's copy is nobody's only one.
                 QemuKilled = QemuKilled || DestinationRecord is not null,
             }).NoticeDestinationCopyGone();
+            if (DestinationRecord is null)
+            {
+                // It is noticed only when the resume has been recorded.
+                yield return struck with { DestinationCopy = GuestCopy.Gone };
+            }
         }
     }
 
@@ -149,6 +175,17 @@ internal sealed record HandOverModel
             yield break;
         }
 
+        if (SourceRecord is not null && Do(HandOverRules.AtSource(SourceRecord)) is var done && done != this)
+        {
+            // Behind the record, and a crash may come between the two.
+            yield return done;
+        }
+
+        if (IsLeftOver)
+        {
+            yield return this with { IsLeftOver = false };
+        }
+
         if (!SourceMoves)
         {
             yield break;
@@ -169,6 +206,12 @@ internal sealed record HandOverModel
         {
             // A cancel, a pause that takes too long, a disk that is full.
             yield return Abort();
+            if (Held)
+            {
+                // The commit could not be recorded, and what is left of it could not be taken away.
+                yield return Abort() with { IsLeftOver = true };
+            }
+
             if (LoadedInFlight && !Held)
             {
                 yield return this with { Held = true };
@@ -182,9 +225,20 @@ internal sealed record HandOverModel
             }
         }
 
+        if (SourceCopy == GuestCopy.Gone && SourceRecord is null)
+        {
+            yield return Abort();
+            if (Held)
+            {
+                yield return this with { SourceRecord = HandOverState.Committed };
+            }
+        }
+
         if (SourceRecord == HandOverState.Committed && !CommitSent)
         {
             yield return this with { CommitSent = true, CommitInFlight = LinkUp };
+            // What failed while it was recorded takes it back.
+            yield return Record(HandOverState.Reclaimed);
         }
 
         if (mistake == Mistake.CopyEndedBeforeTheAnswer && SourceRecord == HandOverState.Committed && CommitSent)
@@ -217,11 +271,38 @@ internal sealed record HandOverModel
             yield return this with { Told = true, LoadedInFlight = true };
         }
 
+        if (DestinationMoves && DestinationCopy == GuestCopy.Gone && DestinationRecord is null)
+        {
+            yield return GiveUp();
+            if (CommitInFlight)
+            {
+                // If the daemon dies now, nobody knows that the guest did not run.
+                yield return this with { DestinationRecord = HandOverState.Resuming, QemuKilled = true };
+            }
+        }
+
         if (CommitInFlight && DestinationMoves && DestinationCopy == GuestCopy.Paused && DestinationRecord is null)
         {
             yield return mistake == Mistake.GuestRunBeforeItIsRecorded
                 ? this with { DestinationCopy = GuestCopy.Running, RanAtDestination = true }
                 : this with { DestinationRecord = HandOverState.Resuming };
+        }
+
+        if (CommitInFlight && DestinationMoves && DestinationRecord is null)
+        {
+            // It cannot record that it would.
+            yield return GiveUp();
+        }
+
+        if (DestinationRecord == HandOverState.Resuming && !RanAtDestination && DestinationMoves)
+        {
+            // Its QEMU does not run it.
+            yield return this with { DestinationRecord = HandOverState.Refused, DestinationMoves = false };
+        }
+
+        if (DestinationRecord == HandOverState.Refused && DestinationCopy == GuestCopy.Paused)
+        {
+            yield return this with { DestinationCopy = GuestCopy.Gone };
         }
 
         if (DestinationRecord == HandOverState.Resuming && DestinationCopy == GuestCopy.Paused)
@@ -293,7 +374,7 @@ internal sealed record HandOverModel
             throw new InvalidOperationException($"{state} after {SourceRecord}");
         }
 
-        return (this with { SourceRecord = state, SourceMoves = false }).Do(HandOverRules.AtSource(state));
+        return this with { SourceRecord = state, SourceMoves = false };
     }
 
     private HandOverModel Do(HandOverDuty duty) => duty switch

@@ -1,6 +1,6 @@
-using static Godwit.Migration.Tests.HandOver.HandOverModel;
+using static Godwit.Simulation.HandOverModel;
 
-namespace Godwit.Migration.Tests.HandOver;
+namespace Godwit.Simulation.Tests;
 
 public class HandOverModelTests
 {

@@ -1,0 +1,1 @@
+return Godwit.Simulation.Commands.Run(args);
