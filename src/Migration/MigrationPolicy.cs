@@ -38,4 +38,6 @@ public sealed record MigrationPolicy
     public TimeSpan TimeMax { get; init; } = TimeSpan.FromMinutes(30);
     /// <summary>False sends every page as it is.</summary>
     public bool Compression { get; init; } = true;
+    /// <summary>Processor time of the source's lanes, in cores, while the guest runs; 0 for no limit.</summary>
+    public double Cores { get; init; }
 }

@@ -15,6 +15,7 @@ public class ReferenceTests
         ["src/Daemon"] = ["Pages", "GuestStreams", "Migration", "Host", "Api"],
         ["src/Cli"] = ["Api"],
         ["lab"] = ["Api"],
+        ["benchmarks/PageEngine"] = ["Pages"],
     };
 
     private static readonly string[] Projects = [.. House.Files(".csproj")];

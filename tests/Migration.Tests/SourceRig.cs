@@ -52,6 +52,7 @@ internal sealed class SourceRig
                 To = "b",
                 Policy = policy ?? new MigrationPolicy(),
                 Lanes = Lanes,
+                WireVersion = 2,
                 HoldsSwitchover = holds,
                 IsShared = _ => shared,
                 MemoryCheck = missesWrites ? TimeSpan.FromMilliseconds(3) : null,
@@ -189,7 +190,16 @@ internal sealed class SourceRig
 
                 MostPagesTakenAtOnce = Math.Max(MostPagesTakenAtOnce, _taken.Count);
                 long bytes = 8 + 19 + ((long)_taken.Contents * Page.Size);
-                Engine.Sent(_taken.Count, _taken.Count - _taken.Contents, bytes, Now);
+                Engine.Sent(
+                    new SentBatch
+                    {
+                        Pages = _taken.Count,
+                        ZeroByRecord = _taken.Count - _taken.Contents,
+                        Zero = _taken.Count - _taken.Contents,
+                        Content = _taken.Contents,
+                        FrameBytes = bytes,
+                    },
+                    Now);
                 _linkFreeAt = Math.Max(_linkFreeAt, Now.TotalSeconds) + (bytes / _linkBytesPerSecond);
                 _onTheWire.Enqueue((TimeSpan.FromSeconds(_linkFreeAt), bytes));
             }
