@@ -258,9 +258,9 @@ public sealed class CodingChooser
             new(new BlockCoding(BlockCoder.Zstd, -1, 18), 1 / 0.52e9, 0.40),
             new(new BlockCoding(BlockCoder.Zstd, 1, 23), 1 / 0.40e9, 0.346),
             new(new BlockCoding(BlockCoder.Zstd, 3, 23), 1 / 0.20e9, 0.334),
-            new(new BlockCoding(BlockCoder.Zstd, 6, 25), 1 / 0.13e9, 0.329),
-            new(new BlockCoding(BlockCoder.Zstd, 9, 25), 1 / 0.09e9, 0.326),
-            new(new BlockCoding(BlockCoder.Zstd, 12, 25), 1 / 0.035e9, 0.316),
+            new(new BlockCoding(BlockCoder.Zstd, 6, 23), 1 / 0.13e9, 0.329),
+            new(new BlockCoding(BlockCoder.Zstd, 9, 23), 1 / 0.09e9, 0.326),
+            new(new BlockCoding(BlockCoder.Zstd, 12, 23), 1 / 0.035e9, 0.316),
         ];
 
         public bool IsFresh(TimeSpan since) => MeasuredAt != TimeSpan.MinValue && MeasuredAt >= since;

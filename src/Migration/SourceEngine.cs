@@ -102,8 +102,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
     /// <summary>How a lane codes the batch it has just taken.</summary>
     public BlockCoding NextCoding() => _coding.Next();
 
-    /// <summary>What a delta may cost before the whole page is cheaper; 0 if the destination knows none.</summary>
-    public int DeltaBytesMax => _options.WireVersion >= PageBatch.Version2 ? _coding.DeltaBytesMax : 0;
+    /// <summary>What a delta may cost before the whole page is cheaper; 0 where there must be none.</summary>
+    public int DeltaBytesMax =>
+        _policy.Compression && _options.WireVersion >= PageBatch.Version2 ? _coding.DeltaBytesMax : 0;
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
     public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();

@@ -57,9 +57,9 @@ public sealed partial class SourceTransfer
         }
     }
 
-    // A sixteenth of the guest's memory holds the pages that a busy guest writes most; a large guest gets no more than
-    // a daemon should take from its host.
-    private long VersionBytesMax() => Math.Min(_memory.Sum(m => m.Length) / 16, 256 << 20);
+    // What QEMU gives its own cache of that kind, and no more than a daemon of 256 MiB can spare beside the windows of
+    // its coders; a small guest does not need as much.
+    private long VersionBytesMax() => Math.Min(_memory.Sum(m => m.Length) / 4, 64 << 20);
 
     private LaneWork NextWork(LaneState state)
     {
