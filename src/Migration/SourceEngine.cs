@@ -99,6 +99,11 @@ public sealed partial class SourceEngine : IQemuStreamSink
     /// <summary>Rounds that have ended.</summary>
     public int Round => _rounds.Count;
 
+    /// <summary>
+    /// True if the lane that asked last has to wait because the link, or the cap on it, takes no more now.
+    /// </summary>
+    public bool WaitsForLink { get; private set; }
+
     /// <summary>How a lane codes the batch it has just taken.</summary>
     public BlockCoding NextCoding() => _coding.Next();
 
@@ -316,6 +321,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
     public LaneWork Take(int lane, TakenPages taken, TimeSpan now, out TimeSpan wait)
     {
         wait = TimeSpan.FromMilliseconds(50);
+        WaitsForLink = false;
         if (Phase == MigrationPhase.Ended)
         {
             return LaneWork.End;
@@ -323,12 +329,15 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         if (_queue is null || _link.InFlight >= _link.Window)
         {
+            WaitsForLink = _queue is not null;
             return LaneWork.Wait;
         }
 
         // The processors belong to the guest while it runs; once it is paused, to nobody else.
         TimeSpan limited = Phase == MigrationPhase.Copying ? _cores.Wait(now) : TimeSpan.Zero;
+        WaitsForLink = limited == TimeSpan.Zero;
         limited = limited > TimeSpan.Zero ? limited : _limit.Wait(now);
+        WaitsForLink &= limited > TimeSpan.Zero;
         if (limited > TimeSpan.Zero)
         {
             wait = limited;

@@ -260,7 +260,6 @@ public sealed partial class DestinationTransfer(
     private void ReadPages(Lane lane)
     {
         byte[] body = new byte[FrameHeader.PageBodyMax];
-        ThreadTime.YieldToGuests();
         using var decoder = new PageBatchDecoder(terms.WireVersion);
         Guarded($"lane {lane.Number}", () =>
         {
