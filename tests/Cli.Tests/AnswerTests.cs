@@ -69,7 +69,8 @@ public class AnswerTests
         Assert.Equal(40.125, report["blackoutParts"]!["lastRoundMs"]!.GetValue<double>());
         Assert.Equal(300_000_000ul, report["savedBytes"]!["zero"]!.GetValue<ulong>());
         var round = report["rounds"]![1]!.AsObject();
-        Assert.Equal(["pages", "bytes", "seconds", "dirtyBytesPerSecond"], round.Select(field => field.Key));
+        Assert.Equal(
+            ["pages", "bytes", "seconds", "dirtyBytesPerSecond", "coding"], round.Select(field => field.Key));
         Assert.Equal(5376ul, round["pages"]!.GetValue<ulong>());
     }
 
