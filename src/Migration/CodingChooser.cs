@@ -14,8 +14,8 @@ namespace Godwit.Migration;
 /// </para>
 /// <para>
 /// s, c, o and t are measured on this guest's pages; a coder that has not been used lately is assumed to differ from
-/// one that has as it does on the recorded memory of docs/decisions/page-coding.md. Only while the link makes lanes wait
-/// does the acknowledged rate say what it carries. Otherwise it says what they give, be it that they are short of
+/// one that has as it does on the recorded memory of docs/decisions/page-coding.md. Only while the link makes lanes
+/// wait does the acknowledged rate say what it carries. Otherwise it says what they give, be it that they are short of
 /// processors or of pages, and counts for more and more until the link is seen to fill.
 /// </para>
 /// </remarks>
