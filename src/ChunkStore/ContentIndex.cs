@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.IO.Hashing;
+using System.Text;
 
 namespace Godwit.ChunkStore;
 
@@ -7,7 +8,12 @@ namespace Godwit.ChunkStore;
 /// <param name="Of">Names the indexed file, for instance by its path.</param>
 /// <param name="Length">Bytes of the indexed file.</param>
 /// <param name="Stamp">When it was last changed, in ticks of 100 ns; anything that differs after a change.</param>
-public readonly record struct IndexSubject(ContentName Of, long Length, long Stamp);
+/// <param name="Label">What to call it before people; at most 4096 bytes of UTF-8.</param>
+public readonly record struct IndexSubject(ContentName Of, long Length, long Stamp, string Label)
+{
+    /// <summary>Longest <see cref="Label"/>, in bytes of UTF-8: a path fits.</summary>
+    public const int LabelBytesMax = 4096;
+}
 
 /// <summary>The blocks of one file by name: where a content of 4096 bytes lies in it.</summary>
 /// <remarks>
@@ -51,11 +57,11 @@ public sealed class ContentIndex
     private ReadOnlySpan<byte> Names => _bytes.Span.Slice(HeaderBytes, _count * ContentName.Size);
 
     /// <summary>Little-endian fingerprints of the blocks, 8 bytes each, in no order that means anything.</summary>
-    public ReadOnlySpan<byte> Fingerprints =>
-        _bytes.Span.Slice(HeaderBytes + (_count * ContentName.Size), _count * Fingerprint.Size);
+    public ReadOnlyMemory<byte> Fingerprints =>
+        _bytes.Slice(HeaderBytes + (_count * ContentName.Size), _count * Fingerprint.Size);
 
     private ReadOnlySpan<byte> Locations =>
-        _bytes.Span[(HeaderBytes + (_count * (ContentName.Size + Fingerprint.Size)))..];
+        _bytes.Span.Slice(HeaderBytes + (_count * (ContentName.Size + Fingerprint.Size)), _count * LocationBytes);
 
     /// <summary>Checks an index as a whole.</summary>
     /// <param name="bytes">The file; they have to stay as they are as long as the index is used.</param>
@@ -79,9 +85,11 @@ public sealed class ContentIndex
         }
 
         uint count = BinaryPrimitives.ReadUInt32LittleEndian(span[8..]);
-        if (count > CountMax || span.Length != HeaderBytes + (count * (long)EntryBytes))
+        int label = BinaryPrimitives.ReadUInt16LittleEndian(span[6..]);
+        if (count > CountMax || label > IndexSubject.LabelBytesMax
+            || span.Length != HeaderBytes + (count * (long)EntryBytes) + label)
         {
-            why = $"it announces {count} blocks and has {span.Length} bytes";
+            why = $"it announces {count} blocks and a label of {label} bytes, and has {span.Length} bytes";
             return false;
         }
 
@@ -93,7 +101,7 @@ public sealed class ContentIndex
 
         var subject = new IndexSubject(
             ContentName.Read(span[32..]), BinaryPrimitives.ReadInt64LittleEndian(span[16..]),
-            BinaryPrimitives.ReadInt64LittleEndian(span[24..]));
+            BinaryPrimitives.ReadInt64LittleEndian(span[24..]), Encoding.UTF8.GetString(span[^label..]));
         index = new ContentIndex(bytes, (int)count, subject);
         why = "";
         return true;

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Text;
 
 namespace Godwit.ChunkStore;
 
@@ -28,7 +29,16 @@ public sealed class ContentIndexBuilder(int blocksMax = ContentIndex.CountMax)
     {
         if (!IsFull && content.ContainsAnyExcept((byte)0))
         {
-            _entries.Add(new Entry(ContentName.Of(content), Fingerprint.Of(content), block));
+            Add(block, ContentName.Of(content), Fingerprint.Of(content));
+        }
+    }
+
+    /// <summary>Takes in a block that has been named before.</summary>
+    public void Add(uint block, ContentName name, ulong fingerprint)
+    {
+        if (!IsFull)
+        {
+            _entries.Add(new Entry(name, fingerprint, block));
         }
     }
 
@@ -46,9 +56,18 @@ public sealed class ContentIndexBuilder(int blocksMax = ContentIndex.CountMax)
         }
 
         _entries.RemoveRange(count, _entries.Count - count);
-        byte[] bytes = new byte[ContentIndex.HeaderBytes + (count * ContentIndex.EntryBytes)];
+        byte[] label = Encoding.UTF8.GetBytes(subject.Label);
+        if (label.Length > IndexSubject.LabelBytesMax)
+        {
+            throw new ArgumentException(
+                $"The label has {label.Length} bytes; the limit is {IndexSubject.LabelBytesMax}.", nameof(subject));
+        }
+
+        byte[] bytes = new byte[ContentIndex.HeaderBytes + (count * ContentIndex.EntryBytes) + label.Length];
+        label.CopyTo(bytes.AsSpan(bytes.Length - label.Length));
         ContentIndex.Magic.CopyTo(bytes);
         BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(4), ContentIndex.Version);
+        BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(6), (ushort)label.Length);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(8), (uint)count);
         BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(16), subject.Length);
         BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(24), subject.Stamp);

@@ -1,3 +1,4 @@
+using Godwit.ChunkStore;
 using Godwit.Pages;
 
 namespace Godwit.Migration;
@@ -106,9 +107,14 @@ public sealed partial class SourceEngine
     private double WireBytesPerPage() =>
         _pagesSent == 0 ? Page.Size : Math.Max(1, (double)_contentFrameBytes / _pagesSent);
 
-    private double WireBytesPerDirtyPage() => _pagesSent == _zeroPagesSent
-        ? Page.Size
-        : Math.Max(1, (double)_contentFrameBytes / (_pagesSent - _zeroPagesSent));
+    // A page that was known to the destination cost its name; one that the guest has written since will cost more.
+    private double WireBytesPerDirtyPage()
+    {
+        long contents = _pagesSent - _zeroPagesSent - _knownSent;
+        return contents <= 0
+            ? Page.Size
+            : Math.Max(1, (double)(_contentFrameBytes - (_knownSent * ContentName.Size)) / contents);
+    }
 
     // Zero pages cost bits and the others kilobytes: an average over both would hide megabytes that still wait.
     private double WireBytesWaiting() => _queue is null

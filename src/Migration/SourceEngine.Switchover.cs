@@ -205,12 +205,21 @@ public sealed partial class SourceEngine
 
     private Dictionary<string, long> SavedBytes()
     {
-        long contentRaw = (_pagesSent - _zeroPagesSent) * Page.Size;
-        return new Dictionary<string, long>
+        long contentRaw = (_pagesSent - _zeroPagesSent - KnownPages) * Page.Size;
+        var saved = new Dictionary<string, long>
         {
             ["zero"] = _zeroPagesSent * Page.Size,
             ["superseded"] = (_queue?.Superseded ?? 0) * Page.Size,
             ["compressed"] = Math.Max(0, contentRaw - _contentFrameBytes),
         };
+        if (_knownSent > 0)
+        {
+            foreach (ContentOrigin origin in Enum.GetValues<ContentOrigin>())
+            {
+                saved[$"known{origin}"] = _knownPages[(int)origin] * Page.Size;
+            }
+        }
+
+        return saved;
     }
 }

@@ -1,3 +1,4 @@
+using Godwit.ChunkStore;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
@@ -24,6 +25,11 @@ public sealed record SourceEngineOptions
     public TimeSpan? MemoryCheck { get; init; }
     /// <summary>Page contents kept for blocks that are not shared, while they wait for their turn.</summary>
     public int CarriedPagesMax { get; init; } = 16384;
+    /// <summary>
+    /// Fingerprints taken from the destination at most; 0 if no page may be sent by its name: the destination speaks
+    /// version 1, or the user does not want it.
+    /// </summary>
+    public int OffersMax { get; init; }
 }
 
 /// <summary>What a lane shall do next.</summary>
@@ -79,6 +85,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _reader = new QemuStreamReader(this);
         _carried = new CarriedPages(options.CarriedPagesMax);
         _barrierSent = new bool[options.Lanes];
+        _asksAnswered = new int[options.Lanes];
+        _offered = new FingerprintSet(options.OffersMax);
+        _believes = options.OffersMax > 0;
         _now = _startedAt = _lastHeard = _roundStartedAt = _lastCaughtUp = now;
         _limit.Set(StartRate(), now);
     }
@@ -144,13 +153,22 @@ public sealed partial class SourceEngine : IQemuStreamSink
                         0, $"The destination acknowledges {m.FrameBytes} bytes; {_link.Sent} have been sent.");
                 }
 
-                _link.OnAcknowledged(m.FrameBytes, now, starved: _queue is { Current: 0 });
+                _link.OnAcknowledged(m.FrameBytes, now, starved: _queue is { Current: 0 } || SentMostlyNames());
                 break;
             case ControlMessage.Pong m when _pings.Remove(m.Number, out TimeSpan sent):
                 _link.OnRoundTrip(now - sent, now);
                 break;
             case ControlMessage.Ping m:
                 Do(new Effect.Send(new ControlMessage.Pong(m.Number)));
+                break;
+            case ControlMessage.InventoryOffer m when _options.OffersMax > 0:
+                TakeOffer(m);
+                break;
+            case ControlMessage.InventoryReady when _options.OffersMax > 0:
+                _offersComplete = true;
+                break;
+            case ControlMessage.PagesWanted m when Phase is MigrationPhase.Copying or MigrationPhase.Switchover:
+                ReturnPages(m);
                 break;
             case ControlMessage.PagesPlaced when Phase == MigrationPhase.Switchover:
                 _parts = _parts with { LastRound = now - _pausedAt };
@@ -313,6 +331,11 @@ public sealed partial class SourceEngine : IQemuStreamSink
             return LaneWork.Wait;
         }
 
+        if (AwaitsOffers(now))
+        {
+            return LaneWork.Wait;
+        }
+
         TimeSpan limited = _limit.Wait(now);
         if (limited > TimeSpan.Zero)
         {
@@ -333,6 +356,11 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         return LaneWork.Wait;
     }
+
+    /// <summary>
+    /// Wishes of the destination that a lane has answered: its barrier says the number.
+    /// </summary>
+    public int AsksAnswered(int lane) => _asksAnswered[lane];
 
     /// <summary>
     /// True if the block's pages are read from shared memory; otherwise <see cref="TakeCarried"/> has them.
@@ -373,6 +401,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _pagesSent += pages;
         _zeroPagesSent += zeroPages;
         _contentFrameBytes += frameBytes;
+        _pagesSinceHeard += pages - zeroPages;
         if (_queue!.Current == 0)
         {
             Step();

@@ -4,7 +4,7 @@ namespace Godwit.ChunkStore.Tests;
 
 public class ContentIndexTests
 {
-    private static readonly IndexSubject _subject = new(ContentName.Of("disk"u8), 1 << 20, 42);
+    private static readonly IndexSubject _subject = new(ContentName.Of("disk"u8), 1 << 20, 42, "/images/größe.raw");
 
     [Fact]
     public void Finds_every_block_and_nothing_else() => Gen.Int[0, 400].Sample(
@@ -50,7 +50,7 @@ public class ContentIndexTests
         Assert.Equal(1, index.Count);
         Assert.True(index.TryFind(ContentName.Of(Block(5)), out uint block));
         Assert.Equal(4U, block);
-        Assert.Equal(Fingerprint.Of(Block(5)), BitConverter.ToUInt64(index.Fingerprints));
+        Assert.Equal(Fingerprint.Of(Block(5)), BitConverter.ToUInt64(index.Fingerprints.Span));
         Assert.Equal(_subject, index.Subject);
     }
 

@@ -82,6 +82,30 @@ public sealed partial class GuestMemory : IDisposable
         return Seek(_file, offset, SeekData) == offset;
     }
 
+    /// <summary>Finds the next pages that somebody has written; everything between them is zero.</summary>
+    /// <param name="from">The first page that may be given.</param>
+    /// <param name="run">The pages: their first one and their number.</param>
+    /// <returns>False if there are none up to the block's end.</returns>
+    public bool TryFindAllocated(PageNumber from, out (PageNumber First, long Count) run)
+    {
+        run = default;
+        if (from.Value >= Length / Page.Size)
+        {
+            return false;
+        }
+
+        long data = Seek(_file, Check(from, 0), SeekData);
+        if (data < 0)
+        {
+            return false;
+        }
+
+        long hole = Math.Min(Length, Seek(_file, data, SeekHole));
+        long first = data / Page.Size;
+        run = (new PageNumber(first), ((hole + Page.Size - 1) / Page.Size) - first);
+        return true;
+    }
+
     /// <summary>Finds the memory file of a QEMU process and opens it.</summary>
     internal static GuestMemory Open(int processId, string name, long length)
     {

@@ -277,7 +277,7 @@ public sealed partial class DestinationTransfer(
                         Enter(now => _engine.BatchPlaced(FrameHeader.Size + header.BodyLength, now));
                         break;
                     case FrameType.Barrier:
-                        Enter(now => _engine.LaneBarrier(lane.Number, now));
+                        Enter(now => _engine.LaneBarrier(lane.Number, 0, now));
                         break;
                     default:
                         throw new StreamFormatException(

@@ -24,6 +24,9 @@ public enum FrameType : byte
     Abort = 26,
     LaneAccepted = 27,
     LaneRefused = 28,
+    InventoryOffer = 29,
+    InventoryReady = 30,
+    PagesWanted = 31,
 }
 
 /// <summary>The 8 bytes before every body: length, type, and room for flags that are zero today.</summary>

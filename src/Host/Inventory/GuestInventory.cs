@@ -1,0 +1,123 @@
+using Godwit.ChunkStore;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Host.Inventory;
+
+/// <summary>What this host can rebuild for one guest on its way here.</summary>
+/// <remarks>
+/// Any thread may call <see cref="TryRebuild"/>, also while more is being found; nobody may after
+/// <see cref="Dispose"/>.
+/// </remarks>
+public sealed class GuestInventory : IDisposable
+{
+    private readonly Lock _adding = new();
+    private readonly IReadOnlyList<string> _missing;
+    private volatile ContentSource[] _sources;
+
+    internal GuestInventory(IReadOnlyList<ContentSource> ready, IReadOnlyList<string> missing)
+    {
+        _sources = [.. ready];
+        _missing = missing;
+    }
+
+    /// <summary>Rebuilds a page by its name.</summary>
+    /// <param name="name">16 bytes.</param>
+    /// <param name="page">4096 bytes; anything may be left in them if the result is false.</param>
+    /// <returns>True only if the page has this name: what was read has been named again.</returns>
+    public bool TryRebuild(ReadOnlySpan<byte> name, Span<byte> page)
+    {
+        ContentName wanted = ContentName.Read(name);
+        foreach (ContentSource source in _sources)
+        {
+            if (source.TryRead(wanted, page))
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    /// <summary>Offers everything there is, then indexes disk images that have no index yet and offers those.</summary>
+    /// <param name="offer">Takes up to <see cref="ControlMessage.InventoryOffer.CountMax"/> fingerprints; blocks while
+    /// too many are on their way; false ends it.</param>
+    /// <param name="ready">Called when everything has been offered that was ready.</param>
+    internal void Offer(Func<ContentOrigin, ReadOnlyMemory<byte>, bool> offer, Action ready)
+    {
+        foreach (ContentSource source in _sources)
+        {
+            if (!Offer(source, offer))
+            {
+                return;
+            }
+        }
+
+        ready();
+        LowPriority.Lower();
+        using var stop = new CancellationTokenSource();
+        foreach (string path in _missing)
+        {
+            try
+            {
+                using var file = File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete);
+                FileIndexer.Index(file, new ContentIndexBuilder(), part =>
+                {
+                    if (!Offer(Add(path, part), offer))
+                    {
+                        stop.Cancel();
+                    }
+                }, stop.Token);
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                // Its pages are sent as any others; the index that is made afterwards says what is wrong.
+            }
+            catch (OperationCanceledException)
+            {
+                return;
+            }
+        }
+    }
+
+    public void Dispose()
+    {
+        foreach (ContentSource source in _sources)
+        {
+            source.Dispose();
+        }
+    }
+
+    private ContentSource Add(string path, ContentIndexBuilder part)
+    {
+        byte[] bytes = part.Build(new IndexSubject(default, 0, 0, ""));
+        if (!ContentIndex.TryOpen(bytes, out ContentIndex? index, out string why))
+        {
+            throw new InvalidOperationException($"An index that was just made is refused: {why}.");
+        }
+
+        var source = new ContentSource(
+            ContentOrigin.Disk, index!, null, File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete));
+        lock (_adding)
+        {
+            _sources = [.. _sources, source];
+        }
+
+        return source;
+    }
+
+    private static bool Offer(ContentSource source, Func<ContentOrigin, ReadOnlyMemory<byte>, bool> offer)
+    {
+        const int bytesMax = ControlMessage.InventoryOffer.CountMax * Fingerprint.Size;
+        ReadOnlyMemory<byte> fingerprints = source.Index.Fingerprints;
+        for (int at = 0; at < fingerprints.Length; at += bytesMax)
+        {
+            if (!offer(source.Origin, fingerprints.Slice(at, Math.Min(bytesMax, fingerprints.Length - at))))
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
+}
