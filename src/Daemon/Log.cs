@@ -138,6 +138,12 @@ internal static partial class Log
     [LoggerMessage(406, LogLevel.Warning, "Migration {Id}: host {Host} was not told of the outcome: {Reason}")]
     public static partial void ReportLost(ILogger logger, string id, string host, string reason);
 
+    [LoggerMessage(413, LogLevel.Warning, "The memory that {Guest} leaves behind is not kept: {Reason}")]
+    public static partial void MemoryNotKept(ILogger logger, string guest, string reason);
+
+    [LoggerMessage(414, LogLevel.Warning, "The images {Images} of inventoryImages cannot be read: {Reason}")]
+    public static partial void ImagesUnreadable(ILogger logger, string images, string reason);
+
     [LoggerMessage(407, LogLevel.Error,
         "Migration {Id}: the change of owner could not be recorded: {Reason}; {Guest} runs on {Host}")]
     public static partial void OwnershipUnrecorded(ILogger logger, string id, string reason, string guest, string host);

@@ -25,6 +25,12 @@ internal static class MoveMapping
             RoundsMax = policy.MaxRounds > 0 ? (int)Math.Min(policy.MaxRounds, int.MaxValue) : defaults.RoundsMax,
             TimeMax = policy.TimeoutSeconds > 0 ? TimeSpan.FromSeconds(policy.TimeoutSeconds) : defaults.TimeMax,
             Compression = !policy.NoCompression,
+            Share = policy.Share switch
+            {
+                Wire.ContentSharing.Host => ContentSharing.Host,
+                Wire.ContentSharing.None => ContentSharing.None,
+                _ => ContentSharing.Guest,
+            },
         };
     }
 
@@ -37,6 +43,12 @@ internal static class MoveMapping
         MaxRounds = (uint)policy.RoundsMax,
         TimeoutSeconds = (uint)policy.TimeMax.TotalSeconds,
         NoCompression = !policy.Compression,
+        Share = policy.Share switch
+        {
+            ContentSharing.Host => Wire.ContentSharing.Host,
+            ContentSharing.None => Wire.ContentSharing.None,
+            _ => Wire.ContentSharing.Guest,
+        },
     };
 
     public static Wire.Migration ToApi(MigrationRecord record)

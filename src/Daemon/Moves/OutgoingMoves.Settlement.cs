@@ -179,7 +179,7 @@ internal sealed partial class OutgoingMoves
             logger, move.Id, clock.GetElapsedTime(begun).TotalSeconds, state.ToString(), move.Record.Guest);
         if (state == HandOverState.Left)
         {
-            await GiveAsync(guest, handOver);
+            await GiveAsync(departure, handOver);
             return answer == HandOverAnswer.Runs
                 ? (Completed(final), handOver.Peer)
                 : (Failed(final, "guest-lost",
@@ -201,7 +201,7 @@ internal sealed partial class OutgoingMoves
         if (host == handOver.Peer)
         {
             await handOvers.RecordAsync(handOver with { State = HandOverState.Left });
-            await GiveAsync(guest, handOver);
+            await GiveAsync(departure, handOver);
             return (Completed(final), host);
         }
 
@@ -227,9 +227,12 @@ internal sealed partial class OutgoingMoves
             + $"Start it again: 'godwit vm start {guest.Record.Name}'."), "");
     }
 
-    private async Task GiveAsync(LocalGuest guest, HandOverRecord handOver)
+    private async Task GiveAsync(Departure departure, HandOverRecord handOver)
     {
+        var guest = departure.Guest;
+        var memory = inventory.TakeMemory(guest, departure.Move.Record.Policy);
         await GuestKeeper.LeaveAsync(guest);
+        inventory.Left(guest, memory);
         try
         {
             await guests.GiveAsync(guest, handOver.Peer, handOver.Epoch);

@@ -3,6 +3,7 @@ using System.Net;
 using Godwit.Api.V1;
 using Godwit.Daemon.Cluster;
 using Godwit.Daemon.Guests;
+using Godwit.Daemon.Inventories;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Host.Transfers;
@@ -18,7 +19,8 @@ namespace Godwit.Daemon.Moves;
 /// <summary>Guests that leave this host: the checks, the move, and who owns the guest afterwards.</summary>
 internal sealed partial class OutgoingMoves(
     DaemonSettings settings, GuestKeeper guests, Machines machines, QemuFacts qemu, Membership membership,
-    PeerLinks links, ClusterTrust trust, HandOvers handOvers, MoveReports reports, TimeProvider clock,
+    PeerLinks links, ClusterTrust trust, HandOvers handOvers, MoveReports reports, InventoryKeeper inventory,
+    TimeProvider clock,
     ILogger<OutgoingMoves> logger)
     : IDisposable
 {
