@@ -120,31 +120,69 @@ public class Seeds
 
     private static void WriteBatches()
     {
-        var builder = new PageBatchBuilder();
-        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
-        for (int kind = 0; kind < 5; kind++)
+        foreach (int version in new[] { PageBatch.Version1, PageBatch.Version2 })
         {
-            int region = kind * 3;
-            builder.Begin(0, region);
-            for (int page = kind; page < 10 + kind; page += kind == 0 ? 1 : 2)
+            using var builder = new PageBatchBuilder(version);
+            for (int kind = 0; kind < 5; kind++)
             {
-                var number = new PageNumber(((long)region * Page.RegionPages) + page);
-                if (kind == 1 || (kind > 2 && page % 4 == 0))
-                {
-                    builder.AddZero(number);
-                }
-                else
-                {
-                    Span<byte> content = builder.AddContents(number, 1);
-                    content.Clear();
-                    content[..64].Fill((byte)(page + 1));
-                }
+                WriteBatch(builder, kind, version == PageBatch.Version1 ? "page-batch" : "page-batch-2");
             }
-
-            int length = builder.Encode(encoded, compress: kind != 2);
-            Write("page-batch", $"good-{kind}", encoded.AsSpan(0, length));
         }
 
+        WriteBatchOfAllKinds(BlockCoding.Plain, "good-kinds-plain");
+        WriteBatchOfAllKinds(BlockCoding.Lz4, "good-kinds-lz4");
+        WriteBatchOfAllKinds(new BlockCoding(BlockCoder.Zstd, 1, 20), "good-kinds-zstd");
+        WriteBlocks();
+    }
+
+    private static void WriteBatch(PageBatchBuilder builder, int kind, string target)
+    {
+        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
+        int region = kind * 3;
+        builder.Begin(0, region);
+        for (int page = kind; page < 10 + kind; page += kind == 0 ? 1 : 2)
+        {
+            var number = new PageNumber(((long)region * Page.RegionPages) + page);
+            if (kind == 1 || (kind > 2 && page % 4 == 0))
+            {
+                builder.AddZero(number);
+            }
+            else
+            {
+                Span<byte> content = builder.AddContents(number, 1);
+                content.Clear();
+                content[..64].Fill((byte)(page + 1));
+            }
+        }
+
+        int length = builder.Encode(encoded, kind == 2 ? BlockCoding.Plain : BlockCoding.Lz4);
+        Write(target, $"good-{kind}", encoded.AsSpan(0, length));
+    }
+
+    private static void WriteBatchOfAllKinds(BlockCoding coding, string file)
+    {
+        using var builder = new PageBatchBuilder(PageBatch.Version2);
+        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
+        builder.Begin(2, 1);
+        builder.AddZero(new PageNumber(520));
+        Span<byte> contents = builder.AddContents(new PageNumber(521), 6);
+        contents.Clear();
+        for (int page = 0; page < 6; page++)
+        {
+            contents.Slice(page * Page.Size, page == 0 ? Page.Size : 40).Fill((byte)(page + 1));
+        }
+
+        byte[] old = builder.ContentOf(3).ToArray();
+        old[7] = old[300] = 0xFF;
+        builder.TrySetDelta(3, old, PageDelta.BytesMax);
+        builder.SetKnown(4, old.AsSpan(0, PageBatch.NameBytes));
+        builder.SetRaw(5);
+        Write("page-batch-2", file, encoded.AsSpan(0, builder.Encode(encoded, coding)));
+    }
+
+    private static void WriteBlocks()
+    {
+        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
         byte[] plain = Encoding.ASCII.GetBytes(string.Concat(Enumerable.Range(0, 400).Select(i => $"{i % 37},")));
         foreach (byte[] raw in new[] { plain, new byte[Page.Size], RandomNumberGenerator.GetBytes(300) })
         {

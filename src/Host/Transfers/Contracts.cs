@@ -14,5 +14,5 @@ public sealed record TransferTerms(
 public static class WireVersions
 {
     public const int Min = 1;
-    public const int Max = 1;
+    public const int Max = 2;
 }

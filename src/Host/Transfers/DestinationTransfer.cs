@@ -260,7 +260,7 @@ public sealed partial class DestinationTransfer(
     private void ReadPages(Lane lane)
     {
         byte[] body = new byte[FrameHeader.PageBodyMax];
-        byte[] scratch = new byte[PageBatch.ContentPagesMax * Page.Size];
+        using var decoder = new PageBatchDecoder(terms.WireVersion);
         Guarded($"lane {lane.Number}", () =>
         {
             if (!WaitForBlocks())
@@ -273,7 +273,7 @@ public sealed partial class DestinationTransfer(
                 switch (header.Type)
                 {
                     case FrameType.PageBatch:
-                        Place(body.AsSpan(0, header.BodyLength), scratch);
+                        Place(body.AsSpan(0, header.BodyLength), decoder);
                         Enter(now => _engine.BatchPlaced(FrameHeader.Size + header.BodyLength, now));
                         break;
                     case FrameType.Barrier:
@@ -299,52 +299,6 @@ public sealed partial class DestinationTransfer(
             }
 
             return _stream is not null;
-        }
-    }
-
-    private void Place(ReadOnlySpan<byte> body, byte[] scratch)
-    {
-        PageBatchReader batch = PageBatchReader.Parse(body, _blocks, scratch);
-        RamBlock block = _blocks[batch.BlockIndex];
-        GuestMemory? memory = _memoryOf[batch.BlockIndex];
-        if (memory is not null)
-        {
-            foreach (PageRun run in batch)
-            {
-                if (run.IsZero)
-                {
-                    memory.Clear(run.First, run.Count);
-                }
-                else
-                {
-                    memory.Write(run.First, run.Content);
-                }
-            }
-
-            return;
-        }
-
-        lock (_streamGate)
-        {
-            _stream!.BeginPart();
-            foreach (PageRun run in batch)
-            {
-                for (int i = 0; i < run.Count; i++)
-                {
-                    var page = new PageNumber(run.First.Value + i);
-                    if (run.IsZero)
-                    {
-                        _stream.ZeroPage(block, page);
-                    }
-                    else
-                    {
-                        _stream.Page(block, page, run.Content.Slice(i * Page.Size, Page.Size));
-                    }
-                }
-            }
-
-            _stream.EndSection();
-            FlushStream();
         }
     }
 

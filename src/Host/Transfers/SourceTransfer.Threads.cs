@@ -95,7 +95,7 @@ public sealed partial class SourceTransfer
     private void ServeLane(Lane lane)
     {
         var taken = new TakenPages();
-        var batch = new PageBatchBuilder();
+        using var batch = new PageBatchBuilder(terms.WireVersion);
         var coding = new CodingChoice(terms.Policy.Compression);
         byte[] frame = new byte[FrameHeader.Size + PageBatch.EncodedBytesMax];
         try
@@ -158,11 +158,11 @@ public sealed partial class SourceTransfer
         }
 
         long begun = Stopwatch.GetTimestamp();
-        bool code = coding.Codes(batch.ContentPages, linkRate);
-        int encoded = batch.Encode(frame.AsSpan(FrameHeader.Size), code);
+        bool code = coding.Codes(batch.Slots, linkRate);
+        int encoded = batch.Encode(frame.AsSpan(FrameHeader.Size), code ? BlockCoding.Lz4 : BlockCoding.Plain);
         if (code)
         {
-            coding.Coded(batch.ContentPages * Page.Size, encoded, Stopwatch.GetElapsedTime(begun));
+            coding.Coded(batch.Slots * Page.Size, encoded, Stopwatch.GetElapsedTime(begun));
         }
 
         new FrameHeader(FrameType.PageBatch, encoded).Write(frame);
