@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text.Json.Nodes;
+using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
 using Godwit.Host.Tests.Qemu;
 using Godwit.Host.Transfers;
@@ -14,7 +15,7 @@ namespace Godwit.Host.Tests;
 
 // Goal: a guest of real QEMU crosses between two processes through both transfers, over TLS on loopback, with every
 // byte of its memory. Method: firmware only, so that the test needs no guest image; memory is stamped by the test.
-public sealed class TransferTests : IAsyncLifetime
+public sealed partial class TransferTests : IAsyncLifetime
 {
     private readonly string _directory = Directory.CreateTempSubdirectory("godwit-transfer-").FullName;
     private ClusterTrust _a = null!;
@@ -123,8 +124,8 @@ public sealed class TransferTests : IAsyncLifetime
 
     private sealed class Pair : IAsyncDisposable
     {
-        private const int StampBytes = 24 << 20;
-        private const int StampOffset = 32 << 20;
+        public const int StampBytes = 24 << 20;
+        public const int StampOffset = 32 << 20;
         private readonly TransferTests _test;
         private readonly QemuInstallation _qemu;
         private readonly bool _sharedAtDestination;
@@ -143,6 +144,12 @@ public sealed class TransferTests : IAsyncLifetime
         public QemuMachine Source { get; private set; } = null!;
         public QemuMachine Destination { get; private set; } = null!;
         public SourceTransfer Outgoing { get; private set; } = null!;
+
+        /// <summary>The destination's, from the next <see cref="RenewDestinationAsync"/> on.</summary>
+        public HostInventory? Inventory { get; set; }
+
+        /// <summary>Disk images the destination believes to be the guest's.</summary>
+        public string[] Images { get; set; } = [];
 
         public static async Task<Pair> StartAsync(
             TransferTests test, QemuInstallation qemu, bool sharedAtSource, bool sharedAtDestination,
@@ -174,6 +181,7 @@ public sealed class TransferTests : IAsyncLifetime
             _incoming = new DestinationTransfer(
                 Destination, terms, folder,
                 new(() => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero)),
+                Inventory is null ? null : await Inventory.OpenAsync(Source.Contract.Uuid, Images, siblings: false),
                 NullLogger.Instance);
             _listener.Expect(_incoming);
             Outgoing = new SourceTransfer(

@@ -127,6 +127,15 @@ public sealed partial class HostInventory : IAsyncDisposable
         }
     }
 
+    /// <summary>Ends when every image that was to be indexed has been.</summary>
+    internal Task IndexedAsync()
+    {
+        lock (_files)
+        {
+            return _indexing;
+        }
+    }
+
     /// <summary>What can be rebuilt for one guest that comes here.</summary>
     /// <param name="guest">The guest.</param>
     /// <param name="images">Its disk images, as this host reaches them.</param>

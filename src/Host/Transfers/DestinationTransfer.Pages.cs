@@ -7,17 +7,19 @@ namespace Godwit.Host.Transfers;
 // From a batch to the guest's memory, or to QEMU's stream for blocks without a file.
 public sealed partial class DestinationTransfer
 {
-    private void Place(ReadOnlySpan<byte> body, PageBatchDecoder decoder)
+    private void Place(Lane lane, ReadOnlySpan<byte> body, PageBatchDecoder decoder, RefusedPages refused)
     {
         PageBatchReader batch = PageBatchReader.Parse(body, _blocks, decoder);
         GuestMemory? memory = _memoryOf[batch.BlockIndex];
         if (memory is not null)
         {
+            refused.Begin(batch.BlockIndex);
             foreach (PageRun run in batch)
             {
-                Place(run, memory);
+                Place(run, memory, refused);
             }
 
+            AskAgain(lane, batch.BlockIndex, refused);
             return;
         }
 
@@ -35,10 +37,19 @@ public sealed partial class DestinationTransfer
         }
     }
 
-    private static void Place(in PageRun run, GuestMemory memory)
+    private void Place(in PageRun run, GuestMemory memory, RefusedPages refused)
     {
+        if (run.Kind == PageKind.Delta && refused.Contains(run.First))
+        {
+            return;
+        }
+
+        refused.Remove(run.First, run.Count);
         switch (run.Kind)
         {
+            case PageKind.Known:
+                PlaceKnown(run, memory, refused);
+                break;
             case PageKind.Zero:
                 memory.Clear(run.First, run.Count);
                 break;

@@ -1,9 +1,11 @@
 using System.Buffers;
+using System.Buffers.Binary;
 using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
 using System.Threading.Channels;
 using Godwit.GuestStreams.Qemu;
+using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
 using Godwit.Migration.Wire;
@@ -25,7 +27,7 @@ public sealed record HandOverSteps(Func<Task> RecordResuming, Func<Task> RecordR
 /// </remarks>
 public sealed partial class DestinationTransfer(
     QemuMachine machine, TransferTerms terms, string runtimeDirectory,
-    HandOverSteps handOver, ILogger logger)
+    HandOverSteps handOver, GuestInventory? inventory, ILogger logger)
 {
     private const int TickMilliseconds = 4;
 
@@ -174,6 +176,11 @@ public sealed partial class DestinationTransfer(
                 _begun = true;
                 _attached.TrySetResult();
                 StartThread("control", ReadControl);
+                if (terms.WireVersion >= WireVersions.Inventory)
+                {
+                    StartThread("inventory", () => Guarded("inventory", OfferInventory));
+                }
+
                 for (int number = 1; number <= terms.Lanes; number++)
                 {
                     Lane pages = _lanes[number]!;
@@ -261,6 +268,8 @@ public sealed partial class DestinationTransfer(
     {
         byte[] body = new byte[FrameHeader.PageBodyMax];
         using var decoder = new PageBatchDecoder(terms.WireVersion);
+        var refused = new RefusedPages();
+        bool done = false;
         Guarded($"lane {lane.Number}", () =>
         {
             if (!WaitForBlocks())
@@ -270,14 +279,20 @@ public sealed partial class DestinationTransfer(
 
             while (lane.Read(body) is { } header)
             {
+                if (done)
+                {
+                    throw new StreamFormatException(0, $"Lane {lane.Number} goes on behind its barrier.");
+                }
+
                 switch (header.Type)
                 {
                     case FrameType.PageBatch:
-                        Place(body.AsSpan(0, header.BodyLength), decoder);
+                        Place(lane, body.AsSpan(0, header.BodyLength), decoder, refused);
                         Enter(now => _engine.BatchPlaced(FrameHeader.Size + header.BodyLength, now));
                         break;
                     case FrameType.Barrier:
-                        Enter(now => _engine.LaneBarrier(lane.Number, 0, now));
+                        int answered = ReadBarrier(body.AsSpan(0, header.BodyLength));
+                        Enter(now => done = _engine.LaneBarrier(lane.Number, answered, now));
                         break;
                     default:
                         throw new StreamFormatException(
@@ -285,6 +300,15 @@ public sealed partial class DestinationTransfer(
                 }
             }
         });
+    }
+
+    private int ReadBarrier(ReadOnlySpan<byte> body)
+    {
+        int bytes = terms.WireVersion < WireVersions.Inventory ? 0 : sizeof(int);
+        return body.Length != bytes
+            ? throw new StreamFormatException(
+                0, $"A barrier has a body of {body.Length} bytes; {bytes} belong there in version {terms.WireVersion}.")
+            : bytes == 0 ? 0 : BinaryPrimitives.ReadInt32LittleEndian(body);
     }
 
     // Pages may overtake the prologue, which travels on another connection: they wait until their blocks are known and
@@ -507,6 +531,8 @@ public sealed partial class DestinationTransfer(
         {
             memory.Dispose();
         }
+
+        inventory?.Dispose();
     }
 
     [LoggerMessage(3201, LogLevel.Information, "{Guest} runs here; resume took {Milliseconds:0.0} ms")]

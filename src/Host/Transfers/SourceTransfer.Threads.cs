@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Buffers.Binary;
 using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
@@ -97,6 +98,7 @@ public sealed partial class SourceTransfer
         var taken = new TakenPages();
         using var batch = new PageBatchBuilder(terms.WireVersion);
         var coding = new CodingChoice(terms.Policy.Compression);
+        var known = new List<(PageNumber Page, int Origin)>(PageBatch.ContentPagesMax);
         byte[] frame = new byte[FrameHeader.Size + PageBatch.EncodedBytesMax];
         try
         {
@@ -108,11 +110,10 @@ public sealed partial class SourceTransfer
                     case LaneWork.End:
                         return;
                     case LaneWork.Barrier:
-                        new FrameHeader(FrameType.Barrier, 0).Write(frame);
-                        lane.Write(frame.AsSpan(0, FrameHeader.Size));
+                        lane.Write(frame.AsSpan(0, WriteBarrier(lane, frame)));
                         break;
                     case LaneWork.Batch:
-                        SendBatch(lane, taken, batch, coding, linkRate, frame);
+                        SendBatch(lane, taken, batch, known, coding, linkRate, frame);
                         break;
                 }
             }
@@ -121,6 +122,25 @@ public sealed partial class SourceTransfer
         {
             Enter(now => _engine.LinkLost($"Lane {lane.Number} to {terms.To} broke: {e.Message}", now));
         }
+    }
+
+    // Which of the destination's wishes this lane has answered: a wish that crossed the barrier makes it void.
+    private int WriteBarrier(Lane lane, byte[] frame)
+    {
+        if (terms.WireVersion < WireVersions.Inventory)
+        {
+            new FrameHeader(FrameType.Barrier, 0).Write(frame);
+            return FrameHeader.Size;
+        }
+
+        lock (_gate)
+        {
+            BinaryPrimitives.WriteInt32LittleEndian(
+                frame.AsSpan(FrameHeader.Size), _engine.AsksAnswered(lane.Number - 1));
+        }
+
+        new FrameHeader(FrameType.Barrier, sizeof(int)).Write(frame);
+        return FrameHeader.Size + sizeof(int);
     }
 
     private LaneWork NextWork(int lane, TakenPages taken, PageBatchBuilder batch, out double linkRate)
@@ -148,21 +168,25 @@ public sealed partial class SourceTransfer
     }
 
     private void SendBatch(
-        Lane lane, TakenPages taken, PageBatchBuilder batch, CodingChoice coding, double linkRate, byte[] frame)
+        Lane lane, TakenPages taken, PageBatchBuilder batch, List<(PageNumber Page, int Origin)> known,
+        CodingChoice coding, double linkRate, byte[] frame)
     {
         int zeroPages = taken.Count - taken.Contents;
+        known.Clear();
         if (_engine.IsShared(taken.Block))
         {
             batch.Begin(taken.Block.Index, taken.Region);
             Fill(taken, batch);
+            NameKnown(taken, batch, known);
         }
 
         long begun = Stopwatch.GetTimestamp();
-        bool code = coding.Codes(batch.Slots, linkRate);
+        int contents = batch.Slots - known.Count;
+        bool code = coding.Codes(contents, linkRate);
         int encoded = batch.Encode(frame.AsSpan(FrameHeader.Size), code ? BlockCoding.Lz4 : BlockCoding.Plain);
         if (code)
         {
-            coding.Coded(batch.Slots * Page.Size, encoded, Stopwatch.GetElapsedTime(begun));
+            coding.Coded(contents * Page.Size, encoded, Stopwatch.GetElapsedTime(begun));
         }
 
         new FrameHeader(FrameType.PageBatch, encoded).Write(frame);
@@ -170,6 +194,7 @@ public sealed partial class SourceTransfer
         lock (_gate)
         {
             // Before the write: the destination may acknowledge the bytes before this thread runs again.
+            known.ForEach(each => _engine.SendsKnown(taken.Block, each.Page, each.Origin));
             _engine.Sent(taken.Count, zeroPages, length, Now);
             Pump();
         }

@@ -94,6 +94,7 @@ public sealed partial class SourceTransfer(
                 IsShared = block => _memory.Any(m => m.Name == block.Name && m.Length == block.Length),
                 MemoryCheck = missesWrites
                     ? TimeSpan.FromSeconds(_memory.Sum(m => m.Length) / MemoryCheckBytesPerSecond) : null,
+                OffersMax = OffersMax(),
             },
             Now);
         using CancellationTokenRegistration stop = shutdown.Register(() => Cancel());
