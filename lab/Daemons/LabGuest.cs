@@ -38,7 +38,7 @@ internal sealed class LabGuest
     {
         string name = $"guest{shape.Number}";
         string disk = Path.Combine(LabDirectory.Disks, name + ".raw");
-        File.Copy(run.Image.Disk, disk, overwrite: true);
+        File.Copy(run.DiskFor(shape), disk, overwrite: true);
         GuestSpec spec = new()
         {
             Name = name,
@@ -70,9 +70,11 @@ internal sealed class LabGuest
     }
 
     /// <summary>Moves the guest and waits for the end, whatever it is; shows it as it happens.</summary>
+    /// <param name="counts">False for a move that only prepares the one that is measured.</param>
     /// <param name="meanwhile">Called at each message of the daemon, to interfere.</param>
     internal MoveResult Move(
-        string to, OutsideClient client, MigrationPolicy policy, Action<Api.V1.Migration>? meanwhile = null)
+        string to, OutsideClient client, MigrationPolicy policy, Action<Api.V1.Migration>? meanwhile = null,
+        bool counts = true)
     {
         string from = Host;
         Control.ControlClient source = _daemons[from];
@@ -117,7 +119,11 @@ internal sealed class LabGuest
             DaemonCpuSeconds = state.DaemonCpuSeconds,
             Error = state.Error.Length > 0 ? $"{state.ErrorCode}: {state.Error}" : null,
         };
-        _run.Add(result);
+        if (counts)
+        {
+            _run.Add(result);
+        }
+
         _run.Display.Line(string.Create(
             CultureInfo.InvariantCulture,
             $"  {result.Outcome} after {result.TotalSeconds:0.00} s, {ResultText.Bytes(result.WireBytes)} on the wire, "

@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using Godwit.Lab.Guests;
 using Godwit.Lab.Network;
 using Godwit.Lab.Outside;
+using Godwit.Lab.Qemu;
 using Grpc.Core;
 
 namespace Godwit.Lab.Scenarios;
@@ -32,6 +33,10 @@ internal sealed class ScenarioRun : IDisposable
     internal GuestImage Image { get; }
 
     internal Display Display { get; }
+
+    /// <summary>The image that a guest's disk is a copy of.</summary>
+    internal string DiskFor(GuestShape shape) =>
+        shape.Userland ? UserlandDisk.Obtain(Display.Line) : Image.Disk;
 
     /// <summary>Ends when the user stops the run.</summary>
     internal CancellationToken Stopped => _stopped.Token;

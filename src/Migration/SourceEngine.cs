@@ -161,10 +161,10 @@ public sealed partial class SourceEngine : IQemuStreamSink
             case ControlMessage.Ping m:
                 Do(new Effect.Send(new ControlMessage.Pong(m.Number)));
                 break;
-            case ControlMessage.InventoryOffer m when _options.OffersMax > 0:
+            case ControlMessage.InventoryOffer m:
                 TakeOffer(m);
                 break;
-            case ControlMessage.InventoryReady when _options.OffersMax > 0:
+            case ControlMessage.InventoryReady:
                 _offersComplete = true;
                 break;
             case ControlMessage.PagesWanted m when Phase is MigrationPhase.Copying or MigrationPhase.Switchover:

@@ -99,12 +99,13 @@ public class InventoryTests
     }
 
     [Fact]
-    public void Offers_of_a_destination_that_was_not_asked_are_out_of_turn()
+    public void Offers_that_nobody_wants_are_passed_over()
     {
         var rig = new SourceRig(pages: 256);
         rig.Run(TimeSpan.FromMilliseconds(1));
-        Assert.Throws<StreamFormatException>(() => rig.Engine.Receive(
-            new ControlMessage.InventoryOffer(ContentOrigin.Disk, new byte[8]), rig.Now));
+        byte[] offered = BitConverter.GetBytes(4096UL);
+        rig.Engine.Receive(new ControlMessage.InventoryOffer(ContentOrigin.Disk, offered), rig.Now);
+        Assert.Equal(-1, rig.Engine.OriginOf(4096));
     }
 
     [Fact]

@@ -13,7 +13,8 @@ public sealed partial class DestinationTransfer
 
     private void OfferInventory()
     {
-        if (inventory is not null)
+        // Contents of private memory are carried by QEMU's stream, and nothing can be put in their place there.
+        if (inventory is not null && machine.Contract.SharedMemory)
         {
             inventory.Offer(Offer, () => Enter(_ => _engine.OffersReady()));
         }
