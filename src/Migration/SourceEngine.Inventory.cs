@@ -48,12 +48,12 @@ public sealed partial class SourceEngine
     }
 
     // Names take more of the processors than of the link: how fast they arrive says nothing of what it carries.
-    private bool SentMostlyNames()
+    private bool SentManyNames()
     {
-        bool mostly = 2 * _knownSinceHeard > _pagesSinceHeard;
+        bool many = 4 * _knownSinceHeard > _pagesSinceHeard;
         _knownSinceHeard = 0;
         _pagesSinceHeard = 0;
-        return mostly;
+        return many;
     }
 
     private void TakeOffer(ControlMessage.InventoryOffer offer)

@@ -153,7 +153,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
                         0, $"The destination acknowledges {m.FrameBytes} bytes; {_link.Sent} have been sent.");
                 }
 
-                _link.OnAcknowledged(m.FrameBytes, now, starved: _queue is { Current: 0 } || SentMostlyNames());
+                _link.OnAcknowledged(m.FrameBytes, now, starved: _queue is { Current: 0 } || SentManyNames());
                 break;
             case ControlMessage.Pong m when _pings.Remove(m.Number, out TimeSpan sent):
                 _link.OnRoundTrip(now - sent, now);
