@@ -43,15 +43,17 @@ public sealed partial class TransferTests : IAsyncLifetime
     [InlineData(false, true)]
     [InlineData(true, true, true)]
     [InlineData(false, false, true)]
+    [InlineData(true, true, false, 1)]
+    [InlineData(false, false, false, 1)]
     public async Task A_guest_arrives_with_all_of_its_memory(
-        bool sharedAtSource, bool sharedAtDestination, bool oldestQemu = false)
+        bool sharedAtSource, bool sharedAtDestination, bool oldestQemu = false, int wireVersion = WireVersions.Max)
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         await using RealQemu qemu = await (oldestQemu ? RealQemu.OpenOldestAsync() : RealQemu.OpenAsync());
         // Every byte is what is tested here; on a busy machine 300 ms would be too short a pause.
         var patient = new MigrationPolicy { DowntimeMax = TimeSpan.FromSeconds(3) };
         await using Pair pair = await Pair.StartAsync(
-            this, qemu.Installation, sharedAtSource, sharedAtDestination, patient, cancel);
+            this, qemu.Installation, sharedAtSource, sharedAtDestination, patient, cancel, wireVersion);
         byte[] before = await pair.StampAsync(cancel);
         (MigrationSnapshot source, MigrationSnapshot destination) = await pair.MoveAsync(cancel);
         Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
@@ -129,12 +131,14 @@ public sealed partial class TransferTests : IAsyncLifetime
         private readonly TransferTests _test;
         private readonly QemuInstallation _qemu;
         private readonly bool _sharedAtDestination;
+        private readonly int _wireVersion;
         private LaneListener _listener = null!;
         private DestinationTransfer _incoming = null!;
         private int _run;
 
-        private Pair(TransferTests test, QemuInstallation qemu, bool sharedAtDestination)
+        private Pair(TransferTests test, QemuInstallation qemu, bool sharedAtDestination, int wireVersion)
         {
+            _wireVersion = wireVersion;
             _test = test;
             _qemu = qemu;
             _sharedAtDestination = sharedAtDestination;
@@ -153,9 +157,9 @@ public sealed partial class TransferTests : IAsyncLifetime
 
         public static async Task<Pair> StartAsync(
             TransferTests test, QemuInstallation qemu, bool sharedAtSource, bool sharedAtDestination,
-            MigrationPolicy policy, CancellationToken cancellationToken)
+            MigrationPolicy policy, CancellationToken cancellationToken, int wireVersion = WireVersions.Max)
         {
-            var pair = new Pair(test, qemu, sharedAtDestination);
+            var pair = new Pair(test, qemu, sharedAtDestination, wireVersion);
             pair._listener = new LaneListener(
                 new IPEndPoint(IPAddress.Loopback, 0), test._b.ServerOptions, NullLogger.Instance);
             pair._listener.Start();
@@ -177,7 +181,7 @@ public sealed partial class TransferTests : IAsyncLifetime
             Destination = await QemuMachine.StartAsync(
                 _qemu, Contract(_sharedAtDestination), folder, incoming: true, cancellationToken);
             var terms = new TransferTerms(
-                $"m{_run}", "web1", "a", "b", policy, RandomNumberGenerator.GetBytes(32), WireVersions.Max, 2);
+                $"m{_run}", "web1", "a", "b", policy, RandomNumberGenerator.GetBytes(32), _wireVersion, 2);
             _incoming = new DestinationTransfer(
                 Destination, terms, folder,
                 new(() => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero)),

@@ -163,7 +163,8 @@ public class PageBatchVersion1Tests
     [Fact]
     public void Misuse_of_the_builder_is_refused()
     {
-        Assert.Throws<ArgumentOutOfRangeException>(() => new PageBatchBuilder(PageBatch.Version1).AddZero(new PageNumber(0)));
+        Assert.Throws<ArgumentOutOfRangeException>(
+            () => new PageBatchBuilder(PageBatch.Version1).AddZero(new PageNumber(0)));
         _builder.Begin(0, 1);
         Assert.Throws<InvalidOperationException>(() => _builder.Encode(_encoded, BlockCoding.Plain));
         Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(511)));

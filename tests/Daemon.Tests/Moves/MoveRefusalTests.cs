@@ -121,13 +121,15 @@ public sealed class MoveRefusalTests
         await pair.IsUntouchedAsync();
     }
 
-    [Fact]
-    public async Task Each_host_without_liblz4_is_named()
+    [Theory]
+    [InlineData("lz4")]
+    [InlineData("zstd")]
+    public async Task Each_host_without_a_coder_is_named(string coder)
     {
         await using var pair = await MovePair.StartAsync(
-            prepareA: _ => DoctorTests.HideLz4, prepareB: _ => DoctorTests.HideLz4);
+            prepareA: _ => DoctorTests.Hide($"lib{coder}"), prepareB: _ => DoctorTests.Hide($"lib{coder}"));
         var message = await pair.RefusedAsync("migration-refused");
-        Assert.Contains("\n  lz4-missing: Host 'a' cannot load liblz4", message, StringComparison.Ordinal);
-        Assert.Contains("\n  lz4-missing: Host 'b' cannot load liblz4", message, StringComparison.Ordinal);
+        Assert.Contains($"\n  {coder}-missing: Host 'a' cannot load lib{coder}", message, StringComparison.Ordinal);
+        Assert.Contains($"\n  {coder}-missing: Host 'b' cannot load lib{coder}", message, StringComparison.Ordinal);
     }
 }
