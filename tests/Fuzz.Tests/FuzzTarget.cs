@@ -28,6 +28,7 @@ internal sealed record FuzzTarget(string Name, FuzzFunction Fuzz, int Runs, int 
         new("certificate", CertificateTarget.Fuzz, 50_000, BytesPerByte: 1024),
         new("certificate-request", CertificateTarget.FuzzRequest, 100_000, BytesPerByte: 1024),
         new("handover-journal", HandOverJournalTarget.Fuzz, 200_000, BytesPerByte: 512),
+        new("content-index", ContentIndexTarget.Fuzz, 300_000),
         new("join-token", JoinTokenTarget.Fuzz, 1_000_000),
     ];
 

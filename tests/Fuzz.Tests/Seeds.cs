@@ -3,6 +3,7 @@ using System.IO.Compression;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using System.Text;
+using Godwit.ChunkStore;
 using Godwit.Fuzz.Tests.Targets;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Host.HandOver;
@@ -26,6 +27,7 @@ public class Seeds
         WriteBatches();
         WriteTrust();
         WriteJournals();
+        WriteIndexes();
     }
 
     private static void Write(string target, string file, ReadOnlySpan<byte> bytes)
@@ -60,6 +62,26 @@ public class Seeds
         Write("return-path", "good-half-a-message", [0, 2, 0, 4, 0, 0]);
         Write("return-path", "bad-page-request", [0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0]);
         Write("return-path", "bad-length", [0, 1, 0xFF, 0xFF, 0, 0, 0, 0]);
+    }
+
+    private static void WriteIndexes()
+    {
+        var subject = new IndexSubject(ContentName.Of("web1"u8), 1 << 20, 42, "web1");
+        byte[] empty = new ContentIndexBuilder().Build(subject);
+        Write("content-index", "good-empty", empty);
+        var builder = new ContentIndexBuilder();
+        byte[] block = new byte[ContentIndex.BlockBytes];
+        for (byte i = 1; i <= 9; i++)
+        {
+            block[i * 100] = i;
+            builder.Add(i, block);
+        }
+
+        byte[] nine = builder.Build(subject);
+        Write("content-index", "good-nine", nine);
+        Write("content-index", "bad-cut", nine.AsSpan(0, nine.Length - 9));
+        Write("content-index", "bad-byte", [.. nine[..80], (byte)~nine[80], .. nine[81..]]);
+        Write("content-index", "bad-version", [.. nine[..4], 9, .. nine[5..]]);
     }
 
     private static void WriteJournals()
@@ -100,6 +122,8 @@ public class Seeds
             new ControlMessage.Commit(),
             new ControlMessage.Running(TimeSpan.FromTicks(1), TimeSpan.FromTicks(2), TimeSpan.FromTicks(3)),
             new ControlMessage.Abort("link-lost", "b does not answer; größer als nötig"),
+            new ControlMessage.InventoryOffer(ContentOrigin.Disk, new byte[24]), new ControlMessage.InventoryReady(),
+            new ControlMessage.PagesWanted(1, 7, (byte[])[.. new byte[63], 0x80]),
         ];
         var all = new ArrayBufferWriter<byte>();
         foreach (ControlMessage message in messages)
