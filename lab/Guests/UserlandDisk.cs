@@ -4,7 +4,9 @@ using System.Text;
 namespace Godwit.Lab.Guests;
 
 /// <summary>A disk with the files of a Debian that people work on: what a server has in its page cache.</summary>
-/// <remarks>Built once from apt's packages and kept, like <see cref="GuestImage"/>; the folder's name is its recipe.</remarks>
+/// <remarks>
+/// Built once from apt's packages and kept, like <see cref="GuestImage"/>; the folder's name is its recipe.
+/// </remarks>
 internal static class UserlandDisk
 {
     /// <summary>How its folders in the cache begin.</summary>

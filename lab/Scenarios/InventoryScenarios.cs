@@ -6,7 +6,9 @@ using Godwit.Lab.Qemu;
 
 namespace Godwit.Lab.Scenarios;
 
-/// <summary>Moves of a server whose contents the destination has in part: on its disks, or from the last visit.</summary>
+/// <summary>
+/// Moves of a server whose contents the destination has in part: on its disks, or from the last visit.
+/// </summary>
 internal static class InventoryScenarios
 {
     // What a return may cost, as a share of the guest's memory.

@@ -4,7 +4,7 @@ using System.Text;
 
 namespace Godwit.ChunkStore;
 
-/// <summary>Which content an index is of, and in which state: what has to match before the index is worth using.</summary>
+/// <summary>What an index is of, and in which state: it has to match before the index is worth using.</summary>
 /// <param name="Of">Names the indexed file, for instance by its path.</param>
 /// <param name="Length">Bytes of the indexed file.</param>
 /// <param name="Stamp">When it was last changed, in ticks of 100 ns; anything that differs after a change.</param>

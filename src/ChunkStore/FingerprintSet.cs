@@ -2,10 +2,10 @@ using System.Numerics;
 
 namespace Godwit.ChunkStore;
 
-/// <summary>Fingerprints that somebody says it has contents for, each with where the first of them comes from.</summary>
+/// <summary>Fingerprints that somebody says it has contents for, each with where that comes from.</summary>
 /// <remarks>
-/// One thread at a time adds; any number look up meanwhile without a lock. A look-up beside an addition may miss what is
-/// being added, and never sees what was not: a slot is written once, whole, and a grown table is published complete.
+/// One thread at a time adds; any number look up meanwhile without a lock. A look-up beside an addition may miss what
+/// is being added, and never sees what was not: a slot is written once, whole, and a grown table is published complete.
 /// </remarks>
 public sealed class FingerprintSet
 {

@@ -26,8 +26,8 @@ public sealed class TakenPages
     public bool IsZero(int index) => _zero[index];
 
     /// <summary>
-    /// True if the page has to go with its whole content: the destination has asked for it, so it holds no version of it
-    /// that anything could build on.
+    /// True if the page has to go with its whole content: the destination has asked for it, so it holds no version of
+    /// it that anything could build on.
     /// </summary>
     public bool IsPlain(int index) => _plain[index];
 

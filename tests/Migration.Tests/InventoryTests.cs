@@ -5,7 +5,7 @@ using Godwit.Pages;
 
 namespace Godwit.Migration.Tests;
 
-/// <summary>What the destination offers, pages that are sent by their names, and those that are asked for again.</summary>
+/// <summary>Offers of the destination, pages that are sent by names, and those that are asked for again.</summary>
 public class InventoryTests
 {
     private static readonly TimeSpan Long = TimeSpan.FromMinutes(5);

@@ -9,7 +9,7 @@ internal static class StoreCommands
 {
     public static Command Build(GodwitCommand godwit) => godwit.Noun(
         "store", "What this host can rebuild, so that moves need not send it: list, trim.",
-        ["godwit store list", "godwit store trim --to 4GiB"], [List(godwit), Trim(godwit)]);
+        ["godwit store list", "godwit store trim --keep 4GiB"], [List(godwit), Trim(godwit)]);
 
     private static Command List(GodwitCommand godwit) => godwit.Verb(
         "list", "List the memory that guests left behind and the indexes of disk images, the newest first.",
@@ -26,13 +26,13 @@ internal static class StoreCommands
 
     private static Command Trim(GodwitCommand godwit)
     {
-        var to = Option.Bytes("--to", "What may stay (default: nothing).");
+        var keep = Option.Bytes("--keep", "What may stay (default: nothing).");
         return godwit.Verb(
             "trim", "Remove the oldest until no more than a size is left. The next moves here cost more.",
-            ["godwit store trim", "godwit store trim --to 4GiB"], [to],
+            ["godwit store trim", "godwit store trim --keep 4GiB"], [keep],
             async (session, cancellation) =>
             {
-                var request = new TrimInventoryRequest { BytesMax = session.Get(to) };
+                var request = new TrimInventoryRequest { BytesMax = session.Get(keep) };
                 session.Answer(StoreAnswers.Trimmed(await session.Client.AskAsync(
                     (daemon, options) => daemon.TrimInventoryAsync(request, options), cancellation)));
                 return 0;

@@ -14,10 +14,10 @@ internal static partial class FileIndexer
     /// <summary>Blocks after which a part of the index is given out: 64 MiB.</summary>
     private const int PartBlocks = 16_384;
 
-    /// <summary>Indexes a file as it is while it is read; whoever writes it meanwhile makes some entries vain.</summary>
+    /// <summary>Indexes a file as it is read; whoever writes it meanwhile makes some entries vain.</summary>
     /// <param name="builder">Takes every block in.</param>
     /// <param name="part">
-    /// Called with an index of the newest blocks alone, each time there are enough of them and at the end; may be null.
+    /// Called with the newest blocks alone, each time there are enough of them and at the end; may be null.
     /// </param>
     /// <exception cref="IOException">It cannot be read.</exception>
     /// <exception cref="OperationCanceledException">Wanted by the caller.</exception>

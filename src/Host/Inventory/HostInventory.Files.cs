@@ -117,7 +117,8 @@ public sealed partial class HostInventory
     {
         string name = Path.GetFileNameWithoutExtension(index);
         guest = default;
-        return name.StartsWith("memory-", StringComparison.Ordinal) && Guid.TryParse(name["memory-".Length..], out guest);
+        return name.StartsWith("memory-", StringComparison.Ordinal)
+            && Guid.TryParse(name["memory-".Length..], out guest);
     }
 
     private static long BytesOf(string index)

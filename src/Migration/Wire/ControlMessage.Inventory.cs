@@ -25,7 +25,7 @@ public abstract partial record ControlMessage
     /// <param name="Fingerprints">8 bytes each, little-endian; at most <see cref="CountMax"/>.</param>
     public sealed record InventoryOffer(ContentOrigin Origin, ReadOnlyMemory<byte> Fingerprints) : ControlMessage
     {
-        /// <summary>Fingerprints in one message, so that what waits behind it waits milliseconds on a slow link.</summary>
+        /// <summary>Fingerprints in one message: what waits behind it waits milliseconds on a slow link.</summary>
         public const int CountMax = 4096;
     }
 
