@@ -96,6 +96,26 @@ public sealed partial class TransferTests
         Assert.InRange(source.SavedBytes["knownDisk"], Pair.StampBytes * (indexed ? 45 : 5) / 100, 128 << 20);
     }
 
+    // Goal: what a guest of that host holds at this moment is rebuilt from its memory, if the user allows it.
+    // Method: the destination's sibling is the source's own memory, read by another name.
+    [Fact]
+    public async Task Pages_that_a_running_sibling_holds_are_read_there()
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        MigrationPolicy policy = _patient with { Share = ContentSharing.Host, BandwidthBitsPerSecond = 30_000_000 };
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, policy, cancel);
+        byte[] before = await pair.StampAsync(cancel);
+        await using HostInventory inventory = NewInventory();
+        pair.Inventory = inventory;
+        pair.Running = [pair.Source.OpenMemory().Single()];
+        await pair.RenewDestinationAsync(policy, cancel);
+        (MigrationSnapshot source, _) = await pair.MoveAsync(cancel);
+        Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
+        Assert.Equal(before, await pair.ReadStampAsync(pair.Destination, cancel));
+        Assert.InRange(source.SavedBytes["knownSibling"], Pair.StampBytes * 5 / 100, 128 << 20);
+    }
+
     // Goal: a user who wants nothing shared gets nothing shared, whatever the destination offers.
     [Fact]
     public async Task Nothing_is_sent_by_its_name_if_the_user_forbids_it()

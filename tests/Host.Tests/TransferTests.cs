@@ -155,6 +155,9 @@ public sealed partial class TransferTests : IAsyncLifetime
         /// <summary>Disk images the destination believes to be the guest's.</summary>
         public string[] Images { get; set; } = [];
 
+        /// <summary>Memory of guests that run at the destination.</summary>
+        public GuestMemory[] Running { get; set; } = [];
+
         public static async Task<Pair> StartAsync(
             TransferTests test, QemuInstallation qemu, bool sharedAtSource, bool sharedAtDestination,
             MigrationPolicy policy, CancellationToken cancellationToken, int wireVersion = WireVersions.Max)
@@ -185,7 +188,8 @@ public sealed partial class TransferTests : IAsyncLifetime
             _incoming = new DestinationTransfer(
                 Destination, terms, folder,
                 new(() => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero)),
-                Inventory is null ? null : await Inventory.OpenAsync(Source.Contract.Uuid, Images, siblings: false),
+                Inventory is null ? null : await Inventory.OpenAsync(
+                    Source.Contract.Uuid, Images, siblings: Running.Length > 0, Running),
                 NullLogger.Instance);
             _listener.Expect(_incoming);
             Outgoing = new SourceTransfer(

@@ -15,6 +15,7 @@ internal sealed class InventoryKeeper : IAsyncDisposable
     private readonly HostInventory _inventory;
     private readonly ILogger<InventoryKeeper> _logger;
     private readonly TimeProvider _clock;
+    private IEnumerable<LocalGuest> _guests = [];
     private ITimer? _timer;
 
     public InventoryKeeper(DaemonSettings settings, TimeProvider clock, ILogger<InventoryKeeper> logger)
@@ -29,8 +30,11 @@ internal sealed class InventoryKeeper : IAsyncDisposable
     public long QuotaBytes => (long)_settings.InventoryMebibytes << 20;
 
     /// <summary>Indexes the configured images and those of the guests, now and whenever they change.</summary>
-    public void Start(IEnumerable<LocalGuest> guests) => _timer = _clock.CreateTimer(
-        _ => Look(guests), null, TimeSpan.Zero, LookAgainEvery);
+    public void Start(IEnumerable<LocalGuest> guests)
+    {
+        _guests = guests;
+        _timer = _clock.CreateTimer(_ => Look(guests), null, TimeSpan.Zero, LookAgainEvery);
+    }
 
     /// <summary>Indexes a guest's images where they are new or changed.</summary>
     public void Watch(MachineContract contract)
@@ -42,11 +46,25 @@ internal sealed class InventoryKeeper : IAsyncDisposable
     }
 
     /// <summary>What can be rebuilt for a guest on its way here; null if nothing may be.</summary>
-    public async Task<GuestInventory?> OpenAsync(MachineContract contract, MigrationPolicy policy) =>
-        policy.Share == ContentSharing.None ? null : await _inventory.OpenAsync(
-            contract.Uuid, [.. contract.Disks.Select(disk => disk.Path)], policy.Share == ContentSharing.Host);
+    public async Task<GuestInventory?> OpenAsync(MachineContract contract, MigrationPolicy policy)
+    {
+        if (policy.Share == ContentSharing.None)
+        {
+            return null;
+        }
 
-    /// <summary>Takes hold of a guest's memory before its QEMU is ended; null if it is not to be kept.</summary>
+        var siblings = policy.Share == ContentSharing.Host;
+        var running = siblings && _settings.InventoryMebibytes > 0
+            ? _guests.Where(guest => guest.Record.Uuid != contract.Uuid)
+                .Select(guest => TakeMemory(guest, policy)).OfType<GuestMemory>().ToList()
+            : [];
+        return await _inventory.OpenAsync(
+            contract.Uuid, [.. contract.Disks.Select(disk => disk.Path)], siblings, running);
+    }
+
+    /// <summary>
+    /// Takes hold of a guest's memory, which then outlives its QEMU; null if nothing may be rebuilt from it.
+    /// </summary>
     public GuestMemory? TakeMemory(LocalGuest guest, MigrationPolicy policy)
     {
         if (policy.Share == ContentSharing.None || _settings.InventoryMebibytes == 0

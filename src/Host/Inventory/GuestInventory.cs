@@ -1,6 +1,7 @@
 using Godwit.ChunkStore;
+using Godwit.Host.Qemu;
 using Godwit.Migration.Wire;
-using Godwit.Pages;
+using Microsoft.Win32.SafeHandles;
 
 namespace Godwit.Host.Inventory;
 
@@ -13,10 +14,13 @@ public sealed class GuestInventory : IDisposable
 {
     private readonly Lock _adding = new();
     private readonly IReadOnlyList<string> _missing;
+    private readonly IReadOnlyList<GuestMemory> _running;
     private volatile ContentSource[] _sources;
 
-    internal GuestInventory(IReadOnlyList<ContentSource> ready, IReadOnlyList<string> missing)
+    internal GuestInventory(
+        IReadOnlyList<ContentSource> ready, IReadOnlyList<string> missing, IReadOnlyList<GuestMemory> running)
     {
+        _running = running;
         _sources = [.. ready];
         _missing = missing;
     }
@@ -39,7 +43,9 @@ public sealed class GuestInventory : IDisposable
         return false;
     }
 
-    /// <summary>Offers everything there is, then indexes disk images that have no index yet and offers those.</summary>
+    /// <summary>
+    /// Offers everything there is, then indexes what has no index yet, disk images and running guests, and offers that.
+    /// </summary>
     /// <param name="offer">Takes up to <see cref="ControlMessage.InventoryOffer.CountMax"/> fingerprints; blocks while
     /// too many are on their way; false ends it.</param>
     /// <param name="ready">Called when everything has been offered that was ready.</param>
@@ -61,22 +67,17 @@ public sealed class GuestInventory : IDisposable
             try
             {
                 using var file = File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete);
-                FileIndexer.Index(file, new ContentIndexBuilder(), part =>
-                {
-                    if (!Offer(Add(path, part), offer))
-                    {
-                        stop.Cancel();
-                    }
-                }, stop.Token);
+                Index(file, ContentOrigin.Disk, () => Open(path), offer, stop);
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException)
             {
                 // Its pages are sent as any others; the index that is made afterwards says what is wrong.
             }
-            catch (OperationCanceledException)
-            {
-                return;
-            }
+        }
+
+        foreach (GuestMemory memory in _running)
+        {
+            Index(memory.File, ContentOrigin.Sibling, () => memory.File, offer, stop);
         }
     }
 
@@ -86,9 +87,35 @@ public sealed class GuestInventory : IDisposable
         {
             source.Dispose();
         }
+
+        foreach (GuestMemory memory in _running)
+        {
+            memory.Dispose();
+        }
     }
 
-    private ContentSource Add(string path, ContentIndexBuilder part)
+    // What changes behind the index, as running memory does, is not rebuilt from there: it is named when it is read.
+    private void Index(
+        SafeFileHandle file, ContentOrigin origin, Func<SafeFileHandle> open,
+        Func<ContentOrigin, ReadOnlyMemory<byte>, bool> offer, CancellationTokenSource stop)
+    {
+        try
+        {
+            FileIndexer.Index(file, new ContentIndexBuilder(), part =>
+            {
+                if (!Offer(Add(part, origin, open()), offer))
+                {
+                    stop.Cancel();
+                }
+            }, stop.Token);
+        }
+        catch (OperationCanceledException)
+        {
+            // The move needs no more of it.
+        }
+    }
+
+    private ContentSource Add(ContentIndexBuilder part, ContentOrigin origin, SafeFileHandle file)
     {
         byte[] bytes = part.Build(new IndexSubject(default, 0, 0, ""));
         if (!ContentIndex.TryOpen(bytes, out ContentIndex? index, out string why))
@@ -96,8 +123,7 @@ public sealed class GuestInventory : IDisposable
             throw new InvalidOperationException($"An index that was just made is refused: {why}.");
         }
 
-        var source = new ContentSource(
-            ContentOrigin.Disk, index!, null, File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete));
+        var source = new ContentSource(origin, index!, null, file);
         lock (_adding)
         {
             _sources = [.. _sources, source];
@@ -105,6 +131,9 @@ public sealed class GuestInventory : IDisposable
 
         return source;
     }
+
+    private static SafeFileHandle Open(string path) =>
+        File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete);
 
     private static bool Offer(ContentSource source, Func<ContentOrigin, ReadOnlyMemory<byte>, bool> offer)
     {

@@ -140,7 +140,9 @@ public sealed partial class HostInventory : IAsyncDisposable
     /// <param name="guest">The guest.</param>
     /// <param name="images">Its disk images, as this host reaches them.</param>
     /// <param name="siblings">Whether what other guests left or use counts too.</param>
-    public async Task<GuestInventory> OpenAsync(Guid guest, IReadOnlyList<string> images, bool siblings)
+    /// <param name="running">The memory of guests that run here and may be read from too; disposed of there.</param>
+    public async Task<GuestInventory> OpenAsync(
+        Guid guest, IReadOnlyList<string> images, bool siblings, IReadOnlyList<GuestMemory>? running = null)
     {
         if (_keeping.TryGetValue(guest, out Task? keeping))
         {
@@ -171,7 +173,7 @@ public sealed partial class HostInventory : IAsyncDisposable
             }
         }
 
-        return new GuestInventory(ready, missing);
+        return new GuestInventory(ready, missing, running ?? []);
     }
 
     /// <summary>Everything there is, the newest first.</summary>

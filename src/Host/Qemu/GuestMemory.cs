@@ -27,6 +27,9 @@ public sealed partial class GuestMemory : IDisposable
     /// <summary>QEMU's name of the block, as its migration stream has it.</summary>
     public string Name { get; }
 
+    /// <summary>The memory file, for those that read it by other units than pages. It goes with this object.</summary>
+    internal SafeFileHandle File => _file;
+
     /// <summary>Bytes; equals the length of the RAM block.</summary>
     public long Length { get; }
 
@@ -114,7 +117,7 @@ public sealed partial class GuestMemory : IDisposable
         {
             string path = Directory.EnumerateFileSystemEntries($"/proc/{processId}/fd").FirstOrDefault(IsMemory)
                 ?? throw new FileNotFoundException("the process holds no such memory file");
-            file = File.OpenHandle(path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
+            file = System.IO.File.OpenHandle(path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -137,7 +140,7 @@ public sealed partial class GuestMemory : IDisposable
     {
         try
         {
-            return File.ResolveLinkTarget(descriptor, returnFinalTarget: false) is { } target
+            return System.IO.File.ResolveLinkTarget(descriptor, returnFinalTarget: false) is { } target
                 && target.FullName.Contains("/memfd:memory-backend-memfd", StringComparison.Ordinal);
         }
         catch (IOException)

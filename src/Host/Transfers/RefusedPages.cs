@@ -3,11 +3,11 @@ using Godwit.Pages;
 
 namespace Godwit.Host.Transfers;
 
-/// <summary>One lane's pages that were sent by names and could not be rebuilt, until their contents have come.</summary>
+/// <summary>One lane's pages that came by names and could not be rebuilt, until their contents have come.</summary>
 /// <remarks>
 /// The source takes a page that it has sent for one that is here: until it hears otherwise it may send what has
-/// changed since. Such a change has nothing to be applied to and is passed over; the content that was asked for is newer. One
-/// thread, the lane's, uses it.
+/// changed since. Such a change has nothing to be applied to and is passed over; the content that was asked for is
+/// newer. One thread, the lane's, uses it.
 /// </remarks>
 internal sealed class RefusedPages
 {
