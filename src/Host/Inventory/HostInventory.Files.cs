@@ -85,9 +85,16 @@ public sealed partial class HostInventory
 
     private static void Put(string index, byte[] bytes)
     {
-        using (SafeFileHandle file = Create(index + ".new"))
+        try
         {
+            using SafeFileHandle file = Create(index + ".new");
             RandomAccess.Write(file, bytes, 0);
+        }
+        catch (IOException)
+        {
+            // On a full disk half an index is in everybody's way.
+            File.Delete(index + ".new");
+            throw;
         }
 
         File.Move(index + ".new", index, overwrite: true);

@@ -29,8 +29,16 @@ public sealed record InventoryEntry(
 public sealed partial class HostInventory : IAsyncDisposable
 {
     private static readonly TimeSpan KeepingPatience = TimeSpan.FromSeconds(2);
+
+    // An image that a guest writes has always changed. To read it all again costs more than the few blocks it gains.
+    private static readonly TimeSpan IndexAgainAfterDefault = TimeSpan.FromHours(1);
+
+    // The registry and the journals are on the same disk, and moves need them more than an inventory.
+    private const long FreeBytesMin = 1L << 30;
+    private const int FreeLookPages = 16_384;
     private readonly string _directory;
     private readonly long _quotaBytes;
+    private readonly TimeSpan _indexAgainAfter;
     private readonly ILogger _logger;
     private readonly Lock _files = new();
     private readonly ConcurrentDictionary<Guid, Task> _keeping = new();
@@ -41,8 +49,10 @@ public sealed partial class HostInventory : IAsyncDisposable
     /// <param name="directory">Where it keeps its files; made if it is not there.</param>
     /// <param name="quotaBytes">What kept memory and indexes may take there; 0 keeps and indexes nothing.</param>
     /// <param name="logger">Hears of what was thrown away.</param>
-    public HostInventory(string directory, long quotaBytes, ILogger logger)
+    /// <param name="indexAgainAfter">How old an index has to be before its image is read again; an hour.</param>
+    public HostInventory(string directory, long quotaBytes, ILogger logger, TimeSpan? indexAgainAfter = null)
     {
+        _indexAgainAfter = indexAgainAfter ?? IndexAgainAfterDefault;
         _directory = directory;
         _quotaBytes = quotaBytes;
         _logger = logger;
@@ -82,6 +92,7 @@ public sealed partial class HostInventory : IAsyncDisposable
             catch (Exception e) when (e is IOException or UnauthorizedAccessException or OperationCanceledException)
             {
                 LogNotKept(label, e.Message);
+                File.Delete(ImageOf(IndexOf(guest)) + ".new");
             }
             finally
             {
@@ -261,6 +272,8 @@ public sealed partial class HostInventory : IAsyncDisposable
     {
         const int pagesAtOnce = 256;
         byte[] buffer = new byte[pagesAtOnce * Page.Size];
+        RequireFree();
+        int looked = 0;
         var next = new PageNumber(0);
         while (memory.TryFindAllocated(next, out (PageNumber First, long Count) run))
         {
@@ -284,9 +297,24 @@ public sealed partial class HostInventory : IAsyncDisposable
                 {
                     throw new IOException($"it takes more than the inventory's quota of {_quotaBytes} bytes");
                 }
+
+                if (builder.Blocks / FreeLookPages != looked)
+                {
+                    looked = builder.Blocks / FreeLookPages;
+                    RequireFree();
+                }
             }
 
             next = new PageNumber(run.First.Value + run.Count);
+        }
+    }
+
+    private void RequireFree()
+    {
+        long free = new DriveInfo(_directory).AvailableFreeSpace;
+        if (free < FreeBytesMin)
+        {
+            throw new IOException($"{_directory} has {free} bytes free; {FreeBytesMin} have to stay");
         }
     }
 
@@ -317,7 +345,7 @@ public sealed partial class HostInventory : IAsyncDisposable
         {
             using (mapping)
             {
-                if (old!.Subject == subject)
+                if (old!.Subject == subject || DateTime.UtcNow - File.GetLastWriteTimeUtc(index) < _indexAgainAfter)
                 {
                     return;
                 }
@@ -333,6 +361,7 @@ public sealed partial class HostInventory : IAsyncDisposable
         }
 
         byte[] bytes = builder.Build(subject);
+        RequireFree();
         lock (_files)
         {
             Put(index, bytes);

@@ -193,7 +193,19 @@ public sealed class HostInventoryTests : IAsyncLifetime
         File.WriteAllBytes(path, image);
     }
 
-    private HostInventory New() => new(Path.Combine(_directory, "inventory"), 1L << 30, _log);
+    [Fact]
+    public async Task An_image_that_changes_all_the_time_is_not_read_all_the_time()
+    {
+        await using var inventory = new HostInventory(Path.Combine(_directory, "inventory"), 1L << 30, _log);
+        string image = await IndexedAsync(inventory, "disk.raw", blocks: 20, seed: 1);
+        DateTimeOffset made = Assert.Single(inventory.List()).Made;
+        Image("disk.raw", blocks: 20, seed: 2);
+        inventory.Watch(image);
+        await inventory.IndexedAsync();
+        Assert.Equal(made, Assert.Single(inventory.List()).Made);
+    }
+
+    private HostInventory New() => new(Path.Combine(_directory, "inventory"), 1L << 30, _log, TimeSpan.Zero);
 
     private async Task<string> IndexedAsync(HostInventory inventory, string name, int blocks, int seed)
     {
