@@ -51,7 +51,12 @@ internal static class BenchRun
 
     private static readonly Cell[] _cells =
     [
-        .. from link in new[] { new LinkShape(1_000_000_000, TimeSpan.Zero), LinkShape.Unshaped }
+        .. from link in new[]
+           {
+               new LinkShape(1_000_000_000, TimeSpan.Zero), LinkShape.Unshaped,
+               new LinkShape(400_000_000, TimeSpan.Zero),
+               new LinkShape(25_000_000, TimeSpan.FromMilliseconds(25)),
+           }
            from load in GuestLoad.All
            select new Cell(load, link),
         new(GuestLoad.Server, new LinkShape(400_000_000, TimeSpan.Zero)),

@@ -50,4 +50,6 @@ public sealed record MigrationPolicy
     /// <summary>False sends every page as it is.</summary>
     public bool Compression { get; init; } = true;
     public ContentSharing Share { get; init; } = ContentSharing.Guest;
+    /// <summary>Processor time of the source's lanes, in cores, while the guest runs; 0 for no limit.</summary>
+    public double Cores { get; init; }
 }

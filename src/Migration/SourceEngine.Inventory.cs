@@ -26,8 +26,6 @@ public sealed partial class SourceEngine
     private bool _offersComplete;
     private volatile bool _believes;
 
-    private long KnownPages => _knownPages.Sum();
-
     private bool AwaitsOffers(TimeSpan now) =>
         _believes && !_offersComplete && _rounds.Count == 0 && now - _roundStartedAt < OfferPatience;
 
@@ -54,6 +52,20 @@ public sealed partial class SourceEngine
         _knownSinceHeard = 0;
         _pagesSinceHeard = 0;
         return many;
+    }
+
+    private Dictionary<string, long> SavedBytesByReason()
+    {
+        Dictionary<string, long> saved = _saved.ByReason(_queue?.Superseded ?? 0);
+        if (_knownSent > 0)
+        {
+            foreach (ContentOrigin origin in Enum.GetValues<ContentOrigin>())
+            {
+                saved[$"known{origin}"] = _knownPages[(int)origin] * (Page.Size - ContentName.Size);
+            }
+        }
+
+        return saved;
     }
 
     private void TakeOffer(ControlMessage.InventoryOffer offer)

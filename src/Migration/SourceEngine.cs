@@ -23,6 +23,8 @@ public sealed record SourceEngineOptions
     /// writes: done once, with the guest paused. Null for a feed that can be relied on.
     /// </summary>
     public TimeSpan? MemoryCheck { get; init; }
+    /// <summary>The agreed version of the wire protocol.</summary>
+    public required int WireVersion { get; init; }
     /// <summary>Page contents kept for blocks that are not shared, while they wait for their turn.</summary>
     public int CarriedPagesMax { get; init; } = 16384;
     /// <summary>
@@ -63,6 +65,8 @@ public sealed partial class SourceEngine : IQemuStreamSink
     private readonly Queue<Effect> _effects = new();
     private readonly LinkEstimate _link = new();
     private readonly RateLimit _limit = new();
+    private readonly CoreLimit _cores;
+    private readonly CodingChooser _coding;
     private readonly CarriedPages _carried;
     private readonly bool[] _barrierSent;
 
@@ -90,6 +94,8 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _believes = options.OffersMax > 0;
         _now = _startedAt = _lastHeard = _roundStartedAt = _lastCaughtUp = now;
         _limit.Set(StartRate(), now);
+        _cores = new CoreLimit(_policy.Cores, now);
+        _coding = new CodingChooser(_policy.Compression, options.WireVersion, options.Lanes, _policy.Cores);
     }
 
     public MigrationPhase Phase { get; private set; } = MigrationPhase.Preparing;
@@ -99,8 +105,14 @@ public sealed partial class SourceEngine : IQemuStreamSink
     /// <summary>Gives the next effect to perform; false when there is none.</summary>
     public bool TryTakeEffect(out Effect effect) => _effects.TryDequeue(out effect!);
 
-    /// <summary>Bytes per second of pages that the destination acknowledges, or a lower cap; 0 at first.</summary>
-    public double LinkRate => EffectiveRate();
+    /// <summary>Rounds that have ended.</summary>
+    public int Round => _rounds.Count;
+
+    /// <summary>How a lane codes the batch it has just taken.</summary>
+    public BlockCoding NextCoding() => _coding.Next();
+
+    /// <summary>What a delta may cost before the whole page is cheaper; 0 if the destination knows none.</summary>
+    public int DeltaBytesMax => _options.WireVersion >= PageBatch.Version2 ? _coding.DeltaBytesMax : 0;
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
     public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();
@@ -336,7 +348,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
             return LaneWork.Wait;
         }
 
-        TimeSpan limited = _limit.Wait(now);
+        // The processors belong to the guest while it runs; once it is paused, to nobody else.
+        TimeSpan limited = Phase == MigrationPhase.Copying ? _cores.Wait(now) : TimeSpan.Zero;
+        limited = limited > TimeSpan.Zero ? limited : _limit.Wait(now);
         if (limited > TimeSpan.Zero)
         {
             wait = limited;
@@ -387,21 +401,27 @@ public sealed partial class SourceEngine : IQemuStreamSink
         }
     }
 
-    /// <summary>A lane has handed a frame to its connection.</summary>
-    /// <param name="pages">Pages in it.</param>
-    /// <param name="zeroPages">Those of them that are zero.</param>
-    /// <param name="frameBytes">Header and body.</param>
-    public void Sent(int pages, int zeroPages, long frameBytes, TimeSpan now)
+    /// <summary>A lane is about to hand a frame to its connection, or has nothing left of what it took.</summary>
+    public void Sent(in SentBatch batch, TimeSpan now)
     {
         _now = now;
-        _link.OnSent(frameBytes, now);
-        _limit.Pay(frameBytes);
-        _roundPages += pages;
-        _roundBytes += frameBytes;
-        _pagesSent += pages;
-        _zeroPagesSent += zeroPages;
-        _contentFrameBytes += frameBytes;
-        _pagesSinceHeard += pages - zeroPages;
+        if (batch.FrameBytes > 0)
+        {
+            _link.OnSent(batch.FrameBytes, now);
+            _limit.Pay(batch.FrameBytes);
+        }
+
+        _cores.Pay(batch.Cpu);
+        _coding.Learn(batch, now);
+        _coding.Decide(EffectiveRate(), roundBegins: _roundPages == 0, now);
+        _roundPages += batch.Pages;
+        _roundZeroPages += batch.ZeroByRecord;
+        _roundBytes += batch.FrameBytes;
+        _pagesSent += batch.Pages;
+        _zeroPagesSent += batch.ZeroByRecord;
+        _contentFrameBytes += batch.FrameBytes;
+        _pagesSinceHeard += batch.Pages - batch.Zero - batch.Unchanged;
+        _saved.Add(batch);
         if (_queue!.Current == 0)
         {
             Step();

@@ -31,6 +31,11 @@ public sealed partial class PageBatchBuilder
             return EncodeVersion1(to, coding);
         }
 
+        if (coding.LeavesNoiseOut)
+        {
+            SortNoiseOut();
+        }
+
         ReadOnlySpan<byte> kinds = Present(out int first);
         int at = PageBatch.HeaderBytes;
         byte flags = 0;
@@ -58,6 +63,7 @@ public sealed partial class PageBatchBuilder
         at += WriteRaw(to[at..]);
         int raw = GatherBlock();
         int coded = Code(to[at..], raw, coding, out BlockCoder coder);
+        (BlockBytes, CodedBytes) = (raw, coded);
         PageBatch.WriteHeader(
             to,
             new PageBatchHeader(_blockIndex, _region, first, kinds.Length, (byte)(flags | (byte)coder), (uint)raw));
@@ -98,6 +104,7 @@ public sealed partial class PageBatchBuilder
 
         int raw = GatherBlock();
         int coded = Code(to[at..], raw, coding, out BlockCoder coder);
+        (BlockBytes, CodedBytes) = (raw, coded);
         PageBatch.WriteHeader(
             to,
             new PageBatchHeader(_blockIndex, _region, first, kinds.Length, (byte)(flags | (byte)coder), (uint)raw));
@@ -242,6 +249,17 @@ public sealed partial class PageBatchBuilder
         }
 
         return at;
+    }
+
+    private void SortNoiseOut()
+    {
+        for (int slot = 0; slot < _slotCount; slot++)
+        {
+            if (_classes[slot] == PageClass.Incompressible && _kinds[_slots[slot]] == Kind(PageKind.Content))
+            {
+                _kinds[_slots[slot]] = Kind(PageKind.Raw);
+            }
+        }
     }
 
     private int Code(Span<byte> to, int length, BlockCoding coding, out BlockCoder coder)

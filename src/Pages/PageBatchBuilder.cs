@@ -25,6 +25,7 @@ public sealed partial class PageBatchBuilder(int version) : IDisposable
     private readonly byte[] _staging = GC.AllocateUninitializedArray<byte>(PageBatch.RawBytesMax);
     private readonly byte[] _kinds = new byte[Page.RegionPages];
     private readonly short[] _slots = new short[PageBatch.ContentPagesMax];
+    private readonly PageClass[] _classes = new PageClass[PageBatch.ContentPagesMax];
     private readonly byte[] _names = new byte[PageBatch.ContentPagesMax * PageBatch.NameBytes];
     private readonly byte[] _deltas = GC.AllocateUninitializedArray<byte>(PageBatch.RawBytesMax);
     private readonly (int At, int Length)[] _deltaOf = new (int, int)[PageBatch.ContentPagesMax];
@@ -39,6 +40,13 @@ public sealed partial class PageBatchBuilder(int version) : IDisposable
 
     /// <summary>Pages in the batch; dropped ones no longer count.</summary>
     public int Pages { get; private set; }
+
+    /// <summary>Pages of one kind, as things stand.</summary>
+    public int Count(PageKind kind)
+    {
+        Examine();
+        return _kinds.AsSpan().Count(Kind(kind));
+    }
 
     /// <summary>Slots handed out by <see cref="AddContents"/>, whatever has become of their pages.</summary>
     public int Slots => _slotCount;
@@ -103,6 +111,19 @@ public sealed partial class PageBatchBuilder(int version) : IDisposable
         byte kind = _kinds[_slots[Checked(slot)]];
         return kind == Absent ? null : (PageKind)(kind - 1);
     }
+
+    /// <summary>What the content in a slot looks like.</summary>
+    public PageClass ClassOf(int slot)
+    {
+        Examine();
+        return _classes[Checked(slot)];
+    }
+
+    /// <summary>Bytes of the last batch's block, before coding.</summary>
+    public int BlockBytes { get; private set; }
+
+    /// <summary>Bytes of the last batch's block as it travels.</summary>
+    public int CodedBytes { get; private set; }
 
     /// <summary>Takes the slot's page out of the batch: the destination has it.</summary>
     public void Drop(int slot)
@@ -197,12 +218,13 @@ public sealed partial class PageBatchBuilder(int version) : IDisposable
     {
         for (; _examined < _slotCount; _examined++)
         {
-            ReadOnlySpan<byte> content = _staging.AsSpan(_examined * Page.Size, Page.Size);
-            if (ZeroTest.IsZero(content))
+            PageClass looks = PageClassifier.Classify(_staging.AsSpan(_examined * Page.Size, Page.Size));
+            _classes[_examined] = looks;
+            if (looks == PageClass.Zero)
             {
                 _kinds[_slots[_examined]] = Kind(PageKind.Zero);
             }
-            else if (version >= PageBatch.Version2 && ZeroTest.IsOneWord(content))
+            else if (version >= PageBatch.Version2 && looks == PageClass.Word)
             {
                 _kinds[_slots[_examined]] = Kind(PageKind.Word);
             }

@@ -90,6 +90,10 @@ public static class PageDelta
         {
             Compare256(old, now, differs);
         }
+        else if (Vector128.IsHardwareAccelerated)
+        {
+            Compare128(old, now, differs);
+        }
         else
         {
             CompareScalar(old, now, differs);
@@ -123,6 +127,26 @@ public static class PageDelta
                 .Equals(Vector256.LoadUnsafe(ref left, at + 32), Vector256.LoadUnsafe(ref right, at + 32))
                 .ExtractMostSignificantBits();
             differs[i] = ~(low | ((ulong)high << 32));
+        }
+    }
+
+    internal static void Compare128(ReadOnlySpan<byte> old, ReadOnlySpan<byte> now, Span<ulong> differs)
+    {
+        ref byte left = ref MemoryMarshal.GetReference(old);
+        ref byte right = ref MemoryMarshal.GetReference(now);
+        for (int i = 0; i < differs.Length; i++)
+        {
+            ulong word = 0;
+            for (int part = 3; part >= 0; part--)
+            {
+                // As above.
+                nuint at = (nuint)((i * 64) + (part * 16));
+                word = (word << 16) | Vector128
+                    .Equals(Vector128.LoadUnsafe(ref left, at), Vector128.LoadUnsafe(ref right, at))
+                    .ExtractMostSignificantBits();
+            }
+
+            differs[i] = ~word;
         }
     }
 

@@ -45,4 +45,17 @@ public readonly record struct BlockCoding(BlockCoder Coder, int Level = 0, int W
     public static BlockCoding Plain => default;
 
     public static BlockCoding Lz4 => new(BlockCoder.Lz4, 1);
+
+    /// <summary>
+    /// Pages that look incompressible travel beside the block: trying them costs time and gives nothing. A window
+    /// beyond the batch may have seen the very page before, and there they are tried.
+    /// </summary>
+    public bool LeavesNoiseOut => Coder == BlockCoder.Lz4 || (Coder == BlockCoder.Zstd && WindowLog <= 18);
+
+    public override string ToString() => Coder switch
+    {
+        BlockCoder.None => "plain",
+        BlockCoder.Lz4 => "lz4",
+        _ => $"zstd {Level}",
+    };
 }

@@ -34,9 +34,6 @@ public static class ZeroTest
         return IsZeroScalar(bytes);
     }
 
-    /// <summary>Whether the same 8 bytes fill the whole page, zeros included.</summary>
-    public static bool IsOneWord(ReadOnlySpan<byte> page) => page[8..].SequenceEqual(page[..^8]);
-
     /// <summary>The twin the vector paths are tested against.</summary>
     internal static bool IsZeroScalar(ReadOnlySpan<byte> bytes)
     {

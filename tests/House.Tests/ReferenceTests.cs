@@ -16,6 +16,7 @@ public class ReferenceTests
         ["src/Daemon"] = ["Pages", "GuestStreams", "ChunkStore", "Migration", "Host", "Api"],
         ["src/Cli"] = ["Api"],
         ["lab"] = ["Api"],
+        ["benchmarks/PageEngine"] = ["Pages"],
     };
 
     private static readonly string[] Projects = [.. House.Files(".csproj")];

@@ -61,6 +61,7 @@ internal sealed class SourceRig
                 To = "b",
                 Policy = policy ?? new MigrationPolicy(),
                 Lanes = Lanes,
+                WireVersion = 2,
                 HoldsSwitchover = holds,
                 IsShared = _ => shared,
                 MemoryCheck = missesWrites ? TimeSpan.FromMilliseconds(3) : null,
@@ -256,7 +257,17 @@ internal sealed class SourceRig
         }
 
         MostPagesTakenAtOnce = Math.Max(MostPagesTakenAtOnce, _taken.Count);
-        Engine.Sent(_taken.Count, _taken.Count - _taken.Contents, bytes, Now);
+        Engine.Sent(
+            new SentBatch
+            {
+                Pages = _taken.Count,
+                ZeroByRecord = _taken.Count - _taken.Contents,
+                Zero = _taken.Count - _taken.Contents,
+                Known = names.Count,
+                Content = _taken.Contents - names.Count,
+                FrameBytes = bytes,
+            },
+            Now);
         int block = _taken.Block.Index;
         long region = _taken.Region;
         Travel(bytes, () =>

@@ -41,6 +41,8 @@ public class PageDeltaTests
             ulong[] scalar = new ulong[64];
             ulong[] vector = new ulong[64];
             PageDelta.CompareScalar(pair.Old, pair.Now, scalar);
+            PageDelta.Compare128(pair.Old, pair.Now, vector);
+            Assert.Equal(scalar, vector);
             PageDelta.Compare256(pair.Old, pair.Now, vector);
             Assert.Equal(scalar, vector);
             PageDelta.Compare512(pair.Old, pair.Now, vector);

@@ -27,6 +27,8 @@ internal static class MigrateCommand
             ["full", "adaptive"], "full");
         var maxRounds = Option.Count("--max-rounds", "Rounds after which it has stalled (default: 30).", 10_000);
         var timeout = Option.Milliseconds("--timeout", "Time after which it has stalled (default: 30m).");
+        var cpu = Option.Cores(
+            "--cpu", "Processor time to spend here while the guest runs, in cores (default: what the lanes get).");
         var noCompression = Option.Flag("--no-compression", "Send every page as it is.");
         var share = Option.Among(
             "--share",
@@ -43,8 +45,8 @@ internal static class MigrateCommand
                 "id=$(godwit vm migrate web1 --to b --detach); godwit migration watch $id",
             ],
             [
-                name, to, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, noCompression, share, dryRun,
-                detach,
+                name, to, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu, noCompression, share,
+                dryRun, detach,
             ],
             (session, cancellation) =>
             {
@@ -60,6 +62,7 @@ internal static class MigrateCommand
                         Pacing = session.Get(pacing) == "adaptive" ? Pacing.Adaptive : Pacing.Full,
                         MaxRounds = session.Get(maxRounds),
                         TimeoutSeconds = GuestCommands.WholeSeconds(session.Get(timeout)),
+                        Cores = session.Get(cpu),
                         NoCompression = session.Get(noCompression),
                         Share = session.Get(share) switch
                         {

@@ -31,6 +31,7 @@ internal static class MoveMapping
                 Wire.ContentSharing.None => ContentSharing.None,
                 _ => ContentSharing.Guest,
             },
+            Cores = double.IsFinite(policy.Cores) ? Math.Clamp(policy.Cores, 0, 1024) : 0,
         };
     }
 
@@ -49,6 +50,7 @@ internal static class MoveMapping
             ContentSharing.None => Wire.ContentSharing.None,
             _ => Wire.ContentSharing.Guest,
         },
+        Cores = policy.Cores,
     };
 
     public static Wire.Migration ToApi(MigrationRecord record)
@@ -95,6 +97,7 @@ internal static class MoveMapping
             Seconds = round.Duration.TotalSeconds,
             DirtyBytesPerSecond = round.DirtyBytesPerSecond,
             RateBitsPerSecond = round.RateBitsPerSecond,
+            Coding = round.Coding,
         }));
         foreach (var (reason, bytes) in snapshot.SavedBytes)
         {
@@ -132,7 +135,7 @@ internal static class MoveMapping
             [
                 .. migration.Rounds.Select(round => new RoundReport(
                     (int)round.Number, (long)round.Pages, (long)round.Bytes, TimeSpan.FromSeconds(round.Seconds),
-                    round.DirtyBytesPerSecond, (long)round.RateBitsPerSecond)),
+                    round.DirtyBytesPerSecond, (long)round.RateBitsPerSecond, round.Coding)),
             ],
             SavedBytes = migration.SavedBytes.ToDictionary(pair => pair.Key, pair => (long)pair.Value),
             Elapsed = TimeSpan.FromSeconds(migration.TotalSeconds),

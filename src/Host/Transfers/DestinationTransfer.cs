@@ -267,6 +267,7 @@ public sealed partial class DestinationTransfer(
     private void ReadPages(Lane lane)
     {
         byte[] body = new byte[FrameHeader.PageBodyMax];
+        ThreadTime.YieldToGuests();
         using var decoder = new PageBatchDecoder(terms.WireVersion);
         var refused = new RefusedPages();
         bool done = false;

@@ -1,5 +1,7 @@
+using System.Buffers.Binary;
 using Godwit.ChunkStore;
 using Godwit.Migration;
+using Godwit.Migration.Wire;
 using Godwit.Pages;
 
 namespace Godwit.Host.Transfers;
@@ -21,9 +23,9 @@ public sealed partial class SourceTransfer
     }
 
     // A page is named only when its fingerprint was offered: a name costs ten times as much as a fingerprint.
-    private void NameKnown(TakenPages taken, PageBatchBuilder batch, List<(PageNumber Page, int Origin)> known)
+    private void NameKnown(LaneState state)
     {
-        known.Clear();
+        (TakenPages taken, PageBatchBuilder batch) = (state.Taken, state.Batch);
         Span<byte> name = stackalloc byte[ContentName.Size];
         for (int slot = 0, at = 0; slot < batch.Slots; slot++)
         {
@@ -44,8 +46,27 @@ public sealed partial class SourceTransfer
             {
                 ContentName.Of(content).Write(name);
                 batch.SetKnown(slot, name);
-                known.Add((page, origin));
+                state.Known.Add((page, origin));
             }
         }
+    }
+
+    // Which of the destination's wishes this lane has answered: a wish that crossed the barrier makes it void.
+    private int WriteBarrier(Lane lane, byte[] frame)
+    {
+        if (terms.WireVersion < WireVersions.Inventory)
+        {
+            new FrameHeader(FrameType.Barrier, 0).Write(frame);
+            return FrameHeader.Size;
+        }
+
+        lock (_gate)
+        {
+            BinaryPrimitives.WriteInt32LittleEndian(
+                frame.AsSpan(FrameHeader.Size), _engine.AsksAnswered(lane.Number - 1));
+        }
+
+        new FrameHeader(FrameType.Barrier, sizeof(int)).Write(frame);
+        return FrameHeader.Size + sizeof(int);
     }
 }

@@ -3,6 +3,7 @@ using System.Diagnostics;
 using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
+using System.Security.Cryptography;
 using System.Text.Json.Nodes;
 using System.Threading.Channels;
 using Godwit.GuestStreams.Qemu;
@@ -43,7 +44,7 @@ public sealed partial class SourceTransfer(
     private readonly List<Thread> _threads = [];
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private IReadOnlyList<GuestMemory> _memory = [];
-    // By block name; empty unless the feed misses writes.
+    // By block name.
     private Dictionary<string, PageFingerprints> _sent = [];
     private SourceEngine _engine = null!;
     private Socket? _qemu;
@@ -78,10 +79,8 @@ public sealed partial class SourceTransfer(
         _cpuAtStart = Environment.CpuUsage.TotalTime;
         _memory = machine.OpenMemory();
         bool missesWrites = QemuInstallation.MissesWrites(machine.Version, machine.Contract.Accelerator);
-        if (missesWrites)
-        {
-            _sent = _memory.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size));
-        }
+        long seed = BitConverter.ToInt64(RandomNumberGenerator.GetBytes(sizeof(long)));
+        _sent = _memory.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size, seed));
         _engine = new SourceEngine(
             new SourceEngineOptions
             {
@@ -90,6 +89,7 @@ public sealed partial class SourceTransfer(
                 To = terms.To,
                 Policy = terms.Policy,
                 Lanes = terms.Lanes,
+                WireVersion = terms.WireVersion,
                 HoldsSwitchover = machine.Version >= HoldsSwitchoverSince,
                 IsShared = block => _memory.Any(m => m.Name == block.Name && m.Length == block.Length),
                 MemoryCheck = missesWrites
