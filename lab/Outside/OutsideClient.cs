@@ -81,12 +81,28 @@ internal sealed unsafe partial class OutsideClient : IDisposable
     /// <exception cref="LabException">The guest does not answer.</exception>
     internal static OutsideClient Start(string guest, int connections = 16) => new(IPAddress.Parse(guest), connections);
 
-    /// <summary>Ends asking and gives late replies two seconds to come in; what is then unanswered is lost.</summary>
+    /// <summary>
+    /// Ends asking and gives late replies two seconds to come in, and up to thirty as long as some connection waits for
+    /// one: a guest on a busy machine is slow. What is then unanswered is lost.
+    /// </summary>
     internal void Finish()
     {
         _probing = false;
         Thread.Sleep(2000);
+        for (int i = 0; i < 280 && IsAwaited(); i++)
+        {
+            Thread.Sleep(100);
+        }
+
         Stop();
+    }
+
+    private bool IsAwaited()
+    {
+        lock (_gate)
+        {
+            return _connections.Any(c => c.Lost is null && c.Waiting.Count > 0);
+        }
     }
 
     public void Dispose()
