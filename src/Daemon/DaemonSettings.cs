@@ -52,7 +52,8 @@ public sealed record DaemonSettings
     /// </summary>
     public int InventoryMebibytes { get; init; } = 16384;
 
-    /// <summary>Disk images, or directories of them, that guests coming here may be based on; separated by colons.
+    /// <summary>
+    /// Disk images, or directories of them, that pages of any guest may be rebuilt from; separated by colons.
     /// </summary>
     public string InventoryImages { get; init; } = "";
 

@@ -189,7 +189,7 @@ public sealed partial class TransferTests : IAsyncLifetime
                 Destination, terms, folder,
                 new(() => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero)),
                 Inventory is null ? null : await Inventory.OpenAsync(
-                    Source.Contract.Uuid, Images, siblings: Running.Length > 0, Running),
+                    Source.Contract.Uuid, Images, [], siblings: Running.Length > 0, Running),
                 NullLogger.Instance);
             _listener.Expect(_incoming);
             Outgoing = new SourceTransfer(

@@ -59,7 +59,7 @@ internal sealed class InventoryKeeper : IAsyncDisposable
                 .Select(guest => TakeMemory(guest, policy)).OfType<GuestMemory>().ToList()
             : [];
         return await _inventory.OpenAsync(
-            contract.Uuid, [.. contract.Disks.Select(disk => disk.Path)], siblings, running);
+            contract.Uuid, [.. contract.Disks.Select(disk => disk.Path)], [.. Bases()], siblings, running);
     }
 
     /// <summary>
@@ -122,15 +122,26 @@ internal sealed class InventoryKeeper : IAsyncDisposable
 
     private void Look(IEnumerable<LocalGuest> guests)
     {
+        foreach (var image in Bases())
+        {
+            _inventory.Watch(image);
+        }
+
+        foreach (var guest in guests)
+        {
+            Watch(guest.Record.Contract);
+        }
+    }
+
+    // The files that inventoryImages names, itself or by their directory.
+    private List<string> Bases()
+    {
+        List<string> bases = [];
         foreach (var image in _settings.InventoryImages.Split(':', StringSplitOptions.RemoveEmptyEntries))
         {
             try
             {
-                IEnumerable<string> files = Directory.Exists(image) ? Directory.EnumerateFiles(image) : [image];
-                foreach (var file in files)
-                {
-                    _inventory.Watch(file);
-                }
+                bases.AddRange(Directory.Exists(image) ? Directory.EnumerateFiles(image) : [image]);
             }
             catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
             {
@@ -138,9 +149,6 @@ internal sealed class InventoryKeeper : IAsyncDisposable
             }
         }
 
-        foreach (var guest in guests)
-        {
-            Watch(guest.Record.Contract);
-        }
+        return bases;
     }
 }

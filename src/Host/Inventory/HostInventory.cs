@@ -150,10 +150,13 @@ public sealed partial class HostInventory : IAsyncDisposable
     /// <summary>What can be rebuilt for one guest that comes here.</summary>
     /// <param name="guest">The guest.</param>
     /// <param name="images">Its disk images, as this host reaches them.</param>
+    /// <param name="bases">Images that the operator lets every guest be held against; used as far as they are indexed.
+    /// </param>
     /// <param name="siblings">Whether what other guests left or use counts too.</param>
     /// <param name="running">The memory of guests that run here and may be read from too; disposed of there.</param>
     public async Task<GuestInventory> OpenAsync(
-        Guid guest, IReadOnlyList<string> images, bool siblings, IReadOnlyList<GuestMemory>? running = null)
+        Guid guest, IReadOnlyList<string> images, IReadOnlyList<string> bases, bool siblings,
+        IReadOnlyList<GuestMemory>? running = null)
     {
         if (_keeping.TryGetValue(guest, out Task? keeping))
         {
@@ -174,9 +177,15 @@ public sealed partial class HostInventory : IAsyncDisposable
                 }
             }
 
+            string[] others = [.. bases.Except(chain)];
+            foreach (string path in others)
+            {
+                AddIfThere(ready, IndexOf(path), ContentOrigin.Disk);
+            }
+
             if (siblings)
             {
-                string[] own = [IndexOf(guest), .. chain.Select(IndexOf)];
+                string[] own = [IndexOf(guest), .. chain.Select(IndexOf), .. others.Select(IndexOf)];
                 foreach (string index in Indexes().Except(own))
                 {
                     AddIfThere(ready, index, ContentOrigin.Sibling);

@@ -26,7 +26,7 @@ public sealed class HostInventoryTests : IAsyncLifetime
     {
         await using HostInventory inventory = New();
         string image = await IndexedAsync(inventory, "disk.raw", blocks: 300, seed: 1);
-        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], siblings: false);
+        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false);
         AssertRebuilds(guest, image, blocks: 300);
         Assert.False(guest.TryRebuild(NameOf(new byte[Block]), new byte[Block]));
         Assert.False(guest.TryRebuild(NameOf(BlockOf(99, 0)), new byte[Block]));
@@ -44,7 +44,7 @@ public sealed class HostInventoryTests : IAsyncLifetime
             file.Write(BlockOf(2, 5));
         }
 
-        using (GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], siblings: false))
+        using (GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false))
         {
             Assert.False(guest.TryRebuild(NameOf(BlockOf(1, 5)), new byte[Block]));
             Assert.True(guest.TryRebuild(NameOf(BlockOf(1, 6)), new byte[Block]));
@@ -53,7 +53,7 @@ public sealed class HostInventoryTests : IAsyncLifetime
         inventory.Watch(image);
         await inventory.IndexedAsync();
         Assert.Contains(_log.Lines, line => line.Contains("has changed since it", StringComparison.Ordinal));
-        using GuestInventory again = await inventory.OpenAsync(Guid.NewGuid(), [image], siblings: false);
+        using GuestInventory again = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false);
         Assert.True(again.TryRebuild(NameOf(BlockOf(2, 5)), new byte[Block]));
     }
 
@@ -72,7 +72,7 @@ public sealed class HostInventoryTests : IAsyncLifetime
         await File.WriteAllBytesAsync(
             index, damage == "empty" ? [] : damage == "cut short" ? bytes[..300] : bytes,
             TestContext.Current.CancellationToken);
-        using (GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], siblings: false))
+        using (GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false))
         {
             Assert.False(guest.TryRebuild(NameOf(BlockOf(1, 6)), new byte[Block]));
         }
@@ -81,7 +81,7 @@ public sealed class HostInventoryTests : IAsyncLifetime
         Assert.False(File.Exists(index));
         inventory.Watch(image);
         await inventory.IndexedAsync();
-        using GuestInventory again = await inventory.OpenAsync(Guid.NewGuid(), [image], siblings: false);
+        using GuestInventory again = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false);
         AssertRebuilds(again, image, blocks: 20);
     }
 
@@ -90,7 +90,7 @@ public sealed class HostInventoryTests : IAsyncLifetime
     {
         await using HostInventory inventory = New();
         string image = Image("disk.raw", blocks: 40, seed: 1);
-        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], siblings: false);
+        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false);
         bool ready = false;
         List<(ContentOrigin Origin, int Bytes, bool Late)> offered = [];
         guest.Offer(
@@ -110,13 +110,25 @@ public sealed class HostInventoryTests : IAsyncLifetime
         await using HostInventory inventory = New();
         string mine = await IndexedAsync(inventory, "mine.raw", blocks: 5, seed: 1);
         await IndexedAsync(inventory, "theirs.raw", blocks: 5, seed: 2);
-        using GuestInventory alone = await inventory.OpenAsync(Guid.NewGuid(), [mine], siblings: false);
-        using GuestInventory shared = await inventory.OpenAsync(Guid.NewGuid(), [mine], siblings: true);
+        using GuestInventory alone = await inventory.OpenAsync(Guid.NewGuid(), [mine], [], siblings: false);
+        using GuestInventory shared = await inventory.OpenAsync(Guid.NewGuid(), [mine], [], siblings: true);
         Assert.False(alone.TryRebuild(NameOf(BlockOf(2, 3)), new byte[Block]));
         Assert.True(shared.TryRebuild(NameOf(BlockOf(2, 3)), new byte[Block]));
         HashSet<ContentOrigin> origins = [];
         shared.Offer((origin, _) => origins.Add(origin) || true, () => { });
         Assert.Equal([ContentOrigin.Disk, ContentOrigin.Sibling], origins.Order());
+    }
+
+    [Fact]
+    public async Task Images_that_the_operator_names_count_for_every_guest()
+    {
+        await using HostInventory inventory = New();
+        string named = await IndexedAsync(inventory, "debian.raw", blocks: 5, seed: 1);
+        string unindexed = Image("other.raw", blocks: 5, seed: 2);
+        using GuestInventory guest = await inventory.OpenAsync(
+            Guid.NewGuid(), [], [named, unindexed], siblings: false);
+        Assert.True(guest.TryRebuild(NameOf(BlockOf(1, 3)), new byte[Block]));
+        Assert.False(guest.TryRebuild(NameOf(BlockOf(2, 3)), new byte[Block]));
     }
 
     [Fact]
@@ -147,7 +159,7 @@ public sealed class HostInventoryTests : IAsyncLifetime
         WriteOverlay(overlay, "base.raw");
         inventory.Watch(overlay);
         await inventory.IndexedAsync();
-        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [overlay], siblings: false);
+        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [overlay], [], siblings: false);
         AssertRebuilds(guest, image, blocks: 30);
     }
 
@@ -162,7 +174,7 @@ public sealed class HostInventoryTests : IAsyncLifetime
         inventory.Watch(image);
         await inventory.IndexedAsync();
         Assert.Contains(_log.Lines, line => line.Contains("was not indexed", StringComparison.Ordinal));
-        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], siblings: false);
+        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false);
         Assert.Empty(inventory.List());
     }
 
