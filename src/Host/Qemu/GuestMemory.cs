@@ -117,7 +117,8 @@ public sealed partial class GuestMemory : IDisposable
         {
             string path = Directory.EnumerateFileSystemEntries($"/proc/{processId}/fd").FirstOrDefault(IsMemory)
                 ?? throw new FileNotFoundException("the process holds no such memory file");
-            file = System.IO.File.OpenHandle(path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
+            file = System.IO.File.OpenHandle(
+                path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
