@@ -14,9 +14,9 @@ namespace Godwit.Migration;
 /// </para>
 /// <para>
 /// s, c, o and t are measured on this guest's pages; a coder that has not been used lately is assumed to differ from
-/// one that has as it does on the recorded memory of docs/decisions/page-coding.md. While the lanes have no time to
-/// wait, the acknowledged rate says what they give and not what the link carries; it then counts for more than it is
-/// until the link is seen to make them wait.
+/// one that has as it does on the recorded memory of docs/decisions/page-coding.md. Only while the link makes lanes wait
+/// does the acknowledged rate say what it carries. Otherwise it says what they give, be it that they are short of
+/// processors or of pages, and counts for more and more until the link is seen to fill.
 /// </para>
 /// </remarks>
 public sealed class CodingChooser
@@ -25,10 +25,13 @@ public sealed class CodingChooser
     private const int TryEvery = 64;
     // Beginning a new Zstandard frame forgets the window; a better level has to be worth it.
     private const double ChangeGain = 1.05;
-    private const double BusyShare = 0.85;
+    private const double LinkWaitShare = 0.1;
     private const double LinkUnknownGain = 1.3;
+    private const double LinkRateMax = 100e9;
     private static readonly TimeSpan DecideEvery = TimeSpan.FromMilliseconds(500);
     private static readonly TimeSpan MeasuredFor = TimeSpan.FromSeconds(8);
+    private static readonly TimeSpan JudgedFrom = TimeSpan.FromMilliseconds(200);
+    private static readonly TimeSpan LinkKnownFor = TimeSpan.FromSeconds(30);
 
     private readonly Candidate[] _candidates;
     private readonly int _lanes;
@@ -39,8 +42,11 @@ public sealed class CodingChooser
     private double _owed;
     private int _batches;
     private TimeSpan _decidedAt;
-    private TimeSpan _busy;
-    private TimeSpan _cpu;
+    private TimeSpan _working;
+    private TimeSpan _workingCpu;
+    private TimeSpan _linkWait;
+    private TimeSpan _writing;
+    private TimeSpan _writingCpu;
     private TimeSpan _elapsed;
     private double _linkRate;
     private TimeSpan _linkSeenAt = TimeSpan.MinValue;
@@ -98,9 +104,12 @@ public sealed class CodingChooser
     /// <summary>Takes in what a batch cost and gave.</summary>
     public void Learn(in SentBatch batch, TimeSpan now)
     {
-        _busy += batch.Busy;
-        _cpu += batch.Cpu;
+        _working += batch.Working;
+        _workingCpu += batch.CodingCpu + batch.ReadingCpu;
         _elapsed += batch.Elapsed;
+        _linkWait += batch.LinkWait;
+        _writing += batch.Writing;
+        _writingCpu += batch.WritingCpu;
         if (_lastFrameBytes > 0)
         {
             Blend(ref _writingCost, batch.WritingCpu.TotalSeconds / _lastFrameBytes);
@@ -145,26 +154,31 @@ public sealed class CodingChooser
 
     private Candidate? Find(BlockCoding coding) => Array.Find(_candidates, c => c.Coding == coding);
 
-    // Lanes without a moment's rest give less than the link would take.
     private double Link(double rate, TimeSpan now)
     {
-        bool busy = _elapsed > TimeSpan.Zero && _busy / _elapsed > BusyShare * Math.Min(1, _coresMax / _lanes);
-        if (_busy > TimeSpan.Zero)
+        if (_elapsed < JudgedFrom)
         {
-            // Work that takes longer than its processor time shares its core with somebody: the guest, for one.
-            Blend(ref _speed, Math.Min(1, _cpu / _busy));
+            return Math.Max(rate, _linkRate);
         }
 
-        (_busy, _cpu, _elapsed) = (default, default, default);
-        if (!busy)
+        // Work that takes longer than its processor time shares its core with somebody: the guest, for one.
+        double speed = _working > TimeSpan.Zero ? Math.Clamp(_workingCpu / _working, 0.02, 1) : _speed;
+        Blend(ref _speed, speed);
+        // A write that takes longer still was held up by the connection.
+        TimeSpan held = _writing - (_writingCpu / speed);
+        bool full = _linkWait + (held > TimeSpan.Zero ? held : TimeSpan.Zero) > _elapsed * LinkWaitShare;
+        (_working, _workingCpu, _linkWait, _elapsed) = (default, default, default, default);
+        (_writing, _writingCpu) = (default, default);
+        if (full)
         {
             (_linkRate, _linkSeenAt) = (rate, now);
-            return rate;
+        }
+        else if (_linkSeenAt == TimeSpan.MinValue || now - _linkSeenAt > LinkKnownFor)
+        {
+            _linkRate = Math.Min(Math.Max(rate, _linkRate) * LinkUnknownGain, LinkRateMax);
         }
 
-        return _linkSeenAt != TimeSpan.MinValue && now - _linkSeenAt < MeasuredFor
-            ? Math.Max(rate, _linkRate)
-            : rate * LinkUnknownGain;
+        return Math.Max(rate, _linkRate);
     }
 
     // What has been measured lately stands; the others keep their distance from the newest of it.
@@ -258,9 +272,9 @@ public sealed class CodingChooser
             new(new BlockCoding(BlockCoder.Zstd, -1, 18), 1 / 0.52e9, 0.40),
             new(new BlockCoding(BlockCoder.Zstd, 1, 23), 1 / 0.40e9, 0.346),
             new(new BlockCoding(BlockCoder.Zstd, 3, 23), 1 / 0.20e9, 0.334),
-            new(new BlockCoding(BlockCoder.Zstd, 6, 25), 1 / 0.13e9, 0.329),
-            new(new BlockCoding(BlockCoder.Zstd, 9, 25), 1 / 0.09e9, 0.326),
-            new(new BlockCoding(BlockCoder.Zstd, 12, 25), 1 / 0.035e9, 0.316),
+            new(new BlockCoding(BlockCoder.Zstd, 6, 23), 1 / 0.13e9, 0.329),
+            new(new BlockCoding(BlockCoder.Zstd, 9, 23), 1 / 0.09e9, 0.326),
+            new(new BlockCoding(BlockCoder.Zstd, 12, 23), 1 / 0.035e9, 0.316),
         ];
 
         public bool IsFresh(TimeSpan since) => MeasuredAt != TimeSpan.MinValue && MeasuredAt >= since;

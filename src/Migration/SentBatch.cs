@@ -35,8 +35,12 @@ public readonly record struct SentBatch
     public TimeSpan ReadingCpu { get; init; }
     /// <summary>Processor time of the last write to the connection: that of the last batch's bytes.</summary>
     public TimeSpan WritingCpu { get; init; }
-    /// <summary>Time in which the lane had work and was not waiting for the link.</summary>
-    public TimeSpan Busy { get; init; }
+    /// <summary>Time that reading and coding took; more than their processor time on a busy host.</summary>
+    public TimeSpan Working { get; init; }
+    /// <summary>Time that the last write took.</summary>
+    public TimeSpan Writing { get; init; }
+    /// <summary>Time in which the lane was told to wait because enough was on its way.</summary>
+    public TimeSpan LinkWait { get; init; }
     /// <summary>Time since the lane's last report.</summary>
     public TimeSpan Elapsed { get; init; }
 

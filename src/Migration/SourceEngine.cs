@@ -108,11 +108,17 @@ public sealed partial class SourceEngine : IQemuStreamSink
     /// <summary>Rounds that have ended.</summary>
     public int Round => _rounds.Count;
 
+    /// <summary>
+    /// True if the lane that asked last has to wait because the link, or the cap on it, takes no more now.
+    /// </summary>
+    public bool WaitsForLink { get; private set; }
+
     /// <summary>How a lane codes the batch it has just taken.</summary>
     public BlockCoding NextCoding() => _coding.Next();
 
-    /// <summary>What a delta may cost before the whole page is cheaper; 0 if the destination knows none.</summary>
-    public int DeltaBytesMax => _options.WireVersion >= PageBatch.Version2 ? _coding.DeltaBytesMax : 0;
+    /// <summary>What a delta may cost before the whole page is cheaper; 0 where there must be none.</summary>
+    public int DeltaBytesMax =>
+        _policy.Compression && _options.WireVersion >= PageBatch.Version2 ? _coding.DeltaBytesMax : 0;
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
     public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();
@@ -333,6 +339,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
     public LaneWork Take(int lane, TakenPages taken, TimeSpan now, out TimeSpan wait)
     {
         wait = TimeSpan.FromMilliseconds(50);
+        WaitsForLink = false;
         if (Phase == MigrationPhase.Ended)
         {
             return LaneWork.End;
@@ -340,6 +347,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         if (_queue is null || _link.InFlight >= _link.Window)
         {
+            WaitsForLink = _queue is not null;
             return LaneWork.Wait;
         }
 
@@ -350,7 +358,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         // The processors belong to the guest while it runs; once it is paused, to nobody else.
         TimeSpan limited = Phase == MigrationPhase.Copying ? _cores.Wait(now) : TimeSpan.Zero;
+        WaitsForLink = limited == TimeSpan.Zero;
         limited = limited > TimeSpan.Zero ? limited : _limit.Wait(now);
+        WaitsForLink &= limited > TimeSpan.Zero;
         if (limited > TimeSpan.Zero)
         {
             wait = limited;

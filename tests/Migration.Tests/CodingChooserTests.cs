@@ -28,6 +28,8 @@ public class CodingChooserTests
         public double Link { get; set; } = link;
         public double Cores { get; set; } = cores;
         public double Noise { get; set; } = noise;
+        /// <summary>Bytes of pages that there are to send, a second.</summary>
+        public double Pages { get; set; } = double.MaxValue;
         public double Now { get; private set; }
         public double PagesPerSecond { get; private set; }
         public double WirePerByte { get; private set; }
@@ -43,7 +45,7 @@ public class CodingChooserTests
                 double wire = 0;
                 double bytes = 0;
                 var batches = new List<(BlockCoding Coding, double Wire, double Coding_)>();
-                while (work < 0.25 * Cores && wire < 0.25 * Link)
+                while (work < 0.25 * Cores && wire < 0.25 * Link && bytes < 0.25 * Pages)
                 {
                     BlockCoding coding = chooser.Next();
                     (double cost, double share) = Truth(coding, Noise);
@@ -54,8 +56,10 @@ public class CodingChooserTests
                     batches.Add((coding, PageBatch.RawBytesMax * share, gigabytes * cost));
                 }
 
-                // Lanes that were stopped by the link had time to spare; work on a shared core takes longer.
-                double busy = 2 * Math.Min(0.25, work / Cores) / batches.Count;
+                // Lanes that were stopped by the link had time to spare, unless there were no pages; work on a shared
+                // core takes longer.
+                double slower = Math.Max(1, 2 / Cores);
+                double spare = bytes >= 0.25 * Pages ? 0 : Math.Max(0, 0.5 - (work * slower)) / batches.Count;
                 double elapsed = 0.5 / batches.Count;
                 foreach ((BlockCoding coding, double sent, double cpu) in batches)
                 {
@@ -66,7 +70,10 @@ public class CodingChooserTests
                             FrameBytes = (long)sent, Coding = coding, CodingCpu = TimeSpan.FromSeconds(cpu),
                             ReadingCpu = TimeSpan.FromSeconds(Reading * PageBatch.RawBytesMax / 1e9),
                             WritingCpu = TimeSpan.FromSeconds(Writing * sent / 1e9),
-                            Busy = TimeSpan.FromSeconds(busy), Elapsed = TimeSpan.FromSeconds(elapsed),
+                            Working = TimeSpan.FromSeconds(
+                                slower * (cpu + (Reading * PageBatch.RawBytesMax / 1e9))),
+                            Writing = TimeSpan.FromSeconds(slower * Writing * sent / 1e9),
+                            LinkWait = TimeSpan.FromSeconds(spare), Elapsed = TimeSpan.FromSeconds(elapsed),
                         },
                         TimeSpan.FromSeconds(Now));
                 }
@@ -143,6 +150,16 @@ public class CodingChooserTests
         Lanes lanes = new Lanes(Chooser(), Mbit(4000), cores: 0.2).Run(20);
         double best = Best(Mbit(4000), 0.2, 0);
         Assert.True(lanes.PagesPerSecond > 0.8 * best, $"{lanes.PagesPerSecond / 1e6:0} of {best / 1e6:0} MB/s");
+    }
+
+    // Goal: a link that is not full because there are too few pages is not taken for a slow one: coding ever more would
+    // take processors from what gives the pages. Method: a wide link, and pages that trickle.
+    [Fact]
+    public void Lanes_short_of_pages_do_not_code_ever_more()
+    {
+        CodingChooser chooser = Chooser();
+        new Lanes(chooser, Mbit(10_000)) { Pages = 20e6 }.Run(20);
+        Assert.DoesNotContain("zstd", chooser.Choice, StringComparison.Ordinal);
     }
 
     [Fact]

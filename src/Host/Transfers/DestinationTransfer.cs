@@ -267,7 +267,6 @@ public sealed partial class DestinationTransfer(
     private void ReadPages(Lane lane)
     {
         byte[] body = new byte[FrameHeader.PageBodyMax];
-        ThreadTime.YieldToGuests();
         using var decoder = new PageBatchDecoder(terms.WireVersion);
         var refused = new RefusedPages();
         bool done = false;

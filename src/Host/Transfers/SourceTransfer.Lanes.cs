@@ -24,7 +24,8 @@ public sealed partial class SourceTransfer
         public int Round;
         public int Unchanged;
         public long Reported = Stopwatch.GetTimestamp();
-        public TimeSpan Waited;
+        public TimeSpan LinkWait;
+        public TimeSpan Writing;
         public TimeSpan WritingCpu;
 
         public void Dispose() => Batch.Dispose();
@@ -57,13 +58,12 @@ public sealed partial class SourceTransfer
         }
     }
 
-    // A sixteenth of the guest's memory holds the pages that a busy guest writes most; a large guest gets no more than
-    // a daemon should take from its host.
-    private long VersionBytesMax() => Math.Min(_memory.Sum(m => m.Length) / 16, 256 << 20);
+    // What QEMU gives its own cache of that kind, and no more than a daemon of 256 MiB can spare beside the windows of
+    // its coders; a small guest does not need as much.
+    private long VersionBytesMax() => Math.Min(_memory.Sum(m => m.Length) / 4, 64 << 20);
 
     private LaneWork NextWork(LaneState state)
     {
-        long begun = Stopwatch.GetTimestamp();
         lock (_gate)
         {
             while (true)
@@ -74,7 +74,6 @@ public sealed partial class SourceTransfer
                     state.Coding = _engine.NextCoding();
                     state.DeltaBytesMax = _engine.DeltaBytesMax;
                     state.Round = _engine.Round;
-                    state.Waited += Stopwatch.GetElapsedTime(begun);
                     if (work == LaneWork.Batch && !_engine.IsShared(state.Taken.Block))
                     {
                         state.Batch.Begin(state.Taken.Block.Index, state.Taken.Region);
@@ -85,7 +84,10 @@ public sealed partial class SourceTransfer
                     return work;
                 }
 
+                bool link = _engine.WaitsForLink;
+                long begun = Stopwatch.GetTimestamp();
                 Monitor.Wait(_gate, Math.Clamp((int)wait.TotalMilliseconds, 1, 50));
+                state.LinkWait += link ? Stopwatch.GetElapsedTime(begun) : TimeSpan.Zero;
             }
         }
     }
@@ -94,6 +96,7 @@ public sealed partial class SourceTransfer
     {
         PageBatchBuilder batch = state.Batch;
         state.Known.Clear();
+        long working = Stopwatch.GetTimestamp();
         TimeSpan begun = ThreadTime.Now;
         if (_engine.IsShared(state.Taken.Block))
         {
@@ -112,11 +115,12 @@ public sealed partial class SourceTransfer
         }
 
         TimeSpan coded = ThreadTime.Now;
+        TimeSpan worked = Stopwatch.GetElapsedTime(working);
         lock (_gate)
         {
             // Before the write: the destination may acknowledge the bytes before this thread runs again.
             state.Known.ForEach(known => _engine.SendsKnown(state.Taken.Block, known.Page, known.Origin));
-            _engine.Sent(Report(state, length, read - begun, coded - read), Now);
+            _engine.Sent(Report(state, length, read - begun, coded - read, worked), Now);
             Pump();
         }
 
@@ -125,15 +129,14 @@ public sealed partial class SourceTransfer
             long writing = Stopwatch.GetTimestamp();
             state.Lane.Write(state.Frame.AsSpan(0, length));
             state.WritingCpu = ThreadTime.Now - coded;
-            TimeSpan blocked = Stopwatch.GetElapsedTime(writing) - state.WritingCpu;
-            state.Waited += blocked > TimeSpan.Zero ? blocked : TimeSpan.Zero;
+            state.Writing = Stopwatch.GetElapsedTime(writing);
         }
     }
 
-    private static SentBatch Report(LaneState state, int length, TimeSpan reading, TimeSpan coding)
+    private static SentBatch Report(
+        LaneState state, int length, TimeSpan reading, TimeSpan coding, TimeSpan working)
     {
         PageBatchBuilder batch = state.Batch;
-        TimeSpan elapsed = Stopwatch.GetElapsedTime(state.Reported);
         var report = new SentBatch
         {
             Pages = state.Taken.Count,
@@ -152,11 +155,13 @@ public sealed partial class SourceTransfer
             CodingCpu = coding,
             ReadingCpu = reading,
             WritingCpu = state.WritingCpu,
-            Elapsed = elapsed,
-            Busy = elapsed > state.Waited ? elapsed - state.Waited : TimeSpan.Zero,
+            Working = working,
+            Writing = state.Writing,
+            LinkWait = state.LinkWait,
+            Elapsed = Stopwatch.GetElapsedTime(state.Reported),
         };
         state.Reported = Stopwatch.GetTimestamp();
-        state.Waited = state.WritingCpu = TimeSpan.Zero;
+        state.LinkWait = state.Writing = state.WritingCpu = TimeSpan.Zero;
         return report;
     }
 
