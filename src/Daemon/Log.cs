@@ -91,6 +91,9 @@ internal static partial class Log
     [LoggerMessage(307, LogLevel.Warning, "Guest {Guest}: its network port: {Reason}")]
     public static partial void AnnouncementFailed(ILogger logger, string guest, string reason);
 
+    [LoggerMessage(308, LogLevel.Warning, "Guest {Guest} is forgotten, but its files in {Directory} stay: {Reason}")]
+    public static partial void FilesLeft(ILogger logger, string guest, string directory, string reason);
+
     [LoggerMessage(400, LogLevel.Information, "Migration {Id}: {Guest} leaves {From} for {To}")]
     public static partial void MoveStarted(ILogger logger, string id, string guest, string from, string to);
 

@@ -413,6 +413,7 @@ internal sealed partial class GuestKeeper
             }
 
             await registry.RemoveGuestAsync(guest.Record.Uuid, CancellationToken.None);
+            machines.Forget(guest.Record.Contract);
             _guests.TryRemove(guest.Record.Uuid, out _);
         }
         finally
