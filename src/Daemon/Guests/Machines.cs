@@ -96,5 +96,9 @@ internal sealed class Machines(DaemonSettings settings, QemuFacts qemu, ILogger<
         {
             Log.AnnouncementFailed(logger, machine.Contract.Name, exception.Message);
         }
+        catch (ObjectDisposedException)
+        {
+            // Its QEMU has ended meanwhile, and the ports with it.
+        }
     }
 }

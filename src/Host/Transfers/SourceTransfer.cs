@@ -130,17 +130,10 @@ public sealed partial class SourceTransfer(
             : Snapshot;
     }
 
-    // A QEMU that dies breaks its stream first; its end is known a moment later.
-    private async Task<bool> GuestIsLostAsync()
-    {
-        if (Snapshot.ErrorCode == "qemu-migration")
-        {
-            await Task.WhenAny(machine.Exited, Task.Delay(TimeSpan.FromMilliseconds(500)));
-        }
-
-        return machine.Exited.IsCompleted
-            && Snapshot.Outcome is not (MigrationOutcome.Completed or MigrationOutcome.Unsettled);
-    }
+    // Whatever ended the move, a lane that broke first for example, QEMU may have died with it.
+    private async Task<bool> GuestIsLostAsync() =>
+        Snapshot.Outcome is not (MigrationOutcome.Completed or MigrationOutcome.Unsettled)
+        && await machine.HasDiedAsync();
 
     private MigrationSnapshot End(MigrationOutcome outcome, string code, string error) =>
         Snapshot with { Outcome = outcome, ErrorCode = code, Error = error };
