@@ -52,6 +52,7 @@ public sealed partial class SourceTransfer(
     private TimeSpan _qemuDowntime;
     private volatile bool _migrating;
     private bool _held;
+    private long _givenUpAt;
 
     /// <summary>The newest state; safe from any thread.</summary>
     public MigrationSnapshot Snapshot { get; private set; } = new();
@@ -250,6 +251,10 @@ public sealed partial class SourceTransfer(
             case "STOP":
                 Enter(now => _engine.GuestStopped(Stopwatch.GetElapsedTime(_started, e.ReceivedTimestamp), now));
                 break;
+            case "RESUME" when Interlocked.Exchange(ref _givenUpAt, 0) is not 0 and var givenUpAt:
+                LogRunsAgain(
+                    terms.Guest, Stopwatch.GetElapsedTime(givenUpAt, e.ReceivedTimestamp).TotalMilliseconds);
+                break;
             case "MIGRATION_PASS":
                 int pass = (int?)e.Data?["pass"] ?? 0;
                 Enter(now => _engine.QemuPass(pass, now));
@@ -280,6 +285,11 @@ public sealed partial class SourceTransfer(
     {
         while (_engine.TryTakeEffect(out Effect effect))
         {
+            if (effect is Effect.AbandonQemu)
+            {
+                Volatile.Write(ref _givenUpAt, Stopwatch.GetTimestamp());
+            }
+
             _effects.Writer.TryWrite(effect);
         }
 
@@ -360,6 +370,10 @@ public sealed partial class SourceTransfer(
         "{Guest}: QEMU {Version} misses writes of emulated processors; memory compared in {Milliseconds:0} ms, "
         + "{Pages} pages sent again")]
     private partial void LogMemoryChecked(string guest, Version version, double milliseconds, int pages);
+
+    [LoggerMessage(3104, LogLevel.Information,
+        "{Guest}: runs here again {Milliseconds:0.0} ms after the move was given up")]
+    private partial void LogRunsAgain(string guest, double milliseconds);
 
     [LoggerMessage(3102, LogLevel.Warning, "{Guest}: effect {Effect} failed: {Reason}")]
     private partial void LogEffectFailed(string guest, string effect, string reason);
