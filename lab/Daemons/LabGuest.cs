@@ -26,9 +26,12 @@ internal sealed class LabGuest
 
     internal string Name { get; }
 
-    internal AgentControl Agent { get; }
+    internal AgentControl Agent { get; private set; }
 
     internal GuestShape Shape { get; }
+
+    /// <summary>Its disk image, under the same path on both hosts.</summary>
+    internal string Disk => DiskOf(Name);
 
     /// <summary>The host it runs on, as the last move left it.</summary>
     internal string Host { get; private set; } = "a";
@@ -37,7 +40,7 @@ internal sealed class LabGuest
     internal static LabGuest Boot(ScenarioRun run, LabDaemons daemons, GuestShape shape, MemoryBacking backing)
     {
         string name = $"guest{shape.Number}";
-        string disk = Path.Combine(LabDirectory.Disks, name + ".raw");
+        string disk = DiskOf(name);
         File.Copy(run.Image.Disk, disk, overwrite: true);
         GuestSpec spec = new()
         {
@@ -67,6 +70,13 @@ internal sealed class LabGuest
             CultureInfo.InvariantCulture,
             $"  up after {System.Diagnostics.Stopwatch.GetElapsedTime(began).TotalSeconds:0.0} s, at {shape.Address}"));
         return new LabGuest(run, daemons, name, agent, shape);
+    }
+
+    /// <summary>Speaks to the agent of a guest that was started again.</summary>
+    internal void ReconnectAgent()
+    {
+        Agent.Dispose();
+        Agent = _run.Own(AgentControl.Connect(Shape.Address, TimeSpan.FromSeconds(60), _run.Stopped));
     }
 
     /// <summary>Moves the guest and waits for the end, whatever it is; shows it as it happens.</summary>
@@ -171,6 +181,8 @@ internal sealed class LabGuest
             _run.Expect(runs == (each == host), $"{Name} {(runs ? "runs" : "does not run")} on host {each}");
         }
     }
+
+    private static string DiskOf(string name) => Path.Combine(LabDirectory.Disks, name + ".raw");
 
     private static T Call<T>(Func<T> call)
     {

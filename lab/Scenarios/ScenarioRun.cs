@@ -64,7 +64,7 @@ internal sealed class ScenarioRun : IDisposable
         using PosixSignalRegistration hangUp = PosixSignalRegistration.Create(PosixSignal.SIGHUP, run.OnSignal);
         try
         {
-            LabSession.Up(shape);
+            LabSession.Up(run.Shape);
             run.Play();
         }
         finally
@@ -108,6 +108,19 @@ internal sealed class ScenarioRun : IDisposable
         {
             Fail(why);
         }
+    }
+
+    /// <summary>What has failed since the last call; the evidence of it is kept under the name.</summary>
+    internal IReadOnlyList<string> TakeFailures(string name)
+    {
+        string[] failures = [.. _failures];
+        if (failures.Length > 0)
+        {
+            KeepEvidence(name);
+            _failures.Clear();
+        }
+
+        return failures;
     }
 
     internal void Add(MoveResult move) => _moves.Add(move);
@@ -166,22 +179,22 @@ internal sealed class ScenarioRun : IDisposable
 
         if (_failures.Count > 0)
         {
-            KeepEvidence();
+            KeepEvidence(Scenario.Name);
         }
     }
 
     /// <summary>Copies logs and consoles to where the lab's end does not remove them.</summary>
-    private void KeepEvidence()
+    private void KeepEvidence(string name)
     {
-        string folder = $"{LabDirectory.Disks}-failed/{DateTime.UtcNow:yyyyMMdd-HHmmss}-{Scenario.Name}";
+        string folder = $"{LabDirectory.Disks}-failed/{DateTime.UtcNow:yyyyMMdd-HHmmss}-{name}";
         Directory.CreateDirectory(folder);
         File.WriteAllText(Path.Combine(folder, "result.json"), Result().ToJson());
         foreach (string path in Directory.EnumerateFiles(LabDirectory.Run, "*", SearchOption.AllDirectories))
         {
             if (path.EndsWith(".log", StringComparison.Ordinal) || path.EndsWith(".console", StringComparison.Ordinal))
             {
-                string name = Path.GetRelativePath(LabDirectory.Run, path).Replace('/', '-');
-                File.Copy(path, Path.Combine(folder, name), overwrite: true);
+                string file = Path.GetRelativePath(LabDirectory.Run, path).Replace('/', '-');
+                File.Copy(path, Path.Combine(folder, file), overwrite: true);
             }
         }
 
