@@ -4,6 +4,7 @@ using System.Diagnostics;
 using System.Globalization;
 using Godwit.Lab.Bench;
 using Godwit.Lab.Daemons;
+using Godwit.Lab.Faults;
 using Godwit.Lab.Guests;
 using Godwit.Lab.Network;
 using Godwit.Lab.Qemu;
@@ -196,16 +197,22 @@ internal static class LabCommands
         Option<string> output = OutputOption();
         Option<string> link = LinkOption();
         Option<string> delay = DelayOption();
+        Option<string[]> only = new("--only")
+        {
+            Description = "Of the faults, only cells whose name contains this; may be repeated.",
+        };
+        Option<bool> fresh = new("--fresh") { Description = "A lab for each cell of the faults, not one for all." };
         Option<bool> keep = new("--keep") { Description = "Leave the lab up afterwards, to look around in it." };
         Command command = new("run", "Run a scenario in a fresh lab; exit status 0 only if nothing was lost.")
         {
-            name, list, output, link, delay, keep,
+            name, list, output, link, delay, only, fresh, keep,
         };
         command.SetAction(parsed =>
         {
             if (parsed.GetValue(list) || parsed.GetValue(name) is null)
             {
                 int width = Scenario.All.Max(scenario => scenario.Name.Length) + 2;
+                Console.WriteLine(FaultMatrix.Name.PadRight(width) + FaultMatrix.Summary);
                 foreach (Scenario scenario in Scenario.All)
                 {
                     Console.WriteLine(scenario.Name.PadRight(width) + scenario.Summary);
@@ -214,8 +221,14 @@ internal static class LabCommands
                 return parsed.GetValue(list) ? 0 : 2;
             }
 
-            Scenario chosen = Scenario.Named(parsed.GetValue(name)!);
             LinkShape shape = ShapeOf(parsed, link, delay);
+            if (parsed.GetValue(name) == FaultMatrix.Name)
+            {
+                return FaultMatrix.Execute(
+                    parsed.GetValue(only) ?? [], parsed.GetValue(fresh), shape, parsed.GetValue(output) == "json");
+            }
+
+            Scenario chosen = Scenario.Named(parsed.GetValue(name)!);
             return ScenarioRun.Execute(chosen, shape, parsed.GetValue(output) == "json", parsed.GetValue(keep));
         });
         return command;

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Runtime.InteropServices;
 using Godwit.Lab.Network;
 
 namespace Godwit.Lab;
@@ -10,7 +11,7 @@ namespace Godwit.Lab;
 /// list of a namespace's members is complete even after a crash of everything that kept records. No process is ever
 /// looked for by name.
 /// </remarks>
-internal static class LabProcesses
+internal static partial class LabProcesses
 {
     /// <summary>The command that runs this program again.</summary>
     internal static IReadOnlyList<string> Self { get; } = FindSelf();
@@ -58,7 +59,7 @@ internal static class LabProcesses
     /// <summary>Asks a process of the lab to end, then ends it.</summary>
     internal static void End(int id, TimeSpan grace)
     {
-        Signal(id, "TERM");
+        Signal(id, LabSignal.Term);
         long began = Stopwatch.GetTimestamp();
         while (IsAlive(id) && Stopwatch.GetElapsedTime(began) < grace)
         {
@@ -67,7 +68,7 @@ internal static class LabProcesses
 
         if (IsAlive(id))
         {
-            Signal(id, "KILL");
+            Signal(id, LabSignal.Kill);
         }
     }
 
@@ -96,7 +97,7 @@ internal static class LabProcesses
             foreach (int id in left)
             {
                 // A guest's QEMU needs no goodbye here: the lab's disks go with it.
-                Signal(id, "KILL");
+                Signal(id, LabSignal.Kill);
             }
 
             Thread.Sleep(20);
@@ -106,8 +107,11 @@ internal static class LabProcesses
             "Processes of the lab do not end: " + string.Join(", ", LabNetwork.Namespaces().SelectMany(In)));
     }
 
-    internal static void Signal(int id, string signal) =>
-        Tool.Try("sh", "-c", $"kill -{signal} {id.ToString(CultureInfo.InvariantCulture)}");
+    /// <summary>Sends a signal at once; a process that has ended is no failure.</summary>
+    internal static void Signal(int id, LabSignal signal) => _ = Kill(id, (int)signal);
+
+    [LibraryImport("libc", EntryPoint = "kill")]
+    private static partial int Kill(int id, int signal);
 
     private static IReadOnlyList<string> FindSelf()
     {
@@ -116,4 +120,13 @@ internal static class LabProcesses
             ? ["dotnet", typeof(LabProcesses).Assembly.Location]
             : [program];
     }
+}
+
+/// <summary>Signals by the kernel's numbers.</summary>
+internal enum LabSignal
+{
+    Kill = 9,
+    Term = 15,
+    Cont = 18,
+    Stop = 19,
 }

@@ -38,7 +38,7 @@ internal static class Tool
             .Concat(["/usr/sbin", "/sbin", "/usr/bin", "/bin"]).Distinct(),
     ];
 
-    private static (int Status, string Output, string Errors) Try(
+    internal static (int Status, string Output, string Errors) Try(
         string program, IEnumerable<string> arguments, string? directory, TimeSpan limit,
         IReadOnlyDictionary<string, string>? environment)
     {

@@ -12,9 +12,12 @@ namespace Godwit.Lab.Bench;
 /// </remarks>
 internal static class BenchRun
 {
-    private const double MemoryGiB = 0.25;
+    private static readonly TimeSpan _elsewhere = TimeSpan.FromMinutes(2);
 
-    private sealed record Mode(string Name, Action<ScenarioRun, GuestLoad> Play);
+    private sealed record Mode(string Name, Action<ScenarioRun, GuestLoad> Play)
+    {
+        internal Func<GuestLoad, bool> Fits { get; init; } = _ => true;
+    }
 
     private sealed record Cell(GuestLoad Load, LinkShape Link)
     {
@@ -25,15 +28,39 @@ internal static class BenchRun
     [
         .. StockMode.All.Select(mode =>
             new Mode($"stock-{mode.Name}", (run, load) => StockScenario.Play(run, mode, load))),
-        new("godwit", (run, load) => MoveScenarios.Play(run, load, ["b"])),
-        new("godwit-carried", (run, load) => MoveScenarios.Play(run, load, ["b"], backing: MemoryBacking.Private)),
+        new("godwit", (run, load) =>
+        {
+            if (load.Userland)
+            {
+                InventoryScenarios.First(run, load);
+            }
+            else
+            {
+                MoveScenarios.Play(run, load, ["b"]);
+            }
+        }),
+        new("godwit-return", (run, load) => InventoryScenarios.Return(run, load, _elsewhere))
+        {
+            Fits = load => load.Userland,
+        },
+        new("godwit-carried", (run, load) => MoveScenarios.Play(run, load, ["b"], backing: MemoryBacking.Private))
+        {
+            Fits = load => !load.Userland,
+        },
     ];
 
     private static readonly Cell[] _cells =
     [
-        .. from link in new[] { new LinkShape(1_000_000_000, TimeSpan.Zero), LinkShape.Unshaped }
+        .. from link in new[]
+           {
+               new LinkShape(1_000_000_000, TimeSpan.Zero), LinkShape.Unshaped,
+               new LinkShape(400_000_000, TimeSpan.Zero),
+               new LinkShape(25_000_000, TimeSpan.FromMilliseconds(25)),
+           }
            from load in GuestLoad.All
            select new Cell(load, link),
+        new(GuestLoad.Server, new LinkShape(400_000_000, TimeSpan.Zero)),
+        new(GuestLoad.Server, new LinkShape(25_000_000, TimeSpan.FromMilliseconds(25))),
     ];
 
     internal static void List(TextWriter to)
@@ -62,13 +89,14 @@ internal static class BenchRun
         Display display = new(json);
         Dictionary<(Cell, Mode), List<LabResult>> results = [];
         int done = 0;
+        int planned = runs * cells.Sum(cell => chosen.Count(mode => mode.Fits(cell.Load)));
         for (int i = 0; i < runs; i++)
         {
             foreach (Cell cell in cells)
             {
-                foreach (Mode mode in chosen)
+                foreach (Mode mode in chosen.Where(mode => mode.Fits(cell.Load)))
                 {
-                    display.Line($"[{++done}/{runs * cells.Length * chosen.Length}] {cell.Name} {mode.Name}");
+                    display.Line($"[{++done}/{planned}] {cell.Name} {mode.Name}");
                     Scenario scenario = new(
                         $"{cell.Name} {mode.Name}".Replace('/', '-'), "", run => mode.Play(run, cell.Load));
                     LabResult result = ScenarioRun.Perform(scenario, cell.Link, display, out bool interrupted);
@@ -87,7 +115,10 @@ internal static class BenchRun
         [
             .. from cell in cells
                from mode in chosen
-               select BenchTable.Row(cell.Load.Name, cell.Link.ToString(), mode.Name, results[(cell, mode)], MemoryGiB),
+               where mode.Fits(cell.Load)
+               select BenchTable.Row(
+                   cell.Load.Name, cell.Link.ToString(), mode.Name, results[(cell, mode)],
+                   cell.Load.MemoryMegabytes / 1024.0),
         ];
         BenchReport report = new(rows, BenchTable.Ratios(rows));
         Console.WriteLine(json ? report.ToJson() : BenchTable.Write(report));

@@ -83,10 +83,16 @@ internal sealed class LabDaemons : IDisposable
         Wait.Until(() => Answers(this[host], host), TimeSpan.FromSeconds(30), $"the daemon of host {host}");
     }
 
+    /// <summary>Where a host's daemon keeps a directory for each guest's QEMU.</summary>
+    internal static string GuestsOf(string host) => Path.Combine(FolderOf(host), "run", "guests");
+
+    /// <summary>What a host's daemon writes.</summary>
+    internal static string LogOf(string host) => LabDirectory.InRun($"godwitd-{host}.log");
+
     /// <summary>The last lines a host's daemon wrote.</summary>
     internal static string TailOfLog(string host)
     {
-        string log = LabDirectory.InRun($"godwitd-{host}.log");
+        string log = LogOf(host);
         return File.Exists(log) ? string.Join('\n', File.ReadLines(log).TakeLast(15)) : "(it wrote no log)";
     }
 

@@ -26,9 +26,12 @@ internal sealed class LabGuest
 
     internal string Name { get; }
 
-    internal AgentControl Agent { get; }
+    internal AgentControl Agent { get; private set; }
 
     internal GuestShape Shape { get; }
+
+    /// <summary>Its disk image, under the same path on both hosts.</summary>
+    internal string Disk => DiskOf(Name);
 
     /// <summary>The host it runs on, as the last move left it.</summary>
     internal string Host { get; private set; } = "a";
@@ -37,8 +40,8 @@ internal sealed class LabGuest
     internal static LabGuest Boot(ScenarioRun run, LabDaemons daemons, GuestShape shape, MemoryBacking backing)
     {
         string name = $"guest{shape.Number}";
-        string disk = Path.Combine(LabDirectory.Disks, name + ".raw");
-        File.Copy(run.Image.Disk, disk, overwrite: true);
+        string disk = DiskOf(name);
+        File.Copy(run.DiskFor(shape), disk, overwrite: true);
         GuestSpec spec = new()
         {
             Name = name,
@@ -69,10 +72,19 @@ internal sealed class LabGuest
         return new LabGuest(run, daemons, name, agent, shape);
     }
 
+    /// <summary>Speaks to the agent of a guest that was started again.</summary>
+    internal void ReconnectAgent()
+    {
+        Agent.Dispose();
+        Agent = _run.Own(AgentControl.Connect(Shape.Address, TimeSpan.FromSeconds(60), _run.Stopped));
+    }
+
     /// <summary>Moves the guest and waits for the end, whatever it is; shows it as it happens.</summary>
+    /// <param name="counts">False for a move that only prepares the one that is measured.</param>
     /// <param name="meanwhile">Called at each message of the daemon, to interfere.</param>
     internal MoveResult Move(
-        string to, OutsideClient client, MigrationPolicy policy, Action<Api.V1.Migration>? meanwhile = null)
+        string to, OutsideClient client, MigrationPolicy policy, Action<Api.V1.Migration>? meanwhile = null,
+        bool counts = true)
     {
         string from = Host;
         Control.ControlClient source = _daemons[from];
@@ -117,7 +129,11 @@ internal sealed class LabGuest
             DaemonCpuSeconds = state.DaemonCpuSeconds,
             Error = state.Error.Length > 0 ? $"{state.ErrorCode}: {state.Error}" : null,
         };
-        _run.Add(result);
+        if (counts)
+        {
+            _run.Add(result);
+        }
+
         _run.Display.Line(string.Create(
             CultureInfo.InvariantCulture,
             $"  {result.Outcome} after {result.TotalSeconds:0.00} s, {ResultText.Bytes(result.WireBytes)} on the wire, "
@@ -171,6 +187,8 @@ internal sealed class LabGuest
             _run.Expect(runs == (each == host), $"{Name} {(runs ? "runs" : "does not run")} on host {each}");
         }
     }
+
+    private static string DiskOf(string name) => Path.Combine(LabDirectory.Disks, name + ".raw");
 
     private static T Call<T>(Func<T> call)
     {

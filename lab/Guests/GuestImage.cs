@@ -74,7 +74,8 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
     private static void Forget(string newest)
     {
         foreach (string old in Directory.EnumerateDirectories(LabDirectory.Cache)
-            .Where(path => path != newest && !Path.GetFileName(path).StartsWith('.'))
+            .Where(path => path != newest && !Path.GetFileName(path).StartsWith('.')
+                && !Path.GetFileName(path).StartsWith(UserlandDisk.Prefix, StringComparison.Ordinal))
             .OrderByDescending(Directory.GetCreationTimeUtc).Skip(3))
         {
             Directory.Delete(old, recursive: true);
@@ -91,7 +92,7 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
             Directory.EnumerateFiles(Path.Combine(kernel, "boot"), "vmlinuz-*").Single(),
             Path.Combine(work, "vmlinuz"));
         BuildInitramfs(work, kernel);
-        BuildDisk(work, disk);
+        Format(disk, Path.Combine(work, "disk.raw"), "96M");
         Directory.Delete(kernel, recursive: true);
         Directory.Delete(disk, recursive: true);
     }
@@ -179,7 +180,8 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
             .Split(',', StringSplitOptions.RemoveEmptyEntries).Select(name => name.Replace('-', '_')).ToArray();
     }
 
-    private static void BuildDisk(string work, string root)
+    /// <summary>Makes a disk out of a folder of files, with what the agent wants to find there.</summary>
+    internal static void Format(string root, string disk, string size)
     {
         // The stamp file has its blocks from the start: the agent's writes then change data and no metadata.
         byte[] filler = new byte[4 << 20];
@@ -190,7 +192,6 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
             Directory.CreateDirectory(Path.Combine(root, folder));
         }
 
-        string disk = Path.Combine(work, "disk.raw");
-        Tool.Run("mke2fs", "-q", "-t", "ext4", "-E", "root_owner=0:0", "-d", root, disk, "96M");
+        Tool.Run("mke2fs", "-q", "-t", "ext4", "-E", "root_owner=0:0", "-d", root, disk, size);
     }
 }

@@ -11,7 +11,8 @@ namespace Godwit.Lab.Network;
 /// </summary>
 /// <remarks>
 /// It runs as a process of its own in the switch's namespace and takes orders on a Unix socket: <c>delay MS</c>,
-/// <c>loss PERCENT</c>, <c>cut</c>, <c>mend</c>. Frames carry virtio-net headers with segmentation offload, so a TCP
+/// <c>loss PERCENT</c>, <c>cut</c>, <c>mend</c>. A new delay holds for frames that are under way too, and a cut loses
+/// them. Frames carry virtio-net headers with segmentation offload, so a TCP
 /// stream crosses in pieces of up to 64 KiB and the relay does not set the pace. One thread per direction reads and
 /// another writes when a frame's time has come.
 /// </remarks>
@@ -125,7 +126,7 @@ internal sealed unsafe partial class Relay : IDisposable
 
     private void StartDirection(SafeFileHandle from, SafeFileHandle to)
     {
-        Queue<(long Due, byte[] Frame)> queue = new();
+        Queue<(long Came, byte[] Frame)> queue = new();
         long queued = 0;
         Thread reader = new(() =>
         {
@@ -145,13 +146,13 @@ internal sealed unsafe partial class Relay : IDisposable
                     continue;
                 }
 
-                long due = Stopwatch.GetTimestamp() + Volatile.Read(ref _delayTicks);
+                long came = Stopwatch.GetTimestamp();
                 lock (queue)
                 {
                     // Past the bound a frame is dropped, as a switch drops it.
                     if (queued + count <= QueueBytesMax)
                     {
-                        queue.Enqueue((due, buffer.AsSpan(0, count).ToArray()));
+                        queue.Enqueue((came, buffer.AsSpan(0, count).ToArray()));
                         queued += count;
                         Monitor.Pulse(queue);
                     }
@@ -164,13 +165,18 @@ internal sealed unsafe partial class Relay : IDisposable
             _ = ProcessControl(29 /* PR_SET_TIMERSLACK */, 1);
             for (;;)
             {
-                (long due, byte[] frame) = Take();
-                long now = Stopwatch.GetTimestamp();
-                if (due > now)
+                (long came, byte[] frame) = Take();
+                while (!_cut && came + Volatile.Read(ref _delayTicks) - Stopwatch.GetTimestamp() is > 0 and var left)
                 {
-                    long ns = (due - now) * 1_000_000_000 / Stopwatch.Frequency;
-                    TimeSpec span = new(ns / 1_000_000_000, ns % 1_000_000_000);
+                    // In pieces: the delay may be changed meanwhile.
+                    long ns = Math.Min(left * 1_000_000_000 / Stopwatch.Frequency, 2_000_000);
+                    TimeSpec span = new(0, ns);
                     _ = Sleep(&span, null);
+                }
+
+                if (_cut)
+                {
+                    continue;
                 }
 
                 fixed (byte* at = frame)
@@ -183,7 +189,7 @@ internal sealed unsafe partial class Relay : IDisposable
         reader.Start();
         writer.Start();
 
-        (long Due, byte[] Frame) Take()
+        (long Came, byte[] Frame) Take()
         {
             lock (queue)
             {
@@ -192,9 +198,9 @@ internal sealed unsafe partial class Relay : IDisposable
                     Monitor.Wait(queue);
                 }
 
-                (long due, byte[] frame) = queue.Dequeue();
+                (long came, byte[] frame) = queue.Dequeue();
                 queued -= frame.Length;
-                return (due, frame);
+                return (came, frame);
             }
         }
     }

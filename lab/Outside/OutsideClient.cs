@@ -7,7 +7,9 @@ using Godwit.Lab.Network;
 namespace Godwit.Lab.Outside;
 
 /// <summary>What the client saw between two instants (ticks of UTC).</summary>
-/// <param name="Blackout">Longest span in which probes left and no reply came (UDP, every millisecond).</param>
+/// <param name="Blackout">
+/// Longest span in which probes left and no reply came (UDP, every millisecond unless said otherwise).
+/// </param>
 /// <param name="TcpSilence">Longest span a message waited on an established connection, retransmissions
 /// included.</param>
 internal sealed record ClientReport(
@@ -26,8 +28,8 @@ internal sealed unsafe partial class OutsideClient : IDisposable
     private const int ProbeBytes = 64;
     private const int MessageBytes = 16;
     private const int OutstandingMax = 64;
-    private static readonly long _probeEvery = TimeSpan.TicksPerMillisecond;
     private static readonly long _messageEvery = 5 * TimeSpan.TicksPerMillisecond;
+    private readonly long _probeEvery;
     private readonly Lock _gate = new();
     private readonly List<long> _sent = new(1 << 16);
     private readonly List<long> _replied = new(1 << 16);
@@ -54,8 +56,9 @@ internal sealed unsafe partial class OutsideClient : IDisposable
         internal string? Lost { get; set; }
     }
 
-    private OutsideClient(IPAddress guest, int connections)
+    private OutsideClient(IPAddress guest, int connections, TimeSpan probeEvery)
     {
+        _probeEvery = probeEvery.Ticks;
         _connections = new Connection[connections];
         _probe = NetworkNamespace.Enter(LabNetwork.Client, () =>
         {
@@ -79,14 +82,31 @@ internal sealed unsafe partial class OutsideClient : IDisposable
 
     /// <summary>Opens the connections and begins.</summary>
     /// <exception cref="LabException">The guest does not answer.</exception>
-    internal static OutsideClient Start(string guest, int connections = 16) => new(IPAddress.Parse(guest), connections);
+    internal static OutsideClient Start(string guest, int connections = 16, int probeMs = 1) =>
+        new(IPAddress.Parse(guest), connections, TimeSpan.FromMilliseconds(probeMs));
 
-    /// <summary>Ends asking and gives late replies two seconds to come in; what is then unanswered is lost.</summary>
+    /// <summary>
+    /// Ends asking and gives late replies two seconds to come in, and up to thirty as long as some connection waits for
+    /// one: a guest on a busy machine is slow. What is then unanswered is lost.
+    /// </summary>
     internal void Finish()
     {
         _probing = false;
         Thread.Sleep(2000);
+        for (int i = 0; i < 280 && IsAwaited(); i++)
+        {
+            Thread.Sleep(100);
+        }
+
         Stop();
+    }
+
+    private bool IsAwaited()
+    {
+        lock (_gate)
+        {
+            return _connections.Any(c => c.Lost is null && c.Waiting.Count > 0);
+        }
     }
 
     public void Dispose()
@@ -128,6 +148,22 @@ internal sealed unsafe partial class OutsideClient : IDisposable
                 Blackout.Longest(sent, replied, start.Ticks, end.Ticks), new TimeSpan(silence), _opened,
                 _connections.Count(c => c.Lost is not null || (_stop && c.Waiting.Count > 0)),
                 within, lost, _duplicated);
+        }
+    }
+
+    /// <summary>When the first probe that left after an instant was answered, or null if none was yet.</summary>
+    internal DateTime? FirstAnswerAfter(DateTime instant)
+    {
+        lock (_gate)
+        {
+            // Answers may overtake each other; the earliest counts.
+            long first = long.MaxValue;
+            for (int i = _sent.Count - 1; i >= 0 && _sent[i] >= instant.Ticks; i--)
+            {
+                first = _replied[i] == 0 ? first : Math.Min(first, _replied[i]);
+            }
+
+            return first == long.MaxValue ? null : new DateTime(first, DateTimeKind.Utc);
         }
     }
 

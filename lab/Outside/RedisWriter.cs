@@ -12,57 +12,86 @@ internal sealed class RedisWriter : IDisposable
     private const int Port = 6379;
     private const int Keys = 4000;
     private readonly long[] _acknowledged = new long[Keys];
+    private readonly DateTime[] _acknowledgedAt = new DateTime[Keys];
+    private readonly List<(DateTime Sent, DateTime Acknowledged)> _writes = [];
     private readonly string _guest;
     private readonly bool _reconnects;
-    private readonly Thread _thread;
+    private readonly TimeSpan _pause;
     private readonly CancellationToken _stopped;
-    private NetworkStream _stream = null!;
-    private StreamReader _reader = null!;
+    private Thread? _thread;
+    private NetworkStream? _stream;
+    private StreamReader _reader = StreamReader.Null;
+    private long _next;
+    private long _newest;
     private volatile bool _stop;
     private Exception? _failure;
-    private long _count;
 
     /// <param name="reconnects">A connection that breaks is made anew, and what was on its way is sent again.</param>
-    internal RedisWriter(string guest, CancellationToken stopped, bool reconnects = false)
+    /// <param name="pause">Between an acknowledgement and the next write; none: as fast as Redis answers.</param>
+    internal RedisWriter(
+        string guest, CancellationToken stopped, bool reconnects = false, TimeSpan pause = default)
     {
         _guest = guest;
         _stopped = stopped;
         _reconnects = reconnects;
+        _pause = pause;
         Connect();
-        _thread = new Thread(Work) { IsBackground = true };
     }
 
     public void Dispose()
     {
         _stop = true;
-        if (_thread.ThreadState != ThreadState.Unstarted)
-        {
-            _thread.Join();
-        }
-
-        _reader.Dispose();
-        _stream.Dispose();
+        _thread?.Join();
+        Disconnect();
     }
 
-    internal void Start() => _thread.Start();
+    /// <summary>Begins to write, or goes on after a <see cref="Finish"/>; counts anew.</summary>
+    internal void Start()
+    {
+        _writes.Clear();
+        _stop = false;
+        _thread = new Thread(Work) { IsBackground = true, Name = "redis writer" };
+        _thread.Start();
+    }
 
-    /// <summary>Ends writing; how many writes were acknowledged.</summary>
+    /// <summary>Ends writing; how many writes were acknowledged since the start.</summary>
     internal long Finish()
     {
         _stop = true;
-        _thread.Join();
+        _thread!.Join();
         return _failure is null
-            ? _count
+            ? _writes.Count
             : throw new LabException($"Redis's connection broke: {_failure.Message}", _failure);
     }
 
+    /// <summary>Whether a write that was sent after an instant has been acknowledged.</summary>
+    internal bool HasAcknowledgedAfter(DateTime instant) => Volatile.Read(ref _newest) >= instant.Ticks;
+
+    /// <summary>When the first write that was sent after an instant was acknowledged; call it when finished.</summary>
+    internal DateTime? FirstAcknowledgedAfter(DateTime instant) =>
+        _writes.Where(write => write.Sent >= instant).Select(write => (DateTime?)write.Acknowledged).FirstOrDefault();
+
+    /// <summary>When the last write before an instant was acknowledged; call it when finished.</summary>
+    internal DateTime LastAcknowledgedBefore(DateTime instant) =>
+        _writes.Where(write => write.Acknowledged < instant).Select(write => write.Acknowledged).LastOrDefault(instant);
+
     /// <summary>Reads every key back.</summary>
+    /// <param name="durableUntil">
+    /// The guest was started again: what was acknowledged later may be gone, since Redis writes to its disk once a
+    /// second. What is there then counts as acknowledged from now on.
+    /// </param>
     /// <exception cref="LabException">Redis does not answer.</exception>
-    internal (int Missing, int Looked) Compare()
+    internal (int Missing, int Looked) Compare(DateTime? durableUntil = null)
     {
         try
         {
-            return CompareAll();
+            if (_reconnects)
+            {
+                _stop = false;
+                Connect();
+            }
+
+            return CompareAll(durableUntil);
         }
         catch (IOException e)
         {
@@ -70,28 +99,46 @@ internal sealed class RedisWriter : IDisposable
         }
     }
 
-    private (int Missing, int Looked) CompareAll()
+    private (int Missing, int Looked) CompareAll(DateTime? durableUntil)
     {
-        int missing = 0;
-        int looked = 0;
-        for (int key = 0; key < Keys; key++)
+        int[] looked = [.. Enumerable.Range(0, Keys).Where(key => _acknowledged[key] != 0)];
+        if (looked.Length == 0)
         {
-            if (_acknowledged[key] == 0)
-            {
-                continue;
-            }
+            return (0, 0);
+        }
 
-            Send("GET", Name(key));
+        string? count = "";
+        Wait.Until(
+            () =>
+            {
+                Send(["MGET", .. looked.Select(Name)]);
+                count = _reader.ReadLine();
+                return count?.StartsWith("-LOADING", StringComparison.Ordinal) != true;
+            },
+            TimeSpan.FromSeconds(60), "redis to read what it had on its disk", _stopped);
+        if (count != $"*{looked.Length}")
+        {
+            throw new LabException($"Redis answered {count ?? "nothing"} to a question for {looked.Length} keys.");
+        }
+
+        int missing = 0;
+        foreach (int key in looked)
+        {
             string header = _reader.ReadLine() ?? throw new LabException("Redis closed the connection.");
             string? value = header == "$-1" ? null : _reader.ReadLine();
-            looked++;
+            long version = _acknowledged[key];
             // A write that was on its way when a connection broke may have arrived.
-            bool isThere = value == Value(key, _acknowledged[key])
-                || (_reconnects && value == Value(key, _acknowledged[key] + 1));
+            bool isThere = value == Value(key, version) || (_reconnects && value == Value(key, version + 1));
+            if (!isThere && durableUntil < _acknowledgedAt[key])
+            {
+                _acknowledged[key] = version - 1;
+                isThere = value == (version == 1 ? null : Value(key, version - 1));
+            }
+
             missing += isThere ? 0 : 1;
         }
 
-        return (missing, looked);
+        return (missing, looked.Length);
     }
 
     private static string Name(int key) => string.Create(CultureInfo.InvariantCulture, $"key:{key}");
@@ -102,19 +149,27 @@ internal sealed class RedisWriter : IDisposable
 
     private void Connect()
     {
+        Disconnect();
         Socket? socket = null;
         Wait.Until(
             () => _stop || (socket = NetworkNamespace.Enter(LabNetwork.Client, () => TryConnect(_guest))) is not null,
-            TimeSpan.FromSeconds(60), $"redis in the guest at {_guest}", _stopped);
+            TimeSpan.FromSeconds(180), $"redis in the guest at {_guest}", _stopped);
         if (socket is null)
         {
             return;
         }
 
         socket.NoDelay = true;
-        socket.ReceiveTimeout = 30_000;
+        socket.ReceiveTimeout = _reconnects ? 10_000 : 30_000;
         _stream = new NetworkStream(socket, ownsSocket: true);
         _reader = new StreamReader(_stream, Encoding.ASCII);
+    }
+
+    private void Disconnect()
+    {
+        _reader.Dispose();
+        _stream?.Dispose();
+        _stream = null;
     }
 
     private static Socket? TryConnect(string guest)
@@ -122,28 +177,40 @@ internal sealed class RedisWriter : IDisposable
         Socket socket = new(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
         try
         {
-            socket.Connect(IPAddress.Parse(guest), Port);
-            return socket;
+            // Behind a cut link the kernel would try for minutes.
+            if (socket.ConnectAsync(IPAddress.Parse(guest), Port).Wait(TimeSpan.FromSeconds(1)))
+            {
+                return socket;
+            }
         }
-        catch (SocketException)
+        catch (AggregateException e) when (e.InnerException is SocketException)
         {
-            socket.Dispose();
-            return null;
+            // Not up yet: the caller asks again.
         }
+
+        socket.Dispose();
+        return null;
     }
 
     private void Work()
     {
         try
         {
-            for (long version = 1; !_stop; version++)
+            for (; !_stop; _next++)
             {
-                for (int key = 0; key < Keys && !_stop; key++)
+                while (!TrySet((int)(_next % Keys), (_next / Keys) + 1))
                 {
-                    while (!TrySet(key, version) && !_stop)
+                    if (_stop)
                     {
-                        Connect();
+                        return;
                     }
+
+                    Connect();
+                }
+
+                if (_pause > TimeSpan.Zero)
+                {
+                    Thread.Sleep(_pause);
                 }
             }
         }
@@ -155,12 +222,14 @@ internal sealed class RedisWriter : IDisposable
 
     private bool TrySet(int key, long version)
     {
+        DateTime sent = DateTime.UtcNow;
         try
         {
             Send("SET", Name(key), Value(key, version));
             string answer = _reader.ReadLine() ?? throw new IOException("redis closed it");
             if (answer != "+OK")
             {
+                // Of a Redis that is up and reads what it had: ask again.
                 throw new IOException($"redis answered {answer}");
             }
         }
@@ -170,7 +239,9 @@ internal sealed class RedisWriter : IDisposable
         }
 
         _acknowledged[key] = version;
-        _count++;
+        _acknowledgedAt[key] = DateTime.UtcNow;
+        _writes.Add((sent, _acknowledgedAt[key]));
+        Volatile.Write(ref _newest, sent.Ticks);
         return true;
     }
 
@@ -183,6 +254,7 @@ internal sealed class RedisWriter : IDisposable
             command.Append(CultureInfo.InvariantCulture, $"${word.Length}\r\n{word}\r\n");
         }
 
-        _stream.Write(Encoding.ASCII.GetBytes(command.ToString()));
+        NetworkStream stream = _stream ?? throw new IOException("there is no connection");
+        stream.Write(Encoding.ASCII.GetBytes(command.ToString()));
     }
 }

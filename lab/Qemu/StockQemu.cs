@@ -8,6 +8,9 @@ namespace Godwit.Lab.Qemu;
 /// <param name="Number">0 to 99: gives address and MAC.</param>
 internal sealed record GuestShape(int Number, int MemoryMegabytes, int Cpus, bool Redis = false)
 {
+    /// <summary>Whether its disk holds a Debian to work on, not only what the lab's guest needs.</summary>
+    internal bool Userland { get; init; }
+
     internal string Address => LabNetwork.GuestAddress(Number);
 
     internal string Mac => LabNetwork.GuestMac(Number);

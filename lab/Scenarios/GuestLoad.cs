@@ -1,9 +1,16 @@
 using Godwit.Lab.Guests;
+using Godwit.Lab.Qemu;
 
 namespace Godwit.Lab.Scenarios;
 
 /// <summary>What the guest does while it is moved: the same words for Godwit's scenarios and plain QEMU's.</summary>
-internal sealed record GuestLoad(string Name, string Summary, string Command)
+/// <param name="Name">What it is called in scenarios and benches.</param>
+/// <param name="Summary">One line for people.</param>
+/// <param name="Command">What the agent is told.</param>
+/// <param name="MemoryMegabytes">Of the guest.</param>
+/// <param name="Userland">Whether its disk is <see cref="UserlandDisk"/>.</param>
+internal sealed record GuestLoad(
+    string Name, string Summary, string Command, int MemoryMegabytes = 256, bool Userland = false)
 {
     internal static GuestLoad Idle { get; } = new("idle", "a guest that does nothing but answer", "set pattern=idle");
 
@@ -20,12 +27,20 @@ internal sealed record GuestLoad(string Name, string Summary, string Command)
             "incompressible", "pages of noise are written anew, 8 MiB/s",
             "set pattern=incompressible rate=8M size=32M");
 
+    /// <summary>Most of its memory is page cache: hundreds of megabytes of files that were read once.</summary>
+    internal static GuestLoad Server { get; } =
+        new(
+            "server", "a server with a warm page cache that writes a little",
+            "set pattern=text rate=1M size=16M", MemoryMegabytes: 1024, Userland: true);
+
+    internal GuestShape Shape => new(1, MemoryMegabytes, 1) { Userland = Userland };
+
     internal static IReadOnlyList<GuestLoad> All { get; } = [Idle, Counters, Text, Incompressible];
 
     /// <summary>Fills the page cache from the disk's files, then begins.</summary>
     internal void Begin(AgentControl agent)
     {
-        agent.Ask("files");
+        agent.Ask("files", TimeSpan.FromMinutes(3));
         agent.Ask(Command);
     }
 }

@@ -29,7 +29,7 @@ internal static class MoveScenarios
         MemoryBacking backing = MemoryBacking.Shared, IReadOnlyDictionary<string, string>? daemonSettings = null)
     {
         LabDaemons daemons = run.Own(LabDaemons.Start(daemonSettings));
-        LabGuest guest = LabGuest.Boot(run, daemons, new GuestShape(1, 256, 1), backing);
+        LabGuest guest = LabGuest.Boot(run, daemons, load.Shape, backing);
         load.Begin(guest.Agent);
         OutsideClient client = run.Own(OutsideClient.Start(guest.Shape.Address));
         DateTime start = DateTime.UtcNow;

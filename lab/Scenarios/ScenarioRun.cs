@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using Godwit.Lab.Guests;
 using Godwit.Lab.Network;
 using Godwit.Lab.Outside;
+using Godwit.Lab.Qemu;
 using Grpc.Core;
 
 namespace Godwit.Lab.Scenarios;
@@ -32,6 +33,10 @@ internal sealed class ScenarioRun : IDisposable
     internal GuestImage Image { get; }
 
     internal Display Display { get; }
+
+    /// <summary>The image that a guest's disk is a copy of.</summary>
+    internal string DiskFor(GuestShape shape) =>
+        shape.Userland ? UserlandDisk.Obtain(Display.Line) : Image.Disk;
 
     /// <summary>Ends when the user stops the run.</summary>
     internal CancellationToken Stopped => _stopped.Token;
@@ -64,7 +69,7 @@ internal sealed class ScenarioRun : IDisposable
         using PosixSignalRegistration hangUp = PosixSignalRegistration.Create(PosixSignal.SIGHUP, run.OnSignal);
         try
         {
-            LabSession.Up(shape);
+            LabSession.Up(run.Shape);
             run.Play();
         }
         finally
@@ -108,6 +113,19 @@ internal sealed class ScenarioRun : IDisposable
         {
             Fail(why);
         }
+    }
+
+    /// <summary>What has failed since the last call; the evidence of it is kept under the name.</summary>
+    internal IReadOnlyList<string> TakeFailures(string name)
+    {
+        string[] failures = [.. _failures];
+        if (failures.Length > 0)
+        {
+            KeepEvidence(name);
+            _failures.Clear();
+        }
+
+        return failures;
     }
 
     internal void Add(MoveResult move) => _moves.Add(move);
@@ -166,22 +184,22 @@ internal sealed class ScenarioRun : IDisposable
 
         if (_failures.Count > 0)
         {
-            KeepEvidence();
+            KeepEvidence(Scenario.Name);
         }
     }
 
     /// <summary>Copies logs and consoles to where the lab's end does not remove them.</summary>
-    private void KeepEvidence()
+    private void KeepEvidence(string name)
     {
-        string folder = $"{LabDirectory.Disks}-failed/{DateTime.UtcNow:yyyyMMdd-HHmmss}-{Scenario.Name}";
+        string folder = $"{LabDirectory.Disks}-failed/{DateTime.UtcNow:yyyyMMdd-HHmmss}-{name}";
         Directory.CreateDirectory(folder);
         File.WriteAllText(Path.Combine(folder, "result.json"), Result().ToJson());
         foreach (string path in Directory.EnumerateFiles(LabDirectory.Run, "*", SearchOption.AllDirectories))
         {
             if (path.EndsWith(".log", StringComparison.Ordinal) || path.EndsWith(".console", StringComparison.Ordinal))
             {
-                string name = Path.GetRelativePath(LabDirectory.Run, path).Replace('/', '-');
-                File.Copy(path, Path.Combine(folder, name), overwrite: true);
+                string file = Path.GetRelativePath(LabDirectory.Run, path).Replace('/', '-');
+                File.Copy(path, Path.Combine(folder, file), overwrite: true);
             }
         }
 

@@ -19,9 +19,9 @@ internal static class StockScenario
     internal static void Play(
         ScenarioRun run, StockMode mode, GuestLoad load, string program = "qemu-system-x86_64")
     {
-        GuestShape shape = new(1, 256, 1);
+        GuestShape shape = load.Shape;
         string disk = Path.Combine(LabDirectory.Disks, "stock.raw");
-        File.Copy(run.Image.Disk, disk, overwrite: true);
+        File.Copy(run.DiskFor(shape), disk, overwrite: true);
         run.Display.Line($"Booting on a ({StockQemu.Accelerator})");
         long booting = Stopwatch.GetTimestamp();
         StockQemu source = run.Own(StockQemu.Start("a", "stock-a", shape, run.Image, disk, incoming: false, program));

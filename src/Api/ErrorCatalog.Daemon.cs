@@ -42,6 +42,9 @@ public static partial class ErrorCatalog
         add("lz4-missing", ExitCodes.Refused,
             "The library liblz4 cannot be loaded on a host; without it no guest can leave the host or come to it.",
             "Install it there: apt install liblz4-1.");
+        add("zstd-missing", ExitCodes.Refused,
+            "The library libzstd cannot be loaded on a host; without it no guest can leave the host or come to it.",
+            "Install it there: apt install libzstd1.");
         add("clock-skew", ExitCodes.Ok,
             "The clocks of two hosts differ; certificates and tokens are judged by the clock.",
             "Run a time service on both hosts, for example chrony.");

@@ -65,6 +65,9 @@ public static partial class ErrorCatalog
             "QEMU before 9.0 misses writes of emulated processors (accelerator tcg) when it migrates. Godwit compares "
                 + "shared memory afterwards and makes up for it; private memory cannot be compared.",
             "Use KVM, QEMU 9.0 or later, or shared memory.");
+        add("disk-in-use", ExitCodes.Refused,
+            "An unsettled guest was to be started on the host that it left, while a QEMU writes to its disks: it runs.",
+            "Decide for the host where it runs; if that is to be the end of it, switch that host off first.");
         add("disk-format", ExitCodes.Refused,
             "A disk's format is unknown, or the image's first bytes say another one.",
             "Give the format that 'qemu-img info' tells; raw and qcow2 are known.");

@@ -73,6 +73,27 @@ internal static class OptionKinds
             },
         };
 
+        /// <summary>Processor cores, whole or in parts, above 0; 0 when not given.</summary>
+        public static Option<double> Cores(string name, string description) => new(name)
+        {
+            Description = description,
+            HelpName = "CORES",
+            CustomParser = result =>
+            {
+                string text = result.Tokens[^1].Value;
+                if (double.TryParse(
+                        text, System.Globalization.NumberStyles.AllowDecimalPoint,
+                        System.Globalization.CultureInfo.InvariantCulture, out double cores)
+                    && cores is >= 0.05 and <= 1024)
+                {
+                    return cores;
+                }
+
+                result.AddError($"{name}: '{text}' is not a number of cores from 0.05 to 1024.");
+                return 0;
+            },
+        };
+
         /// <summary>A switch that is off unless given.</summary>
         public static Option<bool> Flag(string name, string description, params string[] aliases) =>
             new(name, aliases) { Description = description };

@@ -47,10 +47,21 @@ public sealed record DaemonSettings
     /// <summary>Memory that guests may never take, for the host itself.</summary>
     public int MemoryReserveMebibytes { get; init; } = 256;
 
+    /// <summary>
+    /// What memory that guests left behind, and indexes of disk images, may take on disk; 0 keeps none.
+    /// </summary>
+    public int InventoryMebibytes { get; init; } = 16384;
+
+    /// <summary>
+    /// Disk images, or directories of them, that pages of any guest may be rebuilt from; separated by colons.
+    /// </summary>
+    public string InventoryImages { get; init; } = "";
+
     public string ControlSocket => Path.Combine(RuntimeDirectory, "godwitd.sock");
     public string ViewerSocket => Path.Combine(RuntimeDirectory, "viewer.sock");
     public string RegistryFile => Path.Combine(StateDirectory, "registry.db");
 
+    public string InventoryDirectory => Path.Combine(StateDirectory, "inventory");
     public string HandOverJournal => Path.Combine(StateDirectory, "handover.journal");
 
     /// <summary>Address and port of this host's Peer service.</summary>

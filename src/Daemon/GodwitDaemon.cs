@@ -3,6 +3,7 @@ using System.Net.Security;
 using System.Net.Sockets;
 using Godwit.Daemon.Cluster;
 using Godwit.Daemon.Guests;
+using Godwit.Daemon.Inventories;
 using Godwit.Daemon.Moves;
 using Godwit.Daemon.Services;
 using Godwit.Host.Registry;
@@ -62,6 +63,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             StartLanes(services.GetRequiredService<LaneListener>(), settings);
             await services.GetRequiredService<GuestKeeper>().StartAsync(CancellationToken.None);
             await services.GetRequiredService<OutgoingMoves>().StartAsync();
+            services.GetRequiredService<InventoryKeeper>().Start(services.GetRequiredService<GuestKeeper>().All);
             await ListenAsync(application, settings);
             GrantSockets(settings);
             services.GetRequiredService<Membership>().KeepRefreshing();
@@ -161,6 +163,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
         builder.Services.AddSingleton<Machines>();
         builder.Services.AddSingleton<HandOvers>();
         builder.Services.AddSingleton<GuestKeeper>();
+        builder.Services.AddSingleton<InventoryKeeper>();
         builder.Services.AddSingleton<OutgoingMoves>();
         builder.Services.AddSingleton<IncomingMoves>();
         builder.Services.AddSingleton<IncomingChecks>();

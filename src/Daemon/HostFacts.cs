@@ -31,11 +31,16 @@ internal static class HostFacts
         : [];
 
     /// <summary>False if liblz4 cannot be loaded; device state is coded with it, so without it nothing moves.</summary>
-    public static bool HasLz4()
+    public static bool HasLz4() => Loads(() => Lz4.Version);
+
+    /// <summary>False if libzstd cannot be loaded; pages may be coded with it, by this host or by another.</summary>
+    public static bool HasZstd() => Loads(() => Zstd.Version);
+
+    private static bool Loads(Func<int> version)
     {
         try
         {
-            return Lz4.Version > 0;
+            return version() > 0;
         }
         catch (DllNotFoundException)
         {

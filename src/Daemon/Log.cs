@@ -91,6 +91,9 @@ internal static partial class Log
     [LoggerMessage(307, LogLevel.Warning, "Guest {Guest}: its network port: {Reason}")]
     public static partial void AnnouncementFailed(ILogger logger, string guest, string reason);
 
+    [LoggerMessage(308, LogLevel.Warning, "Guest {Guest} is forgotten, but its files in {Directory} stay: {Reason}")]
+    public static partial void FilesLeft(ILogger logger, string guest, string directory, string reason);
+
     [LoggerMessage(400, LogLevel.Information, "Migration {Id}: {Guest} leaves {From} for {To}")]
     public static partial void MoveStarted(ILogger logger, string id, string guest, string from, string to);
 
@@ -137,6 +140,12 @@ internal static partial class Log
 
     [LoggerMessage(406, LogLevel.Warning, "Migration {Id}: host {Host} was not told of the outcome: {Reason}")]
     public static partial void ReportLost(ILogger logger, string id, string host, string reason);
+
+    [LoggerMessage(413, LogLevel.Warning, "The memory that {Guest} leaves behind is not kept: {Reason}")]
+    public static partial void MemoryNotKept(ILogger logger, string guest, string reason);
+
+    [LoggerMessage(414, LogLevel.Warning, "The images {Images} of inventoryImages cannot be read: {Reason}")]
+    public static partial void ImagesUnreadable(ILogger logger, string images, string reason);
 
     [LoggerMessage(407, LogLevel.Error,
         "Migration {Id}: the change of owner could not be recorded: {Reason}; {Guest} runs on {Host}")]

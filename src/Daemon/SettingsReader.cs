@@ -24,7 +24,7 @@ internal static partial class SettingsReader
     [
         "hostName", "address", "listen", "peerPort", "lanePort", "pkiDirectory", "stateDirectory", "runtimeDirectory",
         "controlGroup", "viewerGroup", "qemu", "accelerator", "logFormat", "logLevel", "lanes", "reservationSeconds",
-        "memoryReserveMebibytes",
+        "memoryReserveMebibytes", "inventoryMebibytes", "inventoryImages",
     ];
 
     private static readonly Dictionary<string, string> Options = new(StringComparer.Ordinal)
@@ -223,6 +223,10 @@ internal static partial class SettingsReader
             Lanes = Number("lanes", 2, 1, 16),
             ReservationSeconds = Number("reservationSeconds", 30, 1, 3600),
             MemoryReserveMebibytes = Number("memoryReserveMebibytes", 256, 0, 1 << 20),
+            InventoryMebibytes = Number("inventoryMebibytes", 16384, 0, 1 << 30),
+            InventoryImages = Text("inventoryImages", "").Split(':', StringSplitOptions.RemoveEmptyEntries)
+                .All(Path.IsPathRooted)
+                    ? Text("inventoryImages", "") : throw Reject("inventoryImages", "its parts are absolute paths"),
         };
     }
 

@@ -24,6 +24,9 @@ public sealed class DestinationEngine : IQemuStreamSink
     private readonly Queue<Effect> _effects = new();
     private readonly List<ReadOnlyMemory<byte>> _heldDeviceState = [];
     private readonly HashSet<int> _barriers = [];
+    private readonly int[] _asks;
+    private long _offersSent;
+    private long _offersHeard;
     private ControlMessage.StreamCommand? _switchoverStart;
     private TimeSpan _now;
     private TimeSpan _startedAt;
@@ -52,6 +55,7 @@ public sealed class DestinationEngine : IQemuStreamSink
         _guest = guest;
         _from = from;
         _lanes = lanes;
+        _asks = new int[lanes + 1];
         _now = _startedAt = _lastHeard = now;
     }
 
@@ -97,7 +101,8 @@ public sealed class DestinationEngine : IQemuStreamSink
             case ControlMessage.Ping m:
                 Do(new Effect.Send(new ControlMessage.Pong(m.Number)));
                 break;
-            case ControlMessage.Pong:
+            case ControlMessage.Pong m:
+                _offersHeard = Math.Max(_offersHeard, Math.Min(m.Number, _offersSent));
                 break;
             case ControlMessage.Commit when _loaded:
                 Phase = MigrationPhase.Committed;
@@ -124,18 +129,69 @@ public sealed class DestinationEngine : IQemuStreamSink
         }
     }
 
-    /// <summary>A lane's barrier: every page it was to bring is in place.</summary>
-    public void LaneBarrier(int lane, TimeSpan now)
+    /// <summary>Offers on their way: few enough that what is sent behind them is not late.</summary>
+    public int OffersUnderway => (int)(_offersSent - _offersHeard);
+
+    /// <summary>Tells the source of contents that this host may be able to rebuild.</summary>
+    /// <param name="fingerprints">At most <see cref="ControlMessage.InventoryOffer.CountMax"/> of them.</param>
+    public void Offer(ContentOrigin origin, ReadOnlyMemory<byte> fingerprints)
+    {
+        if (Phase <= MigrationPhase.Copying)
+        {
+            Do(new Effect.Send(new ControlMessage.InventoryOffer(origin, fingerprints)));
+            Do(new Effect.Send(new ControlMessage.Ping(++_offersSent)));
+        }
+    }
+
+    /// <summary>Everything that was ready has been offered: the source need not wait for more.</summary>
+    public void OffersReady()
+    {
+        if (Phase <= MigrationPhase.Copying)
+        {
+            Do(new Effect.Send(new ControlMessage.InventoryReady()));
+        }
+    }
+
+    /// <summary>
+    /// A lane could not rebuild pages by their names. Nothing counts as placed before their contents have come.
+    /// </summary>
+    public void PagesRefused(int lane, ControlMessage.PagesWanted pages, TimeSpan now)
+    {
+        _now = now;
+        _asks[lane]++;
+        Do(new Effect.Send(pages));
+    }
+
+    /// <summary>A lane's barrier: every page it was to bring is in place, if the source knew of every wish.</summary>
+    /// <param name="lane">From 1.</param>
+    /// <param name="answered">Wishes of this lane that the source had answered before it.</param>
+    /// <returns>
+    /// True if the lane is done, and no page may come on it any more; false if the barrier crossed a wish on its way:
+    /// the pages and another barrier follow.
+    /// </returns>
+    public bool LaneBarrier(int lane, int answered, TimeSpan now)
     {
         _now = _lastHeard = now;
-        if (!_barriers.Add(lane))
+        if (_barriers.Contains(lane))
         {
             throw new StreamFormatException(0, $"Lane {lane} sent its barrier twice.");
         }
 
+        if (answered > _asks[lane])
+        {
+            throw new StreamFormatException(
+                0, $"Lane {lane} answers {answered} wishes; there were {_asks[lane]}.");
+        }
+
+        if (answered < _asks[lane])
+        {
+            return false;
+        }
+
+        _barriers.Add(lane);
         if (_barriers.Count < _lanes)
         {
-            return;
+            return true;
         }
 
         _placed = true;
@@ -144,6 +200,7 @@ public sealed class DestinationEngine : IQemuStreamSink
         Acknowledge();
         Do(new Effect.Send(new ControlMessage.PagesPlaced()));
         HandOverDeviceState();
+        return true;
     }
 
     /// <summary>QEMU's own verdict on its return path: 0 means that it has loaded everything.</summary>

@@ -23,6 +23,17 @@ public enum Pacing
     Adaptive,
 }
 
+/// <summary>From whose contents the destination may rebuild pages. docs/THREAT_MODEL.md says why it matters.</summary>
+public enum ContentSharing
+{
+    /// <summary>The guest's own: what it left there last time, its disk images and what they are based on.</summary>
+    Guest,
+    /// <summary>Those of every guest of that host too.</summary>
+    Host,
+    /// <summary>Nobody's; and nothing of the guest stays behind.</summary>
+    None,
+}
+
 /// <summary>What the user allows a migration to cost. Rates are in bits per second, as links are sold.</summary>
 public sealed record MigrationPolicy
 {
@@ -38,4 +49,7 @@ public sealed record MigrationPolicy
     public TimeSpan TimeMax { get; init; } = TimeSpan.FromMinutes(30);
     /// <summary>False sends every page as it is.</summary>
     public bool Compression { get; init; } = true;
+    public ContentSharing Share { get; init; } = ContentSharing.Guest;
+    /// <summary>Processor time of the source's lanes, in cores, while the guest runs; 0 for no limit.</summary>
+    public double Cores { get; init; }
 }

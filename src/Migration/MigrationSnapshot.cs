@@ -33,8 +33,10 @@ public enum MigrationOutcome
 /// <param name="Duration">From the round's first page to its last.</param>
 /// <param name="DirtyBytesPerSecond">Rate at which the guest dirtied pages meanwhile.</param>
 /// <param name="RateBitsPerSecond">Limit the pacing set; 0 for none.</param>
+/// <param name="Coding">How its last pages were coded, and why.</param>
 public sealed record RoundReport(
-    int Number, long Pages, long WireBytes, TimeSpan Duration, double DirtyBytesPerSecond, long RateBitsPerSecond);
+    int Number, long Pages, long WireBytes, TimeSpan Duration, double DirtyBytesPerSecond, long RateBitsPerSecond,
+    string Coding = "");
 
 /// <summary>Where the pause went, each part as measured by the host on which it passed.</summary>
 /// <param name="LastRound">Source's pause to the last page in place at the destination.</param>
@@ -76,7 +78,9 @@ public sealed record MigrationSnapshot
     /// <summary>One of converging, stalled, holding, switching over, ended.</summary>
     public string Verdict { get; init; } = "";
     public IReadOnlyList<RoundReport> Rounds { get; init; } = [];
-    /// <summary>Bytes that did not cross the wire, by reason: zero, superseded, compressed.</summary>
+    /// <summary>
+    /// Bytes that did not cross the wire, by reason: zero, word, superseded, unchanged, delta, known, compressed.
+    /// </summary>
     public IReadOnlyDictionary<string, long> SavedBytes { get; init; } = new Dictionary<string, long>();
     public TimeSpan Elapsed { get; init; }
     /// <summary>Source's pause to the destination's confirmation that the guest runs.</summary>

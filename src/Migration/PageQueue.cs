@@ -1,3 +1,4 @@
+using Godwit.ChunkStore;
 using Godwit.Pages;
 
 namespace Godwit.Migration;
@@ -20,6 +21,10 @@ internal sealed class PageQueue
         public readonly DirtySet Named = new(ram.PageCount);
         // Pages whose newest record said zero: they need no look at memory, which would fill holes in it.
         public readonly DirtySet Zero = new(ram.PageCount);
+        // By origin, pages last sent by their names. Made when the first one is.
+        public readonly DirtySet?[] Known = new DirtySet?[FingerprintSet.Origins];
+        // Pages that the destination could not rebuild by name: from then on they go with their contents.
+        public DirtySet? Plain;
     }
 
     private readonly Block[] _blocks;
@@ -93,6 +98,44 @@ internal sealed class PageQueue
             block.Next.Add(page);
             Next++;
         }
+    }
+
+    /// <summary>The lane that a region's pages travel on.</summary>
+    public int LaneOf(int blockIndex, long region) => (int)((region + blockIndex) % _lanes);
+
+    /// <summary>Remembers that a page was sent by its name.</summary>
+    public void SetKnown(int blockIndex, PageNumber page, int origin)
+    {
+        Block block = _blocks[blockIndex];
+        (block.Known[origin] ??= new DirtySet(block.Ram.PageCount)).Add(page);
+    }
+
+    /// <summary>The page's name was not enough: it waits again, and goes with its content.</summary>
+    /// <returns>The origin it was known by; -1 if it was not sent by its name.</returns>
+    public int ReturnKnown(int blockIndex, PageNumber page)
+    {
+        Block block = _blocks[blockIndex];
+        if (page.Value >= block.Ram.PageCount)
+        {
+            return -1;
+        }
+
+        int origin = Array.FindIndex(block.Known, known => known is not null && known.Remove(page));
+        if (origin < 0)
+        {
+            return -1;
+        }
+
+        (block.Plain ??= new DirtySet(block.Ram.PageCount)).Add(page);
+        if (!block.Current.Contains(page) && !block.Next.Contains(page))
+        {
+            // Whatever the round, at once: the destination holds its barrier for it.
+            block.Current.Add(page);
+            Current++;
+            ZeroWaiting += block.Zero.Contains(page) ? 1 : 0;
+        }
+
+        return origin;
     }
 
     /// <summary>This round is over: what was dirtied meanwhile becomes the new round's set.</summary>
@@ -183,7 +226,7 @@ internal sealed class PageQueue
         while (true)
         {
             region = set.NextRegion(region);
-            if (region < 0 || (region + blockIndex) % _lanes == lane)
+            if (region < 0 || LaneOf(blockIndex, region) == lane)
             {
                 return region;
             }
@@ -207,7 +250,7 @@ internal sealed class PageQueue
                 var page = new PageNumber(firstPage + (w * 64) + System.Numerics.BitOperations.TrailingZeroCount(word));
                 word &= word - 1;
                 bool zero = block.Zero.Contains(page);
-                if (!taken.TryAdd(page, zero))
+                if (!taken.TryAdd(page, zero, plain: block.Plain?.Contains(page) == true))
                 {
                     return false;
                 }

@@ -1,3 +1,4 @@
+using Godwit.ChunkStore;
 using Godwit.Pages;
 
 namespace Godwit.Migration;
@@ -24,6 +25,7 @@ public sealed partial class SourceEngine
     // the pause itself.
     private static readonly TimeSpan HandOverCost = TimeSpan.FromMilliseconds(25);
 
+    private const int AgainPagesTrusted = 256;
     private const int UntrustedBytesMax = 256 << 10;
 
     private const int DowntimeLimitNever = 1;
@@ -46,6 +48,10 @@ public sealed partial class SourceEngine
     private int _roundPass;
     private long _roundPages;
     private long _roundBytes;
+    private long _roundZeroPages;
+    private double _againPages;
+    private double _againBytes;
+    private readonly SavedBytes _saved = new();
     private long _roundSuperseded;
     private long _pagesSent;
     private long _zeroPagesSent;
@@ -106,9 +112,17 @@ public sealed partial class SourceEngine
     private double WireBytesPerPage() =>
         _pagesSent == 0 ? Page.Size : Math.Max(1, (double)_contentFrameBytes / _pagesSent);
 
-    private double WireBytesPerDirtyPage() => _pagesSent == _zeroPagesSent
-        ? Page.Size
-        : Math.Max(1, (double)_contentFrameBytes / (_pagesSent - _zeroPagesSent));
+    // Pages that are sent again cost much less than the first time, when nothing was there to refer to: what later
+    // rounds tell counts, newer ones more, as soon as there is enough of it. A page that was known to the destination
+    // cost its name; one that the guest has written since will cost more.
+    private double WireBytesPerDirtyPage() => Math.Max(1,
+        _againPages + AgainNow >= AgainPagesTrusted
+            ? (_againBytes + (_firstRoundEnded ? _roundBytes : 0)) / (_againPages + AgainNow)
+            : _pagesSent - _zeroPagesSent - _knownSent <= 0 ? Page.Size
+            : (double)(_contentFrameBytes - (_knownSent * ContentName.Size))
+                / (_pagesSent - _zeroPagesSent - _knownSent));
+
+    private long AgainNow => _firstRoundEnded ? _roundPages - _roundZeroPages : 0;
 
     // Zero pages cost bits and the others kilobytes: an average over both would hide megabytes that still wait.
     private double WireBytesWaiting() => _queue is null
@@ -237,11 +251,18 @@ public sealed partial class SourceEngine
         _dirtyBytesPerSecond = again * (double)Page.Size / seconds;
         var round = new RoundReport(
             _rounds.Count, _roundPages, _roundBytes, duration,
-            dirtied * (double)Page.Size / seconds, _limit.BitsPerSecond);
+            dirtied * (double)Page.Size / seconds, _limit.BitsPerSecond, _coding.Reason);
+        if (_firstRoundEnded)
+        {
+            _againPages = (_againPages / 2) + (_roundPages - _roundZeroPages);
+            _againBytes = (_againBytes / 2) + _roundBytes;
+        }
+
         _rounds.Add(round);
         Do(new Effect.RoundEnded(round));
         _roundStartedAt = _now;
         _roundPages = 0;
+        _roundZeroPages = 0;
         _roundBytes = 0;
         _roundSuperseded = _queue.Superseded;
         _roundPass = _qemuPass;

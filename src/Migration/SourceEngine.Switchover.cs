@@ -185,7 +185,7 @@ public sealed partial class SourceEngine
             Verdict = ended ? "ended" : Phase >= MigrationPhase.Switchover || _switchoverRequested ? "switching over"
                 : stalled ? "stalled" : Phase == MigrationPhase.Preparing ? "preparing" : "converging",
             Rounds = [.. _rounds],
-            SavedBytes = SavedBytes(),
+            SavedBytes = SavedBytesByReason(),
             Elapsed = elapsed,
             Downtime = _downtime,
             Parts = _parts,
@@ -211,16 +211,5 @@ public sealed partial class SourceEngine
         // Each round leaves what was dirtied while it ran: a geometric series.
         double share = Math.Min(0.95, dirtyWire / rate);
         return TimeSpan.FromSeconds((unsent / rate / (1 - share)) + 0.1);
-    }
-
-    private Dictionary<string, long> SavedBytes()
-    {
-        long contentRaw = (_pagesSent - _zeroPagesSent) * Page.Size;
-        return new Dictionary<string, long>
-        {
-            ["zero"] = _zeroPagesSent * Page.Size,
-            ["superseded"] = (_queue?.Superseded ?? 0) * Page.Size,
-            ["compressed"] = Math.Max(0, contentRaw - _contentFrameBytes),
-        };
     }
 }

@@ -1,3 +1,4 @@
+using Godwit.ChunkStore;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
@@ -22,8 +23,15 @@ public sealed record SourceEngineOptions
     /// writes: done once, with the guest paused. Null for a feed that can be relied on.
     /// </summary>
     public TimeSpan? MemoryCheck { get; init; }
+    /// <summary>The agreed version of the wire protocol.</summary>
+    public required int WireVersion { get; init; }
     /// <summary>Page contents kept for blocks that are not shared, while they wait for their turn.</summary>
     public int CarriedPagesMax { get; init; } = 16384;
+    /// <summary>
+    /// Fingerprints taken from the destination at most; 0 if no page may be sent by its name: the destination speaks
+    /// version 1, or the user does not want it.
+    /// </summary>
+    public int OffersMax { get; init; }
 }
 
 /// <summary>What a lane shall do next.</summary>
@@ -57,6 +65,8 @@ public sealed partial class SourceEngine : IQemuStreamSink
     private readonly Queue<Effect> _effects = new();
     private readonly LinkEstimate _link = new();
     private readonly RateLimit _limit = new();
+    private readonly CoreLimit _cores;
+    private readonly CodingChooser _coding;
     private readonly CarriedPages _carried;
     private readonly bool[] _barrierSent;
 
@@ -78,8 +88,13 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _reader = new QemuStreamReader(this);
         _carried = new CarriedPages(options.CarriedPagesMax);
         _barrierSent = new bool[options.Lanes];
+        _asksAnswered = new int[options.Lanes];
+        _offered = new FingerprintSet(options.OffersMax);
+        _believes = options.OffersMax > 0;
         _now = _startedAt = _lastHeard = _roundStartedAt = _lastCaughtUp = now;
         _limit.Set(StartRate(), now);
+        _cores = new CoreLimit(_policy.Cores, now);
+        _coding = new CodingChooser(_policy.Compression, options.WireVersion, options.Lanes, _policy.Cores);
     }
 
     public MigrationPhase Phase { get; private set; } = MigrationPhase.Preparing;
@@ -89,8 +104,20 @@ public sealed partial class SourceEngine : IQemuStreamSink
     /// <summary>Gives the next effect to perform; false when there is none.</summary>
     public bool TryTakeEffect(out Effect effect) => _effects.TryDequeue(out effect!);
 
-    /// <summary>Bytes per second of pages that the destination acknowledges, or a lower cap; 0 at first.</summary>
-    public double LinkRate => EffectiveRate();
+    /// <summary>Rounds that have ended.</summary>
+    public int Round => _rounds.Count;
+
+    /// <summary>
+    /// True if the lane that asked last has to wait because the link, or the cap on it, takes no more now.
+    /// </summary>
+    public bool WaitsForLink { get; private set; }
+
+    /// <summary>How a lane codes the batch it has just taken.</summary>
+    public BlockCoding NextCoding() => _coding.Next();
+
+    /// <summary>What a delta may cost before the whole page is cheaper; 0 where there must be none.</summary>
+    public int DeltaBytesMax =>
+        _policy.Compression && _options.WireVersion >= PageBatch.Version2 ? _coding.DeltaBytesMax : 0;
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
     public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();
@@ -143,13 +170,22 @@ public sealed partial class SourceEngine : IQemuStreamSink
                         0, $"The destination acknowledges {m.FrameBytes} bytes; {_link.Sent} have been sent.");
                 }
 
-                _link.OnAcknowledged(m.FrameBytes, now, starved: _queue is { Current: 0 });
+                _link.OnAcknowledged(m.FrameBytes, now, starved: _queue is { Current: 0 } || SentManyNames());
                 break;
             case ControlMessage.Pong m when _pings.Remove(m.Number, out TimeSpan sent):
                 _link.OnRoundTrip(now - sent, now);
                 break;
             case ControlMessage.Ping m:
                 Do(new Effect.Send(new ControlMessage.Pong(m.Number)));
+                break;
+            case ControlMessage.InventoryOffer m:
+                TakeOffer(m);
+                break;
+            case ControlMessage.InventoryReady:
+                _offersComplete = true;
+                break;
+            case ControlMessage.PagesWanted m when Phase is MigrationPhase.Copying or MigrationPhase.Switchover:
+                ReturnPages(m);
                 break;
             case ControlMessage.PagesPlaced when Phase == MigrationPhase.Switchover:
                 _parts = _parts with { LastRound = now - _pausedAt };
@@ -215,8 +251,13 @@ public sealed partial class SourceEngine : IQemuStreamSink
     {
         _now = now;
         _committing = false;
-        _failure ??= (MigrationOutcome.Failed, "journal-unwritable", text);
-        Fail(_failure.Value.Outcome, _failure.Value.Code, _failure.Value.Text);
+        if (_failure is { } failure)
+        {
+            Fail(failure.Outcome, failure.Code, failure.Text);
+            return;
+        }
+
+        Fail(MigrationOutcome.Failed, "journal-unwritable", text);
     }
 
     /// <summary>QEMU has stopped the guest's processors.</summary>
@@ -315,6 +356,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
     public LaneWork Take(int lane, TakenPages taken, TimeSpan now, out TimeSpan wait)
     {
         wait = TimeSpan.FromMilliseconds(50);
+        WaitsForLink = false;
         if (Phase == MigrationPhase.Ended)
         {
             return LaneWork.End;
@@ -322,10 +364,20 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         if (_queue is null || _link.InFlight >= _link.Window)
         {
+            WaitsForLink = _queue is not null;
             return LaneWork.Wait;
         }
 
-        TimeSpan limited = _limit.Wait(now);
+        if (AwaitsOffers(now))
+        {
+            return LaneWork.Wait;
+        }
+
+        // The processors belong to the guest while it runs; once it is paused, to nobody else.
+        TimeSpan limited = Phase == MigrationPhase.Copying ? _cores.Wait(now) : TimeSpan.Zero;
+        WaitsForLink = limited == TimeSpan.Zero;
+        limited = limited > TimeSpan.Zero ? limited : _limit.Wait(now);
+        WaitsForLink &= limited > TimeSpan.Zero;
         if (limited > TimeSpan.Zero)
         {
             wait = limited;
@@ -345,6 +397,11 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         return LaneWork.Wait;
     }
+
+    /// <summary>
+    /// Wishes of the destination that a lane has answered: its barrier says the number.
+    /// </summary>
+    public int AsksAnswered(int lane) => _asksAnswered[lane];
 
     /// <summary>
     /// True if the block's pages are read from shared memory; otherwise <see cref="TakeCarried"/> has them.
@@ -371,20 +428,27 @@ public sealed partial class SourceEngine : IQemuStreamSink
         }
     }
 
-    /// <summary>A lane has handed a frame to its connection.</summary>
-    /// <param name="pages">Pages in it.</param>
-    /// <param name="zeroPages">Those of them that are zero.</param>
-    /// <param name="frameBytes">Header and body.</param>
-    public void Sent(int pages, int zeroPages, long frameBytes, TimeSpan now)
+    /// <summary>A lane is about to hand a frame to its connection, or has nothing left of what it took.</summary>
+    public void Sent(in SentBatch batch, TimeSpan now)
     {
         _now = now;
-        _link.OnSent(frameBytes, now);
-        _limit.Pay(frameBytes);
-        _roundPages += pages;
-        _roundBytes += frameBytes;
-        _pagesSent += pages;
-        _zeroPagesSent += zeroPages;
-        _contentFrameBytes += frameBytes;
+        if (batch.FrameBytes > 0)
+        {
+            _link.OnSent(batch.FrameBytes, now);
+            _limit.Pay(batch.FrameBytes);
+        }
+
+        _cores.Pay(batch.Cpu);
+        _coding.Learn(batch, now);
+        _coding.Decide(EffectiveRate(), roundBegins: _roundPages == 0, now);
+        _roundPages += batch.Pages;
+        _roundZeroPages += batch.ZeroByRecord;
+        _roundBytes += batch.FrameBytes;
+        _pagesSent += batch.Pages;
+        _zeroPagesSent += batch.ZeroByRecord;
+        _contentFrameBytes += batch.FrameBytes;
+        _pagesSinceHeard += batch.Pages - batch.Zero - batch.Unchanged;
+        _saved.Add(batch);
         if (_queue!.Current == 0)
         {
             Step();

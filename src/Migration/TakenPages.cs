@@ -7,6 +7,7 @@ public sealed class TakenPages
 {
     private readonly PageNumber[] _pages = new PageNumber[Page.RegionPages];
     private readonly bool[] _zero = new bool[Page.RegionPages];
+    private readonly bool[] _plain = new bool[Page.RegionPages];
 
     /// <summary>The block all pages belong to.</summary>
     public RamBlock Block { get; private set; } = null!;
@@ -24,6 +25,12 @@ public sealed class TakenPages
     /// <summary>True if QEMU's newest record of the page said that it is zero.</summary>
     public bool IsZero(int index) => _zero[index];
 
+    /// <summary>
+    /// True if the page has to go with its whole content: the destination has asked for it, so it holds no version of
+    /// it that anything could build on.
+    /// </summary>
+    public bool IsPlain(int index) => _plain[index];
+
     internal void Begin(RamBlock block, long region)
     {
         Block = block;
@@ -32,7 +39,7 @@ public sealed class TakenPages
         Contents = 0;
     }
 
-    internal bool TryAdd(PageNumber page, bool zero)
+    internal bool TryAdd(PageNumber page, bool zero, bool plain)
     {
         if (!zero && Contents == PageBatch.ContentPagesMax)
         {
@@ -41,6 +48,7 @@ public sealed class TakenPages
 
         _pages[Count] = page;
         _zero[Count] = zero;
+        _plain[Count] = plain;
         Count++;
         Contents += zero ? 0 : 1;
         return true;

@@ -4,40 +4,55 @@ namespace Godwit.Pages;
 /// <remarks>
 /// <para>
 /// A lane makes one builder and keeps it; a batch allocates nothing. The order is <see cref="Begin"/>, then
-/// <see cref="AddZero"/> and <see cref="AddContents"/> with ascending pages of that region, then <see cref="Encode"/>.
+/// <see cref="AddZero"/> and <see cref="AddContents"/> with ascending pages of that region, then, page by page where
+/// something cheaper than the content is known, <see cref="Drop"/>, <see cref="SetKnown"/> or
+/// <see cref="TrySetDelta"/>, then <see cref="Encode"/>.
 /// </para>
 /// <para>
-/// Contents are copied into private staging before they are tested for zero or coded, because the guest keeps writing.
+/// Contents are copied into private staging before they are looked at or coded, because the guest keeps writing.
 /// Coding straight from guest memory could record a match against bytes that have changed since, and so corrupt a
 /// different page of the batch, one that is clean and will not be sent again. A page that tears while it is copied
 /// harms only itself, and the dirty feed brings it back.
 /// </para>
 /// </remarks>
-public sealed class PageBatchBuilder
+/// <param name="version">
+/// The agreed version. <see cref="PageBatch.Version1"/> knows neither words nor deltas nor names nor Zstandard.
+/// </param>
+public sealed partial class PageBatchBuilder(int version) : IDisposable
 {
+    // Kinds by page of the region, plus one, so that zero stands for a page that is not in the batch.
+    private const byte Absent = 0;
     private readonly byte[] _staging = GC.AllocateUninitializedArray<byte>(PageBatch.RawBytesMax);
-    private readonly ulong[] _present = new ulong[Page.RegionPages / 64];
-    private readonly ulong[] _zero = new ulong[Page.RegionPages / 64];
+    private readonly byte[] _kinds = new byte[Page.RegionPages];
+    private readonly short[] _slots = new short[PageBatch.ContentPagesMax];
+    private readonly PageClass[] _classes = new PageClass[PageBatch.ContentPagesMax];
+    private readonly byte[] _names = new byte[PageBatch.ContentPagesMax * PageBatch.NameBytes];
+    private readonly byte[] _deltas = GC.AllocateUninitializedArray<byte>(PageBatch.RawBytesMax);
+    private readonly (int At, int Length)[] _deltaOf = new (int, int)[PageBatch.ContentPagesMax];
+    private ZstdEncoder? _zstd;
 
     private int _blockIndex = -1;
     private long _region;
-    private int _first;
     private int _last;
-    private int _pages;
-    private int _contentPages;
+    private int _slotCount;
+    private int _examined;
+    private int _deltaBytes;
 
-    // The slots handed out last are examined when the next call arrives: only then has the caller filled them.
-    private int _unexaminedFirst;
-    private int _unexamined;
+    /// <summary>Pages in the batch; dropped ones no longer count.</summary>
+    public int Pages { get; private set; }
 
-    /// <summary>Pages in the batch, zero pages included.</summary>
-    public int Pages => _pages;
+    /// <summary>Pages of one kind, as things stand.</summary>
+    public int Count(PageKind kind)
+    {
+        Examine();
+        return _kinds.AsSpan().Count(Kind(kind));
+    }
 
-    /// <summary>Staging slots in use. Fewer are coded when pages in the slots given out last turn out zero.</summary>
-    public int ContentPages => _contentPages;
+    /// <summary>Slots handed out by <see cref="AddContents"/>, whatever has become of their pages.</summary>
+    public int Slots => _slotCount;
 
-    /// <summary>Whether another content page has a slot; zero pages fit as long as the region has pages.</summary>
-    public bool HasRoom => _contentPages < PageBatch.ContentPagesMax;
+    /// <summary>Whether another page with content has a slot; zero pages fit as long as the region has pages.</summary>
+    public bool HasRoom => _slotCount < PageBatch.ContentPagesMax;
 
     /// <summary>Forgets the last batch and starts one for a region of a block.</summary>
     public void Begin(int blockIndex, long region)
@@ -48,112 +63,139 @@ public sealed class PageBatchBuilder
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(region, RamBlock.LengthMax / Page.RegionBytes);
         _blockIndex = blockIndex;
         _region = region;
-        _first = _last = -1;
-        _pages = 0;
-        _contentPages = 0;
-        _unexamined = 0;
-        Array.Clear(_present);
-        Array.Clear(_zero);
+        _last = -1;
+        Pages = 0;
+        _slotCount = 0;
+        _examined = 0;
+        _deltaBytes = 0;
+        Array.Clear(_kinds);
     }
 
     /// <summary>Adds a page known to be all zero.</summary>
-    public void AddZero(PageNumber page)
-    {
-        Examine();
-        int index = Add(page);
-        _zero[index / 64] |= 1UL << (index % 64);
-    }
+    public void AddZero(PageNumber page) => _kinds[Add(page)] = Kind(PageKind.Zero);
 
     /// <summary>Adds consecutive pages and gives their slots, which the caller fills before the next call.</summary>
     /// <param name="first">The first of the pages.</param>
     /// <param name="count">At least one; at most as many as have room.</param>
     /// <returns>4096 bytes per page.</returns>
-    /// <remarks>A page that proves to be all zero is coded as a zero page and its slot is used again.</remarks>
     public Span<byte> AddContents(PageNumber first, int count)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(count);
-        Examine();
-        if (count > PageBatch.ContentPagesMax - _contentPages)
+        if (count > PageBatch.ContentPagesMax - _slotCount)
         {
             throw new InvalidOperationException(
                 $"A batch holds at most {PageBatch.ContentPagesMax} content pages; encode it and begin another.");
         }
 
-        _unexaminedFirst = Add(first);
-        for (int i = 1; i < count; i++)
+        int slot = _slotCount;
+        for (int i = 0; i < count; i++)
         {
-            Add(new PageNumber(first.Value + i));
+            int index = Add(new PageNumber(first.Value + i));
+            _kinds[index] = Kind(PageKind.Content);
+            _slots[_slotCount++] = (short)index;
         }
 
-        _unexamined = count;
-        Span<byte> slots = _staging.AsSpan(_contentPages * Page.Size, count * Page.Size);
-        _contentPages += count;
-        return slots;
+        return _staging.AsSpan(slot * Page.Size, count * Page.Size);
     }
 
-    /// <summary>Encodes the whole batch.</summary>
-    /// <param name="to">At least <see cref="PageBatch.EncodedBytesMax"/> bytes.</param>
-    /// <param name="compress">Try LZ4; the content stays raw when that does not make it smaller.</param>
-    /// <returns>The length of the encoded batch.</returns>
-    public int Encode(Span<byte> to, bool compress)
+    /// <summary>The page a slot was handed out for.</summary>
+    public PageNumber PageOf(int slot) => new((_region * Page.RegionPages) + _slots[Checked(slot)]);
+
+    /// <summary>The content copied into a slot: 4096 bytes.</summary>
+    public ReadOnlySpan<byte> ContentOf(int slot) => _staging.AsSpan(Checked(slot) * Page.Size, Page.Size);
+
+    /// <summary>What the slot's page is as things stand; null once it was dropped.</summary>
+    public PageKind? KindOf(int slot)
     {
-        if (to.Length < PageBatch.EncodedBytesMax)
-        {
-            throw new ArgumentException(
-                $"The buffer has {to.Length} bytes; a batch may need {PageBatch.EncodedBytesMax}.", nameof(to));
-        }
-
         Examine();
-        if (_pages == 0)
-        {
-            throw new InvalidOperationException("A batch without a page cannot be encoded.");
-        }
-
-        int span = _last - _first + 1;
-        byte flags = 0;
-        int at = PageBatch.HeaderBytes;
-        if (_pages == span)
-        {
-            flags |= PageBatch.AllPresent;
-        }
-        else
-        {
-            WritePresence(to.Slice(at, (span + 7) / 8), span);
-            at += (span + 7) / 8;
-        }
-
-        if (_contentPages == 0)
-        {
-            flags |= PageBatch.AllZero;
-        }
-        else if (_contentPages == _pages)
-        {
-            flags |= PageBatch.NoneZero;
-        }
-        else
-        {
-            WriteZeros(to.Slice(at, (_pages + 7) / 8));
-            at += (_pages + 7) / 8;
-        }
-
-        ReadOnlySpan<byte> raw = _staging.AsSpan(0, _contentPages * Page.Size);
-        // One byte less than raw as capacity: what would not shrink is given up as soon as that shows.
-        int coded = compress && raw.Length > 0 ? Lz4.Compress(raw, to.Slice(at, raw.Length - 1)) : 0;
-        if (coded > 0)
-        {
-            flags |= PageBatch.CoderLz4;
-        }
-        else
-        {
-            raw.CopyTo(to[at..]);
-            coded = raw.Length;
-        }
-
-        PageBatch.WriteHeader(
-            to,
-            new PageBatchHeader(_blockIndex, _region, _first, span, flags, (uint)raw.Length, (uint)coded));
-        return at + coded;
+        byte kind = _kinds[_slots[Checked(slot)]];
+        return kind == Absent ? null : (PageKind)(kind - 1);
     }
+
+    /// <summary>What the content in a slot looks like.</summary>
+    public PageClass ClassOf(int slot)
+    {
+        Examine();
+        return _classes[Checked(slot)];
+    }
+
+    /// <summary>Bytes of the last batch's block, before coding.</summary>
+    public int BlockBytes { get; private set; }
+
+    /// <summary>Bytes of the last batch's block as it travels.</summary>
+    public int CodedBytes { get; private set; }
+
+    /// <summary>Takes the slot's page out of the batch: the destination has it.</summary>
+    public void Drop(int slot)
+    {
+        Examine();
+        Pages -= _kinds[_slots[Checked(slot)]] == Absent ? 0 : 1;
+        _kinds[_slots[slot]] = Absent;
+    }
+
+    /// <summary>Sends the slot's page as it is, whatever the coder: it does not get smaller.</summary>
+    public void SetRaw(int slot) => Set(slot, PageKind.Raw);
+
+    /// <summary>Sends a name instead of the slot's content.</summary>
+    /// <param name="slot">The slot.</param>
+    /// <param name="name">
+    /// <see cref="PageBatch.NameBytes"/> bytes of a cryptographic hash of the content in the slot, not of what the
+    /// guest's memory holds by now.
+    /// </param>
+    public void SetKnown(int slot, ReadOnlySpan<byte> name)
+    {
+        if (name.Length != PageBatch.NameBytes)
+        {
+            throw new ArgumentException($"A name has {PageBatch.NameBytes} bytes, not {name.Length}.", nameof(name));
+        }
+
+        Set(slot, PageKind.Known);
+        name.CopyTo(_names.AsSpan(slot * PageBatch.NameBytes));
+    }
+
+    /// <summary>Sends what changed instead of the slot's content, if that is short enough.</summary>
+    /// <param name="slot">The slot.</param>
+    /// <param name="old">The version that this lane sent last: the one the destination holds.</param>
+    /// <param name="bytesMax">What the delta may cost, at most <see cref="PageDelta.BytesMax"/>.</param>
+    /// <returns>False if it is longer, or the page has not changed at all; nothing has been done then.</returns>
+    public bool TrySetDelta(int slot, ReadOnlySpan<byte> old, int bytesMax)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(bytesMax, PageDelta.BytesMax);
+        int length = PageDelta.Encode(old, ContentOf(slot), _deltas.AsSpan(_deltaBytes, bytesMax));
+        if (length <= 0)
+        {
+            return false;
+        }
+
+        Set(slot, PageKind.Delta);
+        _deltaOf[slot] = (_deltaBytes, length);
+        _deltaBytes += length;
+        return true;
+    }
+
+    public void Dispose() => _zstd?.Dispose();
+
+    private static byte Kind(PageKind kind) => (byte)((byte)kind + 1);
+
+    private void Set(int slot, PageKind kind)
+    {
+        Examine();
+        if (version < PageBatch.Version2)
+        {
+            throw new InvalidOperationException($"Batches of version {version} have no pages of kind {kind}.");
+        }
+
+        if (_kinds[_slots[Checked(slot)]] != Kind(PageKind.Content))
+        {
+            throw new InvalidOperationException($"The page of slot {slot} has a cheaper kind than {kind} already.");
+        }
+
+        _kinds[_slots[slot]] = Kind(kind);
+    }
+
+    private int Checked(int slot) => slot < _slotCount
+        ? slot
+        : throw new ArgumentOutOfRangeException(nameof(slot), $"Slot {slot} was not handed out; {_slotCount} were.");
 
     private int Add(PageNumber page)
     {
@@ -167,72 +209,25 @@ public sealed class PageBatchBuilder
         }
 
         _last = (int)index;
-        if (_pages++ == 0)
-        {
-            _first = _last;
-        }
-
-        _present[_last / 64] |= 1UL << (_last % 64);
+        Pages++;
         return _last;
     }
 
+    // Slots are handed out empty: only at the next call that asks about them has the caller filled them.
     private void Examine()
     {
-        int slot = _contentPages - _unexamined;
-        int kept = slot;
-        for (int i = 0; i < _unexamined; i++, slot++)
+        for (; _examined < _slotCount; _examined++)
         {
-            Span<byte> content = _staging.AsSpan(slot * Page.Size, Page.Size);
-            if (ZeroTest.IsZero(content))
+            PageClass looks = PageClassifier.Classify(_staging.AsSpan(_examined * Page.Size, Page.Size));
+            _classes[_examined] = looks;
+            if (looks == PageClass.Zero)
             {
-                int index = _unexaminedFirst + i;
-                _zero[index / 64] |= 1UL << (index % 64);
-                continue;
+                _kinds[_slots[_examined]] = Kind(PageKind.Zero);
             }
-
-            if (kept != slot)
+            else if (version >= PageBatch.Version2 && looks == PageClass.Word)
             {
-                content.CopyTo(_staging.AsSpan(kept * Page.Size, Page.Size));
-            }
-
-            kept++;
-        }
-
-        _contentPages = kept;
-        _unexamined = 0;
-    }
-
-    private void WritePresence(Span<byte> to, int span)
-    {
-        to.Clear();
-        for (int i = 0; i < span; i++)
-        {
-            if (IsSet(_present, _first + i))
-            {
-                to[i / 8] |= (byte)(1 << (i % 8));
+                _kinds[_slots[_examined]] = Kind(PageKind.Word);
             }
         }
     }
-
-    private void WriteZeros(Span<byte> to)
-    {
-        to.Clear();
-        int i = 0;
-        for (int page = _first; page <= _last; page++)
-        {
-            if (!IsSet(_present, page))
-            {
-                continue;
-            }
-
-            if (IsSet(_zero, page))
-            {
-                to[i / 8] |= (byte)(1 << (i % 8));
-            }
-
-            i++;
-        }
-    }
-
-    private static bool IsSet(ulong[] bits, int index) => (bits[index / 64] & (1UL << (index % 64))) != 0;
 }

@@ -29,6 +29,20 @@ public class AnswerTests
         ["host-show-unreachable"] = HostAnswers.Show(Samples.HostThatDoesNotAnswer),
         ["host-invitation"] = HostAnswers.Invitation(
             new JoinToken { Token = "gw1.abc.def", ExpiresUnixMs = 1_800_000 }),
+        ["store-list"] = StoreAnswers.List(
+        [
+            new InventoryEntry
+            {
+                Kind = "memory", Name = "web1", GuestUuid = "6f1f9f4e-3b43-4b43-9c1a-5d3b1c0a7e01", Blocks = 120_000,
+                DiskBytes = 500_000_000, MadeUnixMs = 1_800_000,
+            },
+            new InventoryEntry
+            {
+                Kind = "disk", Name = "/srv/images/debian.raw", Blocks = 250_000, DiskBytes = 7_000_000,
+                MadeUnixMs = 900_000,
+            },
+        ]),
+        ["store-trimmed"] = StoreAnswers.Trimmed(new TrimInventoryResponse { FreedBytes = 507_000_000 }),
         ["findings"] = HostAnswers.Findings(Samples.Findings),
     };
 
@@ -69,7 +83,8 @@ public class AnswerTests
         Assert.Equal(40.125, report["blackoutParts"]!["lastRoundMs"]!.GetValue<double>());
         Assert.Equal(300_000_000ul, report["savedBytes"]!["zero"]!.GetValue<ulong>());
         var round = report["rounds"]![1]!.AsObject();
-        Assert.Equal(["pages", "bytes", "seconds", "dirtyBytesPerSecond"], round.Select(field => field.Key));
+        Assert.Equal(
+            ["pages", "bytes", "seconds", "dirtyBytesPerSecond", "coding"], round.Select(field => field.Key));
         Assert.Equal(5376ul, round["pages"]!.GetValue<ulong>());
     }
 

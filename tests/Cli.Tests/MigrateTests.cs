@@ -71,8 +71,8 @@ public class MigrateTests
         daemon.Script.Updates.Writer.TryWrite(Ended(MigrationOutcome.Completed));
         using var child = Child.Godwit(
             daemon.SocketPath, "migrate", "web1", "--to", "b", "--max-downtime", "0.1s", "--bandwidth", "400Mbit",
-            "--on-stall", "pause", "--pacing", "adaptive", "--max-rounds", "9", "--timeout", "10m", "--no-compression",
-            "-q");
+            "--on-stall", "pause", "--pacing", "adaptive", "--max-rounds", "9", "--timeout", "10m", "--cpu", "1.5",
+            "--no-compression", "-q");
         var (exit, output, error) = await child.EndAsync();
         Assert.Equal(("", 0), (error, exit));
         Assert.Contains("87.3 ms of 300 ms allowed", output, StringComparison.Ordinal);
@@ -81,7 +81,7 @@ public class MigrateTests
             new MigrationPolicy
             {
                 MaxDowntimeMs = 100, BandwidthBitsPerSecond = 400_000_000, OnStall = OnStall.Pause,
-                Pacing = Pacing.Adaptive, MaxRounds = 9, TimeoutSeconds = 600, NoCompression = true,
+                Pacing = Pacing.Adaptive, MaxRounds = 9, TimeoutSeconds = 600, Cores = 1.5, NoCompression = true,
             },
             request.Policy);
     }

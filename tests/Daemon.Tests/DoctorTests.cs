@@ -6,9 +6,9 @@ namespace Godwit.Daemon.Tests;
 /// <summary>What the doctor says of a host that lacks something.</summary>
 public sealed class DoctorTests : IDisposable
 {
-    /// <summary>Shell commands that take liblz4 away from the daemon that is started behind them.</summary>
-    internal const string HideLz4 = """
-        for library in $(ldconfig -p | awk '/liblz4\.so\.1 / { print $NF }'); do
+    /// <summary>Shell commands that take a library away from the daemon that is started behind them.</summary>
+    internal static string Hide(string library) => $$"""
+        for library in $(ldconfig -p | awk '/{{library}}\.so\.1 / { print $NF }'); do
           mount --bind /dev/null "$(readlink -f "$library")"
         done
         """;
@@ -23,20 +23,22 @@ public sealed class DoctorTests : IDisposable
         (await daemon.Control.DiagnoseAsync(new DiagnoseRequest(), cancellationToken: Token)).Findings
             .First(finding => finding.Subject == subject);
 
-    [Fact]
-    public async Task A_missing_liblz4_is_an_error_because_nothing_moves_without_it()
+    [Theory]
+    [InlineData("lz4", "liblz4-1")]
+    [InlineData("zstd", "libzstd1")]
+    public async Task A_missing_coder_is_an_error_because_nothing_moves_without_it(string coder, string package)
     {
         var settings = TestHost.SettingsFor("a", _directory);
-        await using (var daemon = await DaemonProcess.StartAsync(settings, _directory, HideLz4))
+        await using (var daemon = await DaemonProcess.StartAsync(settings, _directory, Hide($"lib{coder}")))
         {
-            var finding = await FindAsync(daemon, "lz4");
-            Assert.Equal((Severity.Error, "lz4-missing"), (finding.Severity, finding.Code));
-            Assert.Contains("apt install liblz4-1", finding.Remedy, StringComparison.Ordinal);
-            Assert.Equal(ExitCodes.Refused, ErrorCatalog.Find("lz4-missing")?.ExitCode);
+            var finding = await FindAsync(daemon, coder);
+            Assert.Equal((Severity.Error, $"{coder}-missing"), (finding.Severity, finding.Code));
+            Assert.Contains($"apt install {package}", finding.Remedy, StringComparison.Ordinal);
+            Assert.Equal(ExitCodes.Refused, ErrorCatalog.Find($"{coder}-missing")?.ExitCode);
             Assert.Equal(0, await daemon.EndAsync(Processes.Terminate));
         }
 
         await using var whole = await DaemonProcess.StartAsync(settings, _directory);
-        Assert.Equal(Severity.Ok, (await FindAsync(whole, "lz4")).Severity);
+        Assert.Equal(Severity.Ok, (await FindAsync(whole, coder)).Severity);
     }
 }

@@ -20,7 +20,7 @@ public sealed class RoleTests
         string[] looking =
         [
             "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListMigrations", "GetMigration", "WatchMigration",
-            "ListHosts", "GetHost", "Diagnose",
+            "ListHosts", "GetHost", "Diagnose", "ListInventory",
         ];
         var service = GodwitReflection.Descriptor.Services.Single(one => one.Name == "Control");
         Assert.Superset(looking.ToHashSet(), service.Methods.Select(method => method.Name).ToHashSet());

@@ -37,6 +37,26 @@ public class MoveTests
     public void Nothing_is_lost(string scenario) => Assert.Empty(LabForTests.Play(scenario).Failures);
 
     [Fact]
+    public void A_server_whose_base_image_is_there_brings_little_else()
+    {
+        LabResult result = LabForTests.Play("server", new LinkShape(400_000_000, TimeSpan.Zero));
+
+        Assert.Empty(result.Failures);
+        MoveResult move = Assert.Single(result.Moves);
+        Assert.InRange(move.WireBytes, 1, move.SavedBytes["knownDisk"] / 2);
+    }
+
+    [Fact]
+    public void A_server_that_comes_back_brings_what_it_has_changed()
+    {
+        LabResult result = LabForTests.Play("return-soon", new LinkShape(400_000_000, TimeSpan.Zero));
+
+        Assert.Empty(result.Failures);
+        MoveResult back = Assert.Single(result.Moves);
+        Assert.InRange(back.WireBytes, 1, back.SavedBytes["knownOwnMemory"] / 10);
+    }
+
+    [Fact]
     public void A_link_with_delay_carries_a_move_too() =>
         Assert.Empty(LabForTests.Play("text", new LinkShape(300_000_000, TimeSpan.FromMilliseconds(10))).Failures);
 }

@@ -22,11 +22,13 @@ internal sealed record FuzzTarget(string Name, FuzzFunction Fuzz, int Runs, int 
         new("qmp", QmpTarget.Fuzz, 200_000, BytesPerByte: 512),
         new("lane-preamble", LanePreambleTarget.Fuzz, 1_000_000),
         new("control-lane", ControlLaneTarget.Fuzz, 1_000_000, BytesPerByte: 2048),
-        new("page-batch", PageBatchTarget.Fuzz, 500_000),
+        new("page-batch", PageBatchTarget.FuzzVersion1, 500_000),
+        new("page-batch-2", PageBatchTarget.Fuzz, 500_000),
         new("lz4", Lz4Target.Fuzz, 2_000_000),
         new("certificate", CertificateTarget.Fuzz, 50_000, BytesPerByte: 1024),
         new("certificate-request", CertificateTarget.FuzzRequest, 100_000, BytesPerByte: 1024),
         new("handover-journal", HandOverJournalTarget.Fuzz, 200_000, BytesPerByte: 512),
+        new("content-index", ContentIndexTarget.Fuzz, 300_000),
         new("join-token", JoinTokenTarget.Fuzz, 1_000_000),
     ];
 

@@ -3,6 +3,7 @@ using System.IO.Compression;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using System.Text;
+using Godwit.ChunkStore;
 using Godwit.Fuzz.Tests.Targets;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Host.HandOver;
@@ -26,6 +27,7 @@ public class Seeds
         WriteBatches();
         WriteTrust();
         WriteJournals();
+        WriteIndexes();
     }
 
     private static void Write(string target, string file, ReadOnlySpan<byte> bytes)
@@ -60,6 +62,26 @@ public class Seeds
         Write("return-path", "good-half-a-message", [0, 2, 0, 4, 0, 0]);
         Write("return-path", "bad-page-request", [0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0]);
         Write("return-path", "bad-length", [0, 1, 0xFF, 0xFF, 0, 0, 0, 0]);
+    }
+
+    private static void WriteIndexes()
+    {
+        var subject = new IndexSubject(ContentName.Of("web1"u8), 1 << 20, 42, "web1");
+        byte[] empty = new ContentIndexBuilder().Build(subject);
+        Write("content-index", "good-empty", empty);
+        var builder = new ContentIndexBuilder();
+        byte[] block = new byte[ContentIndex.BlockBytes];
+        for (byte i = 1; i <= 9; i++)
+        {
+            block[i * 100] = i;
+            builder.Add(i, block);
+        }
+
+        byte[] nine = builder.Build(subject);
+        Write("content-index", "good-nine", nine);
+        Write("content-index", "bad-cut", nine.AsSpan(0, nine.Length - 9));
+        Write("content-index", "bad-byte", [.. nine[..80], (byte)~nine[80], .. nine[81..]]);
+        Write("content-index", "bad-version", [.. nine[..4], 9, .. nine[5..]]);
     }
 
     private static void WriteJournals()
@@ -100,6 +122,8 @@ public class Seeds
             new ControlMessage.Commit(),
             new ControlMessage.Running(TimeSpan.FromTicks(1), TimeSpan.FromTicks(2), TimeSpan.FromTicks(3)),
             new ControlMessage.Abort("link-lost", "b does not answer; größer als nötig"),
+            new ControlMessage.InventoryOffer(ContentOrigin.Disk, new byte[24]), new ControlMessage.InventoryReady(),
+            new ControlMessage.PagesWanted(1, 7, (byte[])[.. new byte[63], 0x80]),
         ];
         var all = new ArrayBufferWriter<byte>();
         foreach (ControlMessage message in messages)
@@ -120,31 +144,69 @@ public class Seeds
 
     private static void WriteBatches()
     {
-        var builder = new PageBatchBuilder();
-        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
-        for (int kind = 0; kind < 5; kind++)
+        foreach (int version in new[] { PageBatch.Version1, PageBatch.Version2 })
         {
-            int region = kind * 3;
-            builder.Begin(0, region);
-            for (int page = kind; page < 10 + kind; page += kind == 0 ? 1 : 2)
+            using var builder = new PageBatchBuilder(version);
+            for (int kind = 0; kind < 5; kind++)
             {
-                var number = new PageNumber(((long)region * Page.RegionPages) + page);
-                if (kind == 1 || (kind > 2 && page % 4 == 0))
-                {
-                    builder.AddZero(number);
-                }
-                else
-                {
-                    Span<byte> content = builder.AddContents(number, 1);
-                    content.Clear();
-                    content[..64].Fill((byte)(page + 1));
-                }
+                WriteBatch(builder, kind, version == PageBatch.Version1 ? "page-batch" : "page-batch-2");
             }
-
-            int length = builder.Encode(encoded, compress: kind != 2);
-            Write("page-batch", $"good-{kind}", encoded.AsSpan(0, length));
         }
 
+        WriteBatchOfAllKinds(BlockCoding.Plain, "good-kinds-plain");
+        WriteBatchOfAllKinds(BlockCoding.Lz4, "good-kinds-lz4");
+        WriteBatchOfAllKinds(new BlockCoding(BlockCoder.Zstd, 1, 20), "good-kinds-zstd");
+        WriteBlocks();
+    }
+
+    private static void WriteBatch(PageBatchBuilder builder, int kind, string target)
+    {
+        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
+        int region = kind * 3;
+        builder.Begin(0, region);
+        for (int page = kind; page < 10 + kind; page += kind == 0 ? 1 : 2)
+        {
+            var number = new PageNumber(((long)region * Page.RegionPages) + page);
+            if (kind == 1 || (kind > 2 && page % 4 == 0))
+            {
+                builder.AddZero(number);
+            }
+            else
+            {
+                Span<byte> content = builder.AddContents(number, 1);
+                content.Clear();
+                content[..64].Fill((byte)(page + 1));
+            }
+        }
+
+        int length = builder.Encode(encoded, kind == 2 ? BlockCoding.Plain : BlockCoding.Lz4);
+        Write(target, $"good-{kind}", encoded.AsSpan(0, length));
+    }
+
+    private static void WriteBatchOfAllKinds(BlockCoding coding, string file)
+    {
+        using var builder = new PageBatchBuilder(PageBatch.Version2);
+        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
+        builder.Begin(2, 1);
+        builder.AddZero(new PageNumber(520));
+        Span<byte> contents = builder.AddContents(new PageNumber(521), 6);
+        contents.Clear();
+        for (int page = 0; page < 6; page++)
+        {
+            contents.Slice(page * Page.Size, page == 0 ? Page.Size : 40).Fill((byte)(page + 1));
+        }
+
+        byte[] old = builder.ContentOf(3).ToArray();
+        old[7] = old[300] = 0xFF;
+        builder.TrySetDelta(3, old, PageDelta.BytesMax);
+        builder.SetKnown(4, old.AsSpan(0, PageBatch.NameBytes));
+        builder.SetRaw(5);
+        Write("page-batch-2", file, encoded.AsSpan(0, builder.Encode(encoded, coding)));
+    }
+
+    private static void WriteBlocks()
+    {
+        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
         byte[] plain = Encoding.ASCII.GetBytes(string.Concat(Enumerable.Range(0, 400).Select(i => $"{i % 37},")));
         foreach (byte[] raw in new[] { plain, new byte[Page.Size], RandomNumberGenerator.GetBytes(300) })
         {

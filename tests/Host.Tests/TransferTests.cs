@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text.Json.Nodes;
+using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
 using Godwit.Host.Tests.Qemu;
 using Godwit.Host.Transfers;
@@ -14,7 +15,7 @@ namespace Godwit.Host.Tests;
 
 // Goal: a guest of real QEMU crosses between two processes through both transfers, over TLS on loopback, with every
 // byte of its memory. Method: firmware only, so that the test needs no guest image; memory is stamped by the test.
-public sealed class TransferTests : IAsyncLifetime
+public sealed partial class TransferTests : IAsyncLifetime
 {
     private readonly string _directory = Directory.CreateTempSubdirectory("godwit-transfer-").FullName;
     private ClusterTrust _a = null!;
@@ -42,15 +43,17 @@ public sealed class TransferTests : IAsyncLifetime
     [InlineData(false, true)]
     [InlineData(true, true, true)]
     [InlineData(false, false, true)]
+    [InlineData(true, true, false, 1)]
+    [InlineData(false, false, false, 1)]
     public async Task A_guest_arrives_with_all_of_its_memory(
-        bool sharedAtSource, bool sharedAtDestination, bool oldestQemu = false)
+        bool sharedAtSource, bool sharedAtDestination, bool oldestQemu = false, int wireVersion = WireVersions.Max)
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         await using RealQemu qemu = await (oldestQemu ? RealQemu.OpenOldestAsync() : RealQemu.OpenAsync());
         // Every byte is what is tested here; on a busy machine 300 ms would be too short a pause.
         var patient = new MigrationPolicy { DowntimeMax = TimeSpan.FromSeconds(3) };
         await using Pair pair = await Pair.StartAsync(
-            this, qemu.Installation, sharedAtSource, sharedAtDestination, patient, cancel);
+            this, qemu.Installation, sharedAtSource, sharedAtDestination, patient, cancel, wireVersion);
         byte[] before = await pair.StampAsync(cancel);
         (MigrationSnapshot source, MigrationSnapshot destination) = await pair.MoveAsync(cancel);
         Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
@@ -124,17 +127,19 @@ public sealed class TransferTests : IAsyncLifetime
 
     private sealed class Pair : IAsyncDisposable
     {
-        private const int StampBytes = 24 << 20;
-        private const int StampOffset = 32 << 20;
+        public const int StampBytes = 24 << 20;
+        public const int StampOffset = 32 << 20;
         private readonly TransferTests _test;
         private readonly QemuInstallation _qemu;
         private readonly bool _sharedAtDestination;
+        private readonly int _wireVersion;
         private LaneListener _listener = null!;
         private DestinationTransfer _incoming = null!;
         private int _run;
 
-        private Pair(TransferTests test, QemuInstallation qemu, bool sharedAtDestination)
+        private Pair(TransferTests test, QemuInstallation qemu, bool sharedAtDestination, int wireVersion)
         {
+            _wireVersion = wireVersion;
             _test = test;
             _qemu = qemu;
             _sharedAtDestination = sharedAtDestination;
@@ -145,11 +150,20 @@ public sealed class TransferTests : IAsyncLifetime
         public QemuMachine Destination { get; private set; } = null!;
         public SourceTransfer Outgoing { get; private set; } = null!;
 
+        /// <summary>The destination's, from the next <see cref="RenewDestinationAsync"/> on.</summary>
+        public HostInventory? Inventory { get; set; }
+
+        /// <summary>Disk images the destination believes to be the guest's.</summary>
+        public string[] Images { get; set; } = [];
+
+        /// <summary>Memory of guests that run at the destination.</summary>
+        public GuestMemory[] Running { get; set; } = [];
+
         public static async Task<Pair> StartAsync(
             TransferTests test, QemuInstallation qemu, bool sharedAtSource, bool sharedAtDestination,
-            MigrationPolicy policy, CancellationToken cancellationToken)
+            MigrationPolicy policy, CancellationToken cancellationToken, int wireVersion = WireVersions.Max)
         {
-            var pair = new Pair(test, qemu, sharedAtDestination);
+            var pair = new Pair(test, qemu, sharedAtDestination, wireVersion);
             pair._listener = new LaneListener(
                 new IPEndPoint(IPAddress.Loopback, 0), test._b.ServerOptions, NullLogger.Instance);
             pair._listener.Start();
@@ -171,10 +185,12 @@ public sealed class TransferTests : IAsyncLifetime
             Destination = await QemuMachine.StartAsync(
                 _qemu, Contract(_sharedAtDestination), folder, incoming: true, cancellationToken);
             var terms = new TransferTerms(
-                $"m{_run}", "web1", "a", "b", policy, RandomNumberGenerator.GetBytes(32), WireVersions.Max, 2);
+                $"m{_run}", "web1", "a", "b", policy, RandomNumberGenerator.GetBytes(32), _wireVersion, 2);
             _incoming = new DestinationTransfer(
                 Destination, terms, folder,
                 new(() => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero)),
+                Inventory is null ? null : await Inventory.OpenAsync(
+                    Source.Contract.Uuid, Images, [], siblings: Running.Length > 0, Running),
                 NullLogger.Instance);
             _listener.Expect(_incoming);
             Outgoing = new SourceTransfer(

@@ -9,12 +9,14 @@ public class ReferenceTests
     {
         ["src/Pages"] = [],
         ["src/GuestStreams"] = ["Pages"],
-        ["src/Migration"] = ["Pages", "GuestStreams"],
-        ["src/Host"] = ["Pages", "GuestStreams", "Migration"],
+        ["src/ChunkStore"] = [],
+        ["src/Migration"] = ["Pages", "GuestStreams", "ChunkStore"],
+        ["src/Host"] = ["Pages", "GuestStreams", "ChunkStore", "Migration"],
         ["src/Api"] = [],
-        ["src/Daemon"] = ["Pages", "GuestStreams", "Migration", "Host", "Api"],
+        ["src/Daemon"] = ["Pages", "GuestStreams", "ChunkStore", "Migration", "Host", "Api"],
         ["src/Cli"] = ["Api"],
         ["lab"] = ["Api"],
+        ["benchmarks/PageEngine"] = ["Pages"],
     };
 
     private static readonly string[] Projects = [.. House.Files(".csproj")];

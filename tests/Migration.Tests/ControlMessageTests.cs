@@ -20,6 +20,9 @@ public class ControlMessageTests
         new ControlMessage.Commit(),
         new ControlMessage.Running(TimeSpan.FromTicks(1), TimeSpan.FromTicks(2), TimeSpan.FromTicks(3)),
         new ControlMessage.Abort("link-lost", "b does not answer"),
+        new ControlMessage.InventoryOffer(ContentOrigin.Disk, new byte[16]),
+        new ControlMessage.InventoryReady(),
+        new ControlMessage.PagesWanted(3, 70_000, (byte[])[1, .. new byte[63]]),
     ];
 
     [Theory]
@@ -59,6 +62,30 @@ public class ControlMessageTests
     {
         byte[] body = [0xFF, 0xFF, 0xFF, 0x7F, 1, 2, 3];
         Assert.Throws<StreamFormatException>(() => ControlMessage.Decode(FrameType.DeviceState, body));
+    }
+
+    [Fact]
+    public void An_offer_has_an_origin_and_whole_fingerprints()
+    {
+        byte[][] bad =
+        [
+            [], [3], [9, 0, 0, 0, 0, 0, 0, 0, 0], [1, 2, 3], new byte[2 + (8 * ControlMessage.InventoryOffer.CountMax)],
+            new byte[1 + (8 * (ControlMessage.InventoryOffer.CountMax + 1))],
+        ];
+        Assert.All(bad, body => Assert.Throws<StreamFormatException>(
+            () => ControlMessage.Decode(FrameType.InventoryOffer, body)));
+    }
+
+    [Fact]
+    public void Pages_that_are_wanted_are_named_by_their_bits()
+    {
+        byte[] body = new byte[6 + ControlMessage.PagesWanted.BitsBytes];
+        Assert.Throws<StreamFormatException>(() => ControlMessage.Decode(FrameType.PagesWanted, body));
+        body[2] = 2;
+        body[6] = 0x81;
+        body[^1] = 0x80;
+        var wanted = (ControlMessage.PagesWanted)ControlMessage.Decode(FrameType.PagesWanted, body);
+        Assert.Equal([1024, 1031, 1535], wanted.Pages().Select(page => page.Value));
     }
 
     [Theory]

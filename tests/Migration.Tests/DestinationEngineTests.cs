@@ -12,10 +12,10 @@ public class DestinationEngineTests
     {
         DestinationEngine engine = Begun();
         engine.Receive(new ControlMessage.DeviceState(new byte[] { 4, 1 }), T);
-        engine.LaneBarrier(1, T);
+        engine.LaneBarrier(1, 0, T);
         Assert.DoesNotContain(Take(engine), e => e is Effect.WriteDeviceState or Effect.WriteEnd);
 
-        engine.LaneBarrier(2, T);
+        engine.LaneBarrier(2, 0, T);
         List<Effect> effects = Take(engine);
         int end = effects.FindIndex(e => e is Effect.WriteEnd);
         int state = effects.FindIndex(e => e is Effect.WriteDeviceState);
@@ -39,8 +39,8 @@ public class DestinationEngineTests
     public void The_command_before_RAMs_end_may_come_after_the_barriers()
     {
         DestinationEngine engine = Begun();
-        engine.LaneBarrier(1, T);
-        engine.LaneBarrier(2, T);
+        engine.LaneBarrier(1, 0, T);
+        engine.LaneBarrier(2, 0, T);
         engine.Receive(new ControlMessage.StreamCommand(11, default), T);
         engine.Receive(new ControlMessage.DeviceState(new byte[] { 4 }), T);
         Effect[] written =
@@ -138,8 +138,8 @@ public class DestinationEngineTests
     public void A_guest_that_QEMU_refuses_is_reported_and_never_runs()
     {
         DestinationEngine engine = Begun();
-        engine.LaneBarrier(1, T);
-        engine.LaneBarrier(2, T);
+        engine.LaneBarrier(1, 0, T);
+        engine.LaneBarrier(2, 0, T);
         engine.QemuShut(1, T);
         Assert.Contains(
             Take(engine), e => e is Effect.Send { Message: ControlMessage.Abort { Code: "destination-load" } });
@@ -150,8 +150,8 @@ public class DestinationEngineTests
     public void A_barrier_twice_on_one_lane_is_refused()
     {
         DestinationEngine engine = Begun();
-        engine.LaneBarrier(1, T);
-        Assert.Throws<StreamFormatException>(() => engine.LaneBarrier(1, T));
+        engine.LaneBarrier(1, 0, T);
+        Assert.Throws<StreamFormatException>(() => engine.LaneBarrier(1, 0, T));
     }
 
     private static DestinationEngine Begun()
@@ -169,8 +169,8 @@ public class DestinationEngineTests
     private static DestinationEngine Loaded()
     {
         DestinationEngine engine = Begun();
-        engine.LaneBarrier(1, T);
-        engine.LaneBarrier(2, T);
+        engine.LaneBarrier(1, 0, T);
+        engine.LaneBarrier(2, 0, T);
         engine.QemuShut(0, T);
         Take(engine);
         return engine;

@@ -13,13 +13,21 @@ namespace Godwit.Migration.Tests;
 internal sealed class SourceRig
 {
     private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(1);
-    private readonly Queue<(TimeSpan At, long Bytes)> _onTheWire = new();
+    /// <summary>Fingerprints the engine may remember, in a rig whose destination has an inventory.</summary>
+    public const int OffersMax = 20_000;
+
+    private readonly Queue<(TimeSpan At, long Bytes, Action Arrive)> _onTheWire = new();
+    private readonly Queue<(TimeSpan At, ControlMessage Message)> _wishes = new();
+    private readonly int[] _asks;
     private readonly TakenPages _taken = new();
     private readonly bool[] _lanesDone;
     private readonly int _pages;
     private readonly SortedSet<long> _qemuDirty = [];
     private readonly double _linkBytesPerSecond;
     private readonly bool _missesWrites;
+    private readonly byte[] _sent = new byte[1 << 16];
+    private readonly Lazy<SourceEngine> _engine;
+    private bool _offered;
     private double _linkFreeAt;
     private long _received;
     private bool _released;
@@ -46,7 +54,8 @@ internal sealed class SourceRig
         DirtyRange = Math.Min(dirtyRange, pages);
         Lanes = 2;
         _lanesDone = new bool[Lanes];
-        Engine = new SourceEngine(
+        _asks = new int[Lanes];
+        _engine = new Lazy<SourceEngine>(() => new SourceEngine(
             new SourceEngineOptions
             {
                 Guest = "web1",
@@ -54,18 +63,37 @@ internal sealed class SourceRig
                 To = "b",
                 Policy = policy ?? new MigrationPolicy(),
                 Lanes = Lanes,
+                WireVersion = 2,
                 HoldsSwitchover = holds,
                 IsShared = _ => shared,
                 MemoryCheck = missesWrites ? TimeSpan.FromMilliseconds(3) : null,
+                OffersMax = Known is null ? 0 : OffersMax,
             },
-            TimeSpan.Zero);
+            TimeSpan.Zero));
         for (int i = 0; i < pages; i++)
         {
             _qemuDirty.Add(i);
         }
     }
 
-    public SourceEngine Engine { get; }
+    /// <summary>Pages whose first version the destination says it can rebuild; null without an inventory.</summary>
+    public Func<long, bool>? Known { get; init; }
+
+    /// <summary>Those of them that it then cannot.</summary>
+    public Func<long, bool> Fails { get; init; } = _ => false;
+
+    public TimeSpan OffersReadyAfter { get; init; }
+
+    /// <summary>What a wish needs to reach the source.</summary>
+    public TimeSpan WishesTake { get; init; } = TimeSpan.FromMilliseconds(1);
+
+    /// <summary>Pages that could not be rebuilt by their names.</summary>
+    public int Refused { get; private set; }
+
+    /// <summary>Barriers sent before the source knew of a wish.</summary>
+    public int BarriersInVain { get; private set; }
+
+    public SourceEngine Engine => _engine.Value;
     public int Lanes { get; }
     public TimeSpan Now { get; private set; }
     public double DirtyPagesPerSecond { get; set; }
@@ -103,6 +131,7 @@ internal sealed class SourceRig
             Now += Slice;
             GuestWrites();
             Qemu();
+            Offer();
             ServeLanes();
             Deliver();
             Engine.Tick(Now);
@@ -167,6 +196,27 @@ internal sealed class SourceRig
         }
     }
 
+    // A page's fingerprint is its number and its version.
+    private static ulong FingerprintOf(long page, byte version) => (ulong)(((page + 1) << 16) | ((long)version << 8));
+
+    private void Offer()
+    {
+        if (Known is null || _offered || Now < OffersReadyAfter)
+        {
+            return;
+        }
+
+        _offered = true;
+        byte[] fingerprints = [.. Enumerable.Range(0, _pages).Where(page => Known(page))
+            .SelectMany(page => BitConverter.GetBytes(FingerprintOf(page, 0)))];
+        foreach (byte[] some in fingerprints.Chunk(ControlMessage.InventoryOffer.CountMax * 8))
+        {
+            Engine.Receive(new ControlMessage.InventoryOffer(ContentOrigin.OwnMemory, some), Now);
+        }
+
+        Engine.Receive(new ControlMessage.InventoryReady(), Now);
+    }
+
     private void ServeLanes()
     {
         for (int lane = 0; lane < Lanes; lane++)
@@ -176,7 +226,7 @@ internal sealed class SourceRig
                 LaneWork work = Engine.Take(lane, _taken, Now, out _);
                 if (work == LaneWork.Barrier)
                 {
-                    _lanesDone[lane] = true;
+                    Travel(0, BarrierOf(lane, Engine.AsksAnswered(lane)));
                 }
 
                 if (work != LaneWork.Batch)
@@ -184,18 +234,80 @@ internal sealed class SourceRig
                     break;
                 }
 
-                for (int p = 0; p < _taken.Count; p++)
-                {
-                    Destination[_taken[p].Value] = Pages[_taken[p].Value];
-                }
-
-                MostPagesTakenAtOnce = Math.Max(MostPagesTakenAtOnce, _taken.Count);
-                long bytes = 8 + 19 + ((long)_taken.Contents * Page.Size);
-                Engine.Sent(_taken.Count, _taken.Count - _taken.Contents, bytes, Now);
-                _linkFreeAt = Math.Max(_linkFreeAt, Now.TotalSeconds) + (bytes / _linkBytesPerSecond);
-                _onTheWire.Enqueue((TimeSpan.FromSeconds(_linkFreeAt), bytes));
+                SendBatch(lane);
             }
         }
+    }
+
+    private void SendBatch(int lane)
+    {
+        long bytes = 8 + 19;
+        var contents = new List<(long Page, byte Version)>();
+        var names = new List<(long Page, byte Version)>();
+        for (int p = 0; p < _taken.Count; p++)
+        {
+            long page = _taken[p].Value;
+            int origin = _taken.IsPlain(p) ? -1 : Engine.OriginOf(FingerprintOf(page, Pages[page]));
+            if (origin >= 0)
+            {
+                Engine.SendsKnown(_taken.Block, _taken[p], origin);
+            }
+
+            (origin >= 0 ? names : contents).Add((page, Pages[page]));
+            _sent[page] = Pages[page];
+            bytes += origin >= 0 ? 16 : _taken.IsZero(p) ? 0 : Page.Size;
+        }
+
+        MostPagesTakenAtOnce = Math.Max(MostPagesTakenAtOnce, _taken.Count);
+        Engine.Sent(
+            new SentBatch
+            {
+                Pages = _taken.Count,
+                ZeroByRecord = _taken.Count - _taken.Contents,
+                Zero = _taken.Count - _taken.Contents,
+                Known = names.Count,
+                Content = _taken.Contents - names.Count,
+                FrameBytes = bytes,
+            },
+            Now);
+        int block = _taken.Block.Index;
+        long region = _taken.Region;
+        Travel(bytes, () =>
+        {
+            contents.ForEach(each => Destination[each.Page] = each.Version);
+            byte[] wanted = new byte[ControlMessage.PagesWanted.BitsBytes];
+            foreach ((long page, byte version) in names)
+            {
+                if (!Fails(page))
+                {
+                    Destination[page] = version;
+                    continue;
+                }
+
+                Refused++;
+                wanted[page % Page.RegionPages / 8] |= (byte)(1 << (int)(page % 8));
+            }
+
+            if (wanted.Any(bits => bits != 0))
+            {
+                _asks[lane]++;
+                _wishes.Enqueue((Now + WishesTake, new ControlMessage.PagesWanted(block, region, wanted)));
+            }
+        });
+    }
+
+    private Action BarrierOf(int lane, int answered) => () =>
+    {
+        Assert.InRange(answered, 0, _asks[lane]);
+        Assert.False(_lanesDone[lane], "a barrier behind the last one");
+        _lanesDone[lane] = answered == _asks[lane];
+        BarriersInVain += _lanesDone[lane] ? 0 : 1;
+    };
+
+    private void Travel(long bytes, Action arrive)
+    {
+        _linkFreeAt = Math.Max(_linkFreeAt, Now.TotalSeconds) + (bytes / _linkBytesPerSecond);
+        _onTheWire.Enqueue((TimeSpan.FromSeconds(_linkFreeAt), bytes, arrive));
     }
 
     private void Deliver()
@@ -206,10 +318,17 @@ internal sealed class SourceRig
         }
 
         long before = _received;
-        while (_onTheWire.TryPeek(out (TimeSpan At, long Bytes) frame) && frame.At <= Now)
+        while (_onTheWire.TryPeek(out (TimeSpan At, long Bytes, Action Arrive) frame) && frame.At <= Now)
         {
             _onTheWire.Dequeue();
             _received += frame.Bytes;
+            frame.Arrive();
+        }
+
+        while (_wishes.TryPeek(out (TimeSpan At, ControlMessage Message) wish) && wish.At <= Now)
+        {
+            _wishes.Dequeue();
+            Engine.Receive(wish.Message, Now);
         }
 
         if (_received != before)
@@ -274,7 +393,7 @@ internal sealed class SourceRig
         Assert.False(GuestRuns);
         for (int page = 0; page < _pages; page++)
         {
-            if (Destination[page] != Pages[page])
+            if (_sent[page] != Pages[page])
             {
                 Differing++;
                 Engine.PageDiffers(block.Index, new PageNumber(page));

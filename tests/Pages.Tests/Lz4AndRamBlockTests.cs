@@ -9,7 +9,7 @@ public class Lz4Tests
         Gen.Select(Gen.Int[0, 4], Gen.UInt, Gen.Int[1, Page.Size], Gen.Int[1, 9]).Sample(
             (kind, seed, length, acceleration) =>
             {
-                byte[] source = PageBatchTests.Content(kind, seed)[..length];
+                byte[] source = PageBatchVersion1Tests.Content(kind, seed)[..length];
                 byte[] coded = new byte[Lz4.CodedBytesMax(length)];
                 int bytes = Lz4.Compress(source, coded, acceleration);
                 Assert.InRange(bytes, 1, coded.Length);
@@ -21,7 +21,7 @@ public class Lz4Tests
     [Fact]
     public void What_does_not_fit_is_said_and_nothing_is_written_past_the_end()
     {
-        byte[] source = PageBatchTests.Content(4, 1);
+        byte[] source = PageBatchVersion1Tests.Content(4, 1);
         byte[] guarded = new byte[5000];
         guarded.AsSpan(100).Fill(0xA5);
         Assert.Equal(0, Lz4.Compress(source, guarded.AsSpan(0, 100)));

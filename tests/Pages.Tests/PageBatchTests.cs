@@ -1,109 +1,170 @@
-using System.Buffers.Binary;
 using CsCheck;
 
 namespace Godwit.Pages.Tests;
 
 public class PageBatchTests
 {
-    internal static readonly RamBlock[] Blocks =
-    [
-        new(0, "pc.ram", 64L << 20), new(1, "pc.bios", 256 << 10), new(2, "odd", 777 * Page.Size),
-    ];
+    private static readonly RamBlock[] _blocks = PageBatchVersion1Tests.Blocks;
+    private static readonly BlockCoding _zstd = new(BlockCoder.Zstd, 1, 20);
 
-    private readonly PageBatchBuilder _builder = new();
+    private readonly PageBatchBuilder _builder = new(PageBatch.Version2);
     private readonly byte[] _encoded = new byte[PageBatch.EncodedBytesMax];
-    private readonly byte[] _scratch = new byte[PageBatch.RawBytesMax];
+    private readonly PageBatchDecoder _decoder = new(PageBatch.Version2);
 
-    // Goal: decoding gives back what was coded. Method: random pages of a random region in all kinds (zero by name,
-    // zero by content, compressible, random), compressed or not.
-    [Fact]
-    public void Decoding_is_the_inverse_of_encoding()
+    /// <summary>What is asked for a page; content may turn out cheaper.</summary>
+    private enum Asked
     {
-        Gen<(int Block, int Region)> where = Gen.Select(Gen.Int[0, 2], Gen.Int[0, 31]);
-        Gen.Select(where, Gen.Select(Gen.Int[1, 40], Gen.Int[0, 4], Gen.UInt).Array[1, 120], Gen.Bool).Sample(
-            (place, kinds, compress) =>
+        Zero,
+        Content,
+        Raw,
+        Delta,
+        Known,
+        Dropped,
+    }
+
+    private sealed record Sent(long Page, Asked Asked, byte[] Old, byte[] Now);
+
+    // Goal: the destination's pages become the source's. Method: a lane of several batches of random pages in random
+    // kinds, each coded in its own way; the model destination holds the old versions and applies what it reads.
+    [Fact]
+    public void A_lane_rebuilds_every_page()
+    {
+        Gen<(int Step, Asked Asked, int Content, uint Seed)> page = Gen.Select(
+            Gen.Int[1, 40], Gen.Enum<Asked>(), Gen.Int[0, 4], Gen.UInt);
+        BlockCoding[] codings = [BlockCoding.Plain, BlockCoding.Lz4, _zstd, new(BlockCoder.Zstd, -3, 18)];
+        Gen<BlockCoding> coding = Gen.Int[0, 3].Select(i => codings[i]);
+        Gen.Select(Gen.Int[0, 2], Gen.Int[0, 31], coding, page.Array[1, 120]).Array[1, 4].Sample(
+            batches =>
             {
-                RamBlock block = Blocks[place.Block];
-                long region = place.Region % Page.RegionsFor(block.PageCount);
-                var builder = new PageBatchBuilder();
-                builder.Begin(block.Index, region);
-                var expected = new List<(long Page, bool KnownZero, byte[] Content)>();
-                long page = (region * Page.RegionPages) - 1;
-                foreach ((int step, int kind, uint seed) in kinds)
+                using var builder = new PageBatchBuilder(PageBatch.Version2);
+                using var decoder = new PageBatchDecoder(PageBatch.Version2);
+                foreach ((int index, int anyRegion, BlockCoding coding, var steps) in batches)
                 {
-                    page += step > 20 ? 1 : step;
-                    if (page >= Math.Min(block.PageCount, (region + 1) * Page.RegionPages)
-                        || expected.Count(e => !e.KnownZero) == PageBatch.ContentPagesMax)
+                    RamBlock block = _blocks[index];
+                    long region = anyRegion % Page.RegionsFor(block.PageCount);
+                    List<Sent> sent = Choose(steps, block, region);
+                    builder.Begin(index, region);
+                    Fill(builder, sent);
+                    sent.RemoveAll(s => s.Asked == Asked.Dropped);
+                    Assert.Equal(sent.Count, builder.Pages);
+                    if (sent.Count > 0)
                     {
-                        break;
-                    }
-
-                    expected.Add((page, kind == 0, Content(kind, seed)));
-                }
-
-                if (expected.Count == 0)
-                {
-                    return;
-                }
-
-                Add(expected, builder);
-                byte[] encoded = Encode(builder, compress);
-                byte[] scratch = new byte[PageBatch.RawBytesMax];
-                PageBatchReader batch = PageBatchReader.Parse(encoded, Blocks, scratch);
-                Assert.Equal(block.Index, batch.BlockIndex);
-                Assert.Equal(expected.Count, batch.Pages);
-                int i = 0;
-                foreach (PageRun run in batch)
-                {
-                    Assert.Equal(run.IsZero ? 0 : run.Count * Page.Size, run.Content.Length);
-                    for (int inRun = 0; inRun < run.Count; inRun++, i++)
-                    {
-                        Assert.Equal(expected[i].Page, run.First.Value + inRun);
-                        Assert.Equal(run.IsZero, ZeroTest.IsZero(expected[i].Content));
-                        Assert.True(
-                            run.IsZero
-                            || run.Content.Slice(inRun * Page.Size, Page.Size).SequenceEqual(expected[i].Content));
+                        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
+                        CheckBatch(encoded.AsSpan(0, builder.Encode(encoded, coding)), index, sent, decoder);
                     }
                 }
-
-                Assert.Equal(expected.Count, i);
             },
             iter: 1000);
     }
 
-    internal static byte[] Encode(PageBatchBuilder builder, bool compress)
+    private static List<Sent> Choose(
+        (int Step, Asked Asked, int Content, uint Seed)[] steps, RamBlock block, long region)
     {
-        byte[] encoded = new byte[PageBatch.EncodedBytesMax];
-        return encoded[..builder.Encode(encoded, compress)];
+        var sent = new List<Sent>();
+        long page = (region * Page.RegionPages) - 1;
+        foreach ((int step, Asked asked, int content, uint seed) in steps)
+        {
+            page += step > 20 ? 1 : step;
+            if (page >= Math.Min(block.PageCount, (region + 1) * Page.RegionPages)
+                || sent.Count(s => s.Asked != Asked.Zero) == PageBatch.ContentPagesMax)
+            {
+                break;
+            }
+
+            byte[] now = asked == Asked.Zero ? new byte[Page.Size] : PageBatchVersion1Tests.Content(content, seed);
+            byte[] old = [.. now];
+            for (int i = 0; i < seed % 5; i++)
+            {
+                old[(seed / 7 * (i + 1)) % Page.Size]++;
+            }
+
+            sent.Add(new Sent(page, asked, old, now));
+        }
+
+        return sent;
     }
 
-    // Consecutive pages with content in one call, as a lane adds them.
-    private static void Add(List<(long Page, bool KnownZero, byte[] Content)> pages, PageBatchBuilder to)
+    private static void Fill(PageBatchBuilder builder, List<Sent> pages)
     {
-        for (int i = 0; i < pages.Count;)
+        foreach (Sent page in pages)
         {
-            if (pages[i].KnownZero)
+            if (page.Asked == Asked.Zero)
             {
-                to.AddZero(new PageNumber(pages[i++].Page));
+                builder.AddZero(new PageNumber(page.Page));
                 continue;
             }
 
-            int end = i + 1;
-            while (end < pages.Count && !pages[end].KnownZero && pages[end].Page == pages[end - 1].Page + 1)
+            page.Now.CopyTo(builder.AddContents(new PageNumber(page.Page), 1));
+            int slot = builder.Slots - 1;
+            Assert.Equal(page.Page, builder.PageOf(slot).Value);
+            if (page.Asked == Asked.Dropped)
             {
-                end++;
+                builder.Drop(slot);
             }
-
-            Span<byte> slots = to.AddContents(new PageNumber(pages[i].Page), end - i);
-            for (; i < end; i++, slots = slots[Page.Size..])
+            else if (builder.KindOf(slot) == PageKind.Content)
             {
-                pages[i].Content.CopyTo(slots);
+                switch (page.Asked)
+                {
+                    case Asked.Raw: builder.SetRaw(slot); break;
+                    case Asked.Known: builder.SetKnown(slot, NameOf(page.Now)); break;
+                    case Asked.Delta:
+                        bool changed = !page.Old.AsSpan().SequenceEqual(page.Now);
+                        Assert.Equal(changed, builder.TrySetDelta(slot, page.Old, PageDelta.BytesMax));
+                        break;
+                }
             }
         }
     }
 
+    private static byte[] NameOf(byte[] page) =>
+        System.Security.Cryptography.SHA256.HashData(page)[..PageBatch.NameBytes];
+
+    private static void CheckBatch(ReadOnlySpan<byte> encoded, int block, List<Sent> sent, PageBatchDecoder decoder)
+    {
+        PageBatchReader batch = PageBatchReader.Parse(encoded, _blocks, decoder);
+        Assert.Equal(block, batch.BlockIndex);
+        Assert.Equal(sent.Count, batch.Pages);
+        int i = 0;
+        foreach (PageRun run in batch)
+        {
+            for (int inRun = 0; inRun < run.Count; inRun++, i++)
+            {
+                Assert.Equal(sent[i].Page, run.First.Value + inRun);
+                CheckPage(run, inRun, sent[i]);
+            }
+        }
+
+        Assert.Equal(sent.Count, i);
+    }
+
+    private static void CheckPage(in PageRun run, int inRun, Sent sent)
+    {
+        ReadOnlySpan<byte> content = run.Content;
+        switch (run.Kind)
+        {
+            case PageKind.Zero:
+                Assert.True(ZeroTest.IsZero(sent.Now));
+                break;
+            case PageKind.Word:
+                Assert.Equal(PageClass.Word, PageClassifier.Classify(sent.Now));
+                Assert.Equal(sent.Now.AsSpan(0, 8), content.Slice(inRun * 8, 8));
+                break;
+            case PageKind.Known:
+                Assert.Equal(NameOf(sent.Now), content.Slice(inRun * 16, 16));
+                break;
+            case PageKind.Delta:
+                byte[] page = [.. sent.Old];
+                Assert.True(PageDelta.TryApply(content, page));
+                Assert.Equal(sent.Now, page);
+                break;
+            default:
+                Assert.Equal(sent.Now, content.Slice(inRun * Page.Size, Page.Size));
+                break;
+        }
+    }
+
     [Fact]
-    public void A_region_of_zero_pages_costs_the_header_alone()
+    public void A_region_of_zero_pages_costs_the_header_and_a_byte()
     {
         _builder.Begin(0, 3);
         for (int i = 0; i < Page.RegionPages; i++)
@@ -111,65 +172,73 @@ public class PageBatchTests
             _builder.AddZero(new PageNumber((3 * Page.RegionPages) + i));
         }
 
-        Assert.Equal(PageBatch.HeaderBytes, _builder.Encode(_encoded, compress: true));
+        Assert.Equal(PageBatch.HeaderBytes + 1, _builder.Encode(_encoded, BlockCoding.Lz4));
     }
 
     [Fact]
-    public void Content_that_does_not_shrink_travels_raw_and_within_the_limit()
+    public void A_page_of_one_word_costs_the_word()
     {
         _builder.Begin(0, 0);
-        var random = new Random(3);
-        for (int i = 0; i < Page.RegionPages; i++)
-        {
-            if (i % 8 == 0)
-            {
-                random.NextBytes(_builder.AddContents(new PageNumber(i), 1));
-            }
-            else if (i % 8 < 4 || i == Page.RegionPages - 1)
-            {
-                _builder.AddZero(new PageNumber(i));
-            }
-        }
-
-        int bitmaps = (Page.RegionPages / 8) + ((_builder.Pages + 7) / 8);
-        int length = _builder.Encode(_encoded, compress: true);
-        Assert.Equal(PageBatch.HeaderBytes + bitmaps + PageBatch.RawBytesMax, length);
-        Assert.InRange(length, 1, PageBatch.EncodedBytesMax);
+        _builder.AddContents(new PageNumber(0), 64).Fill(7);
+        Assert.Equal(PageBatch.HeaderBytes + 1 + (64 * 8), _builder.Encode(_encoded, BlockCoding.Plain));
     }
 
     [Fact]
-    public void A_slot_whose_page_is_zero_is_used_again()
+    public void Content_that_does_not_shrink_travels_plain_and_within_the_limit()
     {
-        _builder.Begin(0, 0);
-        for (int i = 0; i < Page.RegionPages; i++)
+        foreach (BlockCoding coding in new[] { BlockCoding.Plain, BlockCoding.Lz4, _zstd })
         {
-            _builder.AddContents(new PageNumber(i), 1).Clear();
+            _builder.Begin(0, 0);
+            new Random(3).NextBytes(_builder.AddContents(new PageNumber(0), 64));
+            int length = _builder.Encode(_encoded, coding);
+            Assert.InRange(length, PageBatch.RawBytesMax, PageBatch.RawBytesMax + 64);
+            Assert.Equal(64, PageBatchReader.Parse(_encoded.AsSpan(0, length), _blocks, _decoder).Pages);
+        }
+    }
+
+    // Goal: what a lane has sent makes what it sends next cheap. Method: pages of noise, again a megabyte later.
+    [Fact]
+    public void A_page_sent_a_megabyte_ago_is_referred_to()
+    {
+        var noise = new Random(5);
+        byte[] pages = new byte[16 * Page.Size];
+        noise.NextBytes(pages);
+        var lengths = new List<int>();
+        for (int i = 0; i < 6; i++)
+        {
+            _builder.Begin(0, i);
+            Span<byte> contents = _builder.AddContents(new PageNumber(i * Page.RegionPages), 64);
+            noise.NextBytes(contents);
+            if (i is 0 or 5)
+            {
+                pages.CopyTo(contents);
+            }
+
+            lengths.Add(_builder.Encode(_encoded, new BlockCoding(BlockCoder.Zstd, 1, 23)));
+            Assert.Equal(64, PageBatchReader.Parse(_encoded.AsSpan(0, lengths[i]), _blocks, _decoder).Pages);
         }
 
-        Assert.Equal(Page.RegionPages, _builder.Pages);
-        Assert.Equal(PageBatch.HeaderBytes, _builder.Encode(_encoded, compress: false));
+        Assert.InRange(lengths[5], 48 * Page.Size, 49 * Page.Size);
     }
 
     [Fact]
     public void Misuse_of_the_builder_is_refused()
     {
-        Assert.Throws<ArgumentOutOfRangeException>(() => new PageBatchBuilder().AddZero(new PageNumber(0)));
+        Assert.Throws<ArgumentOutOfRangeException>(
+            () => new PageBatchBuilder(PageBatch.Version2).AddZero(new PageNumber(0)));
         _builder.Begin(0, 1);
-        Assert.Throws<InvalidOperationException>(() => _builder.Encode(_encoded, false));
+        Assert.Throws<InvalidOperationException>(() => _builder.Encode(_encoded, BlockCoding.Plain));
         Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(511)));
-        Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(1024)));
-        _builder.AddZero(new PageNumber(600));
-        Assert.Throws<ArgumentOutOfRangeException>(() => _builder.AddZero(new PageNumber(600)));
-        for (int i = 0; i < PageBatch.ContentPagesMax; i++)
-        {
-            Assert.True(_builder.HasRoom);
-            _builder.AddContents(new PageNumber(700 + i), 1).Fill(1);
-        }
-
-        Assert.False(_builder.HasRoom);
-        Assert.Throws<InvalidOperationException>(() => { _ = _builder.AddContents(new PageNumber(900), 1); });
-        _builder.AddZero(new PageNumber(900));
-        Assert.Throws<ArgumentException>(() => _builder.Encode(_encoded.AsSpan(1), false));
+        Assert.Throws<ArgumentOutOfRangeException>(() => _builder.SetRaw(0));
+        _builder.AddContents(new PageNumber(600), 1).Fill(1);
+        Assert.Equal(PageKind.Word, _builder.KindOf(0));
+        Assert.Throws<InvalidOperationException>(() => _builder.SetRaw(0));
+        Assert.Throws<ArgumentException>(() => _builder.SetKnown(0, new byte[15]));
+        _builder.Drop(0);
+        _builder.Drop(0);
+        Assert.Null(_builder.KindOf(0));
+        Assert.Equal(0, _builder.Pages);
+        Assert.Throws<InvalidOperationException>(() => _builder.Encode(_encoded, BlockCoding.Plain));
     }
 
     // Goal: each rule of the format is enforced, at the offset of the field that breaks it. Method: one good batch
@@ -181,28 +250,37 @@ public class PageBatchTests
     [InlineData("span", 8)]
     [InlineData("span-zero", 8)]
     [InlineData("flags-unknown", 10)]
-    [InlineData("flags-both", 10)]
     [InlineData("coder", 10)]
-    [InlineData("raw-length", 11)]
-    [InlineData("coded-length", 15)]
-    [InlineData("short", 15)]
-    [InlineData("long", 15)]
-    [InlineData("first-bit", 20)]
-    [InlineData("last-bit", 20)]
-    [InlineData("stray-bit", 19)]
-    [InlineData("stray-zero-bit", 20)]
-    [InlineData("lz4", 21)]
+    [InlineData("raw-length-short", 11)]
+    [InlineData("raw-length-long", 11)]
+    [InlineData("first-bit", 16)]
+    [InlineData("last-bit", 16)]
+    [InlineData("stray-bit", 15)]
+    [InlineData("kind", 17)]
+    [InlineData("stray-kind", 18)]
+    [InlineData("one-kind", 16)]
+    [InlineData("short-word", 19)]
+    [InlineData("lz4", 43)]
+    [InlineData("delta-length", 43)]
+    [InlineData("delta-bytes", 43)]
     [InlineData("header", 0)]
     public void Each_broken_rule_is_refused_at_its_place(string rule, long offset)
     {
+        // Span 6, pages 5: word, content, delta, known, zero.
         _builder.Begin(2, 1);
-        // Span 5, pages 4: presence 10111, zeros 0010.
         _builder.AddContents(new PageNumber(600), 1).Fill(1);
-        _builder.AddContents(new PageNumber(601), 1).Fill(2);
-        _builder.AddZero(new PageNumber(602));
-        _builder.AddContents(new PageNumber(604), 1).Fill(3);
-        byte[] batch = Encode(_builder, compress: true);
-        PageBatchReader.Parse(batch, Blocks, _scratch);
+        PageBatchVersion1Tests.Content(3, 1).CopyTo(_builder.AddContents(new PageNumber(601), 1));
+        byte[] old = PageBatchVersion1Tests.Content(3, 2);
+        Span<byte> changed = _builder.AddContents(new PageNumber(602), 1);
+        old.CopyTo(changed);
+        changed[100] ^= 0xFF;
+        PageBatchVersion1Tests.Content(3, 3).CopyTo(_builder.AddContents(new PageNumber(603), 1));
+        Assert.True(_builder.TrySetDelta(2, old, 100));
+        _builder.SetKnown(3, new byte[16]);
+        _builder.AddZero(new PageNumber(605));
+        bool plain = rule.StartsWith("delta", StringComparison.Ordinal);
+        byte[] batch = _encoded[.._builder.Encode(_encoded, plain ? BlockCoding.Plain : BlockCoding.Lz4)];
+        PageBatchReader.Parse(batch, _blocks, _decoder);
         switch (rule)
         {
             case "block": batch[0] = 3; break;
@@ -212,40 +290,64 @@ public class PageBatchTests
             case "span": batch[8] = 178; break;
             case "span-zero": batch[8] = 0; break;
             case "flags-unknown": batch[10] |= 0x08; break;
-            case "flags-both": batch[10] |= 0x06; break;
-            case "coder": batch[10] = 0x20; break;
-            case "raw-length": batch[12] ^= 0x10; break;
-            case "coded-length": batch[15]++; break;
-            case "short": batch = batch[..^1]; break;
-            case "long": batch = [.. batch, 0]; break;
-            case "first-bit": batch[19] ^= 0x01; break;
-            case "last-bit": batch[19] ^= 0x10; break;
-            case "stray-bit": batch[19] |= 0x20; break;
-            case "stray-zero-bit": batch[20] |= 0x10; break;
-            case "lz4": batch.AsSpan(21).Fill(0xFF); break;
-            case "header": batch = batch[..18]; break;
+            case "coder": batch[10] = 0x30; break;
+            // Less than a page; more than two.
+            case "raw-length-short": batch[12] = 0x0F; break;
+            case "raw-length-long": batch[12] = 0x21; break;
+            case "first-bit": batch[15] ^= 0x01; break;
+            case "last-bit": batch[15] ^= 0x20; break;
+            case "stray-bit": batch[15] |= 0x40; break;
+            case "kind": batch[17] = 0x66; break;
+            case "stray-kind": batch[18] |= 0x10; break;
+            // The byte that held two kinds holds one that does not exist.
+            case "one-kind": batch[10] |= 0x02; break;
+            case "short-word": batch = batch[..26]; break;
+            case "lz4": batch.AsSpan(43).Fill(0xFF); break;
+            case "delta-length": batch[43 + 4096] = 2; break;
+            case "delta-bytes": batch[43 + 4096] = 5; break;
+            case "header": batch = batch[..14]; break;
         }
 
         StreamFormatException e = Assert.Throws<StreamFormatException>(
-            () => { PageBatchReader.Parse(batch, Blocks, _scratch); });
+            () => { PageBatchReader.Parse(batch, _blocks, _decoder); });
         Assert.Equal(offset, e.Offset);
     }
 
-    [Fact]
-    public void Too_many_content_pages_are_refused_before_anything_is_decoded()
+    [Theory]
+    [InlineData(PageKind.Content)]
+    [InlineData(PageKind.Raw)]
+    [InlineData(PageKind.Delta)]
+    public void Too_many_content_pages_are_refused_before_anything_is_decoded(PageKind kind)
     {
         byte[] batch = new byte[PageBatch.EncodedBytesMax];
-        PageBatch.WriteHeader(batch, new PageBatchHeader(0, 0, 0, 65, 0x05, 65 * Page.Size, 65 * Page.Size));
+        PageBatch.WriteHeader(batch, new PageBatchHeader(0, 0, 0, 65, 0x03, 65 * Page.Size));
+        batch[PageBatch.HeaderBytes] = (byte)kind;
         StreamFormatException e = Assert.Throws<StreamFormatException>(
-            () => { PageBatchReader.Parse(batch, Blocks, _scratch); });
+            () => { PageBatchReader.Parse(batch, _blocks, _decoder); });
         Assert.Contains("65", e.Message, StringComparison.Ordinal);
         Assert.Contains("64", e.Message, StringComparison.Ordinal);
+    }
+
+    // Goal: a peer cannot make a lane keep more than the window. Method: a frame that asks for twice as much.
+    [Fact]
+    public void A_stream_with_too_wide_a_window_is_refused()
+    {
+        _builder.Begin(0, 0);
+        PageBatchVersion1Tests.Content(3, 1).CopyTo(_builder.AddContents(new PageNumber(0), 1));
+        byte[] batch = _encoded[.._builder.Encode(_encoded, new BlockCoding(BlockCoder.Zstd, 1, Zstd.WindowLogMax))];
+        PageBatchReader.Parse(batch, _blocks, _decoder);
+        _decoder.Reset();
+        // RFC 8878, 3.1.1.1.2: the exponent stands in the window descriptor's upper five bits, less 10.
+        int descriptor = PageBatch.HeaderBytes + 1 + 5;
+        Assert.Equal((Zstd.WindowLogMax - 10) << 3, batch[descriptor]);
+        batch[descriptor] += 1 << 3;
+        Assert.Throws<StreamFormatException>(() => { PageBatchReader.Parse(batch, _blocks, _decoder); });
     }
 
     [Fact]
     public void Batches_cost_no_allocation()
     {
-        byte[] text = Content(3, 5);
+        byte[] text = PageBatchVersion1Tests.Content(3, 5);
         long pages = 0;
         Assert.Equal(0, Allocations.Least(() => pages = Run(text)));
         Assert.Equal(20 * 96, pages);
@@ -262,15 +364,21 @@ public class PageBatchTests
                     if (page % 3 == 0)
                     {
                         _builder.AddZero(number);
+                        continue;
                     }
-                    else
+
+                    Span<byte> content = _builder.AddContents(number, 1);
+                    text.CopyTo(content);
+                    if (page % 3 == 1)
                     {
-                        text.CopyTo(_builder.AddContents(number, 1));
+                        content[i] ^= 0xFF;
+                        Assert.True(_builder.TrySetDelta(_builder.Slots - 1, text, 100));
                     }
                 }
 
-                Span<byte> batch = _encoded.AsSpan(0, _builder.Encode(_encoded, true));
-                foreach (PageRun run in PageBatchReader.Parse(batch, Blocks, _scratch))
+                BlockCoding coding = i == 0 ? new(BlockCoder.Zstd, 3, 20) : i % 2 == 0 ? BlockCoding.Lz4 : _zstd;
+                Span<byte> batch = _encoded.AsSpan(0, _builder.Encode(_encoded, coding));
+                foreach (PageRun run in PageBatchReader.Parse(batch, _blocks, _decoder))
                 {
                     pages += run.Count;
                 }
@@ -278,28 +386,5 @@ public class PageBatchTests
 
             return pages;
         }
-    }
-
-    internal static byte[] Content(int kind, uint seed)
-    {
-        byte[] page = new byte[Page.Size];
-        switch (kind)
-        {
-            case 2:
-                BinaryPrimitives.WriteUInt32LittleEndian(page.AsSpan((int)(seed % 4093)), seed | 1);
-                break;
-            case 3:
-                for (int i = 0; i < page.Length; i++)
-                {
-                    page[i] = (byte)("godwit flies far "[(i + (int)(seed % 17)) % 17] + (i % 97 == 0 ? 1 : 0));
-                }
-
-                break;
-            case 4:
-                new Random((int)seed).NextBytes(page);
-                break;
-        }
-
-        return page;
     }
 }

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Runtime.InteropServices;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Migration;
 using Godwit.Migration.HandOver;
@@ -122,19 +123,19 @@ internal sealed class Arrival : IQemuListener
         {
             if (_world.Canary != Canary.BarrierNotAwaited)
             {
-                _engine.LaneBarrier(lane + 1, _daemon.Now);
+                _engine.LaneBarrier(lane + 1, answered: 0, _daemon.Now);
             }
             else if (!_barrierSeen)
             {
                 _barrierSeen = true;
                 Enumerable.Range(1, _connection.Pages.Length).ToList()
-                    .ForEach(each => _engine.LaneBarrier(each, _daemon.Now));
+                    .ForEach(each => _engine.LaneBarrier(each, answered: 0, _daemon.Now));
             }
 
             return;
         }
 
-        PageBatchReader batch = PageBatchReader.Parse(body, _blocks, _world.Buffers.Scratch);
+        PageBatchReader batch = PageBatchReader.Parse(body, _blocks, _world.Buffers.Decoder);
         RamBlock block = _blocks[batch.BlockIndex];
         bool shared = block.Index == 0 && _world.Plan.SharesMemory;
         if (!shared)
@@ -146,22 +147,7 @@ internal sealed class Arrival : IQemuListener
         {
             for (int i = 0; i < run.Count; i++)
             {
-                var page = new PageNumber(run.First.Value + i);
-                ReadOnlySpan<byte> content = run.IsZero ? default : run.Content.Slice(i * Page.Size, Page.Size);
-                if (!shared && run.IsZero)
-                {
-                    _stream!.ZeroPage(block, page);
-                }
-                else if (!shared)
-                {
-                    _stream!.Page(block, page, content);
-                }
-                else
-                {
-                    Span<byte> place = Qemu.Memory[0].AsSpan((int)page.ByteOffset, Page.Size);
-                    place.Clear();
-                    content.CopyTo(place);
-                }
+                Place(block, shared, new PageNumber(run.First.Value + i), ContentOf(run, i));
             }
         }
 
@@ -172,6 +158,42 @@ internal sealed class Arrival : IQemuListener
         }
 
         _engine.BatchPlaced(FrameHeader.Size + body.Length, _daemon.Now);
+    }
+
+    private static ReadOnlySpan<byte> ContentOf(in PageRun run, int index)
+    {
+        switch (run.Kind)
+        {
+            case PageKind.Zero:
+                return default;
+            case PageKind.Word:
+                byte[] words = new byte[Page.Size];
+                MemoryMarshal.Cast<byte, ulong>(words.AsSpan())
+                    .Fill(MemoryMarshal.Read<ulong>(run.Content[(index * PageBatch.WordBytes)..]));
+                return words;
+            case PageKind.Content:
+                return run.Content.Slice(index * Page.Size, Page.Size);
+            default:
+                throw new StreamFormatException(0, $"Page {run.First} came as {run.Kind}, which was not offered.");
+        }
+    }
+
+    private void Place(RamBlock block, bool shared, PageNumber page, ReadOnlySpan<byte> content)
+    {
+        if (shared)
+        {
+            Span<byte> place = Qemu.Memory[0].AsSpan((int)page.ByteOffset, Page.Size);
+            place.Clear();
+            content.CopyTo(place);
+        }
+        else if (content.IsEmpty)
+        {
+            _stream!.ZeroPage(block, page);
+        }
+        else
+        {
+            _stream!.Page(block, page, content);
+        }
     }
 
     private void FlushStream()

@@ -41,6 +41,7 @@ internal sealed class Departure : IQemuListener
                 HoldsSwitchover = _holds,
                 IsShared = IsShared,
                 CarriedPagesMax = 1024,
+                WireVersion = PageBatch.Version2,
             },
             daemon.Now);
         connection.SourceLost = why => daemon.Post(TimeSpan.Zero, () => Enter(() => _engine.LinkLost(why, daemon.Now)));
@@ -176,8 +177,16 @@ internal sealed class Departure : IQemuListener
             Fill(batch);
         }
 
-        int encoded = batch.Encode(_world.Buffers.Frame, _world.Plan.Codes);
-        _engine.Sent(_taken.Count, _taken.Count - _taken.Contents, FrameHeader.Size + encoded, _daemon.Now);
+        int encoded = batch.Encode(
+            _world.Buffers.Frame, _world.Plan.Codes ? BlockCoding.Lz4 : BlockCoding.Plain);
+        int zero = _taken.Count - _taken.Contents;
+        _engine.Sent(
+            new SentBatch
+            {
+                Pages = _taken.Count, ZeroByRecord = zero, Zero = zero, Content = _taken.Contents,
+                FrameBytes = FrameHeader.Size + encoded,
+            },
+            _daemon.Now);
         SendPages(lane, FrameType.PageBatch, encoded);
     }
 
@@ -194,7 +203,8 @@ internal sealed class Departure : IQemuListener
             }
             else if (!loses || i > 0)
             {
-                (_early ?? _qemu.Memory[0]).AsSpan((int)_taken[i].ByteOffset, Page.Size).CopyTo(batch.AddContents(_taken[i], 1));
+                byte[] memory = _early ?? _qemu.Memory[0];
+                memory.AsSpan((int)_taken[i].ByteOffset, Page.Size).CopyTo(batch.AddContents(_taken[i], 1));
             }
         }
     }

@@ -44,7 +44,7 @@ internal sealed class Link(Timeline time, TimeSpan latency, double bytesPerSecon
     }
 }
 
-/// <summary>One direction of one connection: in order, none lost, none twice, or closed. That is what TCP gives.</summary>
+/// <summary>One direction of one connection: in order, none lost, none twice, or closed, as TCP has it.</summary>
 /// <remarks>What a cut link does not carry waits and is sent again; lanes do not wait for each other.</remarks>
 internal sealed class Pipe
 {

@@ -8,8 +8,8 @@ namespace Godwit.Simulation;
 
 /// <summary>A QEMU as the daemons meet it: a process that outlives them and has a will of its own.</summary>
 /// <remarks>
-/// What is modelled of it was seen with real ones (docs/formats/qemu-stream.md, docs/formats/hand-over.md): it resumes a
-/// guest by itself when its stream breaks, unless it holds the stream's other end too; it checks nothing that it is
+/// What is modelled of it was seen with real ones (docs/formats/qemu-stream.md, docs/formats/hand-over.md): it resumes
+/// a guest by itself when its stream breaks, unless it holds the stream's other end too; it checks nothing that it is
 /// sent; what it lists as dirty it lists once.
 /// </remarks>
 internal sealed class ModelQemu : IQemuStreamSink

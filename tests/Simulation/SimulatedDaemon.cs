@@ -3,8 +3,8 @@ using Godwit.Migration.HandOver;
 
 namespace Godwit.Simulation;
 
-/// <summary>One life of a godwitd: journal, rules and engines are the real ones, what is around them is virtual.</summary>
-/// <remarks>Follows the daemon's own steps in src/Daemon/Guests and src/Daemon/Moves, one guest for all of them.</remarks>
+/// <summary>One life of a godwitd: journal, rules and engines are real, what is around them is virtual.</summary>
+/// <remarks>Follows the daemon's own steps in src/Daemon/Guests and src/Daemon/Moves, for one guest.</remarks>
 internal sealed partial class SimulatedDaemon(World world, SimulatedHost host)
 {
     private static readonly Guid _guest = new("0a1b2c3d-0000-4000-8000-000000000001");

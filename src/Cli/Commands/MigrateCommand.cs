@@ -27,7 +27,13 @@ internal static class MigrateCommand
             ["full", "adaptive"], "full");
         var maxRounds = Option.Count("--max-rounds", "Rounds after which it has stalled (default: 30).", 10_000);
         var timeout = Option.Milliseconds("--timeout", "Time after which it has stalled (default: 30m).");
+        var cpu = Option.Cores(
+            "--cpu", "Processor time to spend here while the guest runs, in cores (default: what the lanes get).");
         var noCompression = Option.Flag("--no-compression", "Send every page as it is.");
+        var share = Option.Among(
+            "--share",
+            "Whose contents the destination may rebuild pages from: the guest's own, every guest's there, or nobody's.",
+            ["guest", "host", "none"], "guest");
         var dryRun = Option.Flag("--dry-run", "Check everything and forecast; touch nothing.");
         var detach = Option.Flag("--detach", "Print the migration's id and do not wait.");
         return godwit.Verb(
@@ -38,7 +44,10 @@ internal static class MigrateCommand
                 "godwit vm migrate db1 --to b --max-downtime 100ms --bandwidth 400Mbit --on-stall abort",
                 "id=$(godwit vm migrate web1 --to b --detach); godwit migration watch $id",
             ],
-            [name, to, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, noCompression, dryRun, detach],
+            [
+                name, to, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu, noCompression, share,
+                dryRun, detach,
+            ],
             (session, cancellation) =>
             {
                 var request = new StartMigrationRequest
@@ -53,7 +62,14 @@ internal static class MigrateCommand
                         Pacing = session.Get(pacing) == "adaptive" ? Pacing.Adaptive : Pacing.Full,
                         MaxRounds = session.Get(maxRounds),
                         TimeoutSeconds = GuestCommands.WholeSeconds(session.Get(timeout)),
+                        Cores = session.Get(cpu),
                         NoCompression = session.Get(noCompression),
+                        Share = session.Get(share) switch
+                        {
+                            "host" => ContentSharing.Host,
+                            "none" => ContentSharing.None,
+                            _ => ContentSharing.Guest,
+                        },
                     },
                 };
                 return session.Get(dryRun)

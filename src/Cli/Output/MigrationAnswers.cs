@@ -91,6 +91,7 @@ internal static class MigrationAnswers
             ["bytes"] = round.Bytes,
             ["seconds"] = Json.Number(round.Seconds),
             ["dirtyBytesPerSecond"] = Json.Number(round.DirtyBytesPerSecond),
+            ["coding"] = Json.Text(round.Coding),
         })),
     };
 
@@ -136,6 +137,7 @@ internal static class MigrationAnswers
             ["maxRounds"] = policy.MaxRounds,
             ["timeoutSeconds"] = policy.TimeoutSeconds,
             ["compression"] = !policy.NoCompression,
+            ["cores"] = Json.Number(policy.Cores),
         };
         return data;
     }
@@ -223,18 +225,20 @@ internal static class MigrationAnswers
                 : ""),
             ("pause parts", migration.DowntimeMs > 0 ? pause : ""),
             ("policy", $"{Json.Word(policy.Pacing)} pacing, {cap}, on stall {Json.Word(policy.OnStall)}"),
+            ("coding", migration.Rounds.LastOrDefault()?.Coding ?? ""),
             ("daemon CPU", migration.DaemonCpuSeconds > 0 ? Units.Duration(migration.DaemonCpuSeconds) : ""),
         ]);
         if (migration.Rounds.Count > 0)
         {
             yield return new Table(
-                ["ROUND", "PAGES", "WIRE", "TIME", "DIRTY RATE", "LIMIT"],
+                ["ROUND", "PAGES", "WIRE", "TIME", "DIRTY RATE", "LIMIT", "CODING"],
                 [.. migration.Rounds.Select(round => (IReadOnlyList<string>)
                 [
                     Units.Invariant($"{round.Number}"), Units.Invariant($"{round.Pages}"),
                     Units.Bytes(round.Bytes, wide), Units.Duration(round.Seconds),
                     Units.BytesPerSecond(round.DirtyBytesPerSecond, wide),
                     round.RateBitsPerSecond > 0 ? Units.BitsPerSecond(round.RateBitsPerSecond, wide) : "-",
+                    round.Coding.Split(':')[0] is { Length: > 0 } choice ? choice : "-",
                 ])]);
         }
     }

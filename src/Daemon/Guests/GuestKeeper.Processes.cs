@@ -243,6 +243,13 @@ internal sealed partial class GuestKeeper
                 : $"Its QEMU (process {machine.ProcessId}) ended by itself: "
                     + machines.LastWords(guest.Record.Contract);
             guest.Machine = null;
+            if (handOvers.OfGuest(guest.Record.Uuid) is { State: HandOverState.Committed })
+            {
+                // A copy whose guest another host may run: what that means is known when that host has answered.
+                await Machines.EndAsync(machine);
+                return;
+            }
+
             try
             {
                 await NoteAsync(guest, guest.Record with { Intent = GuestIntent.Stopped, Detail = detail });
@@ -357,6 +364,7 @@ internal sealed partial class GuestKeeper
             }
 
             await registry.RemoveGuestAsync(guest.Record.Uuid, CancellationToken.None);
+            machines.Forget(guest.Record.Contract);
             _guests.TryRemove(guest.Record.Uuid, out _);
         }
         finally

@@ -239,6 +239,7 @@ internal sealed partial class GuestKeeper(
         }
 
         await registry.RemoveGuestAsync(guest.Record.Uuid, cancellationToken);
+        machines.Forget(guest.Record.Contract);
         _guests.TryRemove(guest.Record.Uuid, out _);
         Log.GuestRemoved(logger, guest.Record.Name);
     }

@@ -29,6 +29,23 @@ internal sealed class Machines(DaemonSettings settings, QemuFacts qemu, ILogger<
         await machine.DisposeAsync();
     }
 
+    /// <summary>Removes what is left of a guest that this host does not know any more: its logs.</summary>
+    public void Forget(MachineContract contract)
+    {
+        try
+        {
+            System.IO.Directory.Delete(Directory(contract), recursive: true);
+        }
+        catch (DirectoryNotFoundException)
+        {
+            // It never ran here.
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            Log.FilesLeft(logger, contract.Name, Directory(contract), exception.Message);
+        }
+    }
+
     /// <summary>What QEMU said last, in one line.</summary>
     public string LastWords(MachineContract contract)
     {
@@ -78,6 +95,10 @@ internal sealed class Machines(DaemonSettings settings, QemuFacts qemu, ILogger<
         catch (GodwitException exception)
         {
             Log.AnnouncementFailed(logger, machine.Contract.Name, exception.Message);
+        }
+        catch (ObjectDisposedException)
+        {
+            // Its QEMU has ended meanwhile, and the ports with it.
         }
     }
 }

@@ -24,6 +24,13 @@ internal static class HostReadiness
                 $"On host '{host}': apt install liblz4-1.");
         }
 
+        if (!HostFacts.HasZstd())
+        {
+            yield return Refuse("zstd-missing",
+                $"Host '{host}' cannot load libzstd.so.1: no guest can leave it or come to it.",
+                $"On host '{host}': apt install libzstd1.");
+        }
+
         (string Directory, long BytesMin)[] needs = isDestination
             ? [(settings.StateDirectory, StateBytesMin), (settings.RuntimeDirectory, RuntimeBytesMin)]
             : [(settings.StateDirectory, StateBytesMin)];

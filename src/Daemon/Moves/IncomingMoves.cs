@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Security.Cryptography;
 using Godwit.Api.V1;
 using Godwit.Daemon.Guests;
+using Godwit.Daemon.Inventories;
 using Godwit.Host.Network;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
@@ -17,7 +18,8 @@ namespace Godwit.Daemon.Moves;
 /// <summary>Guests on their way to this host: a waiting QEMU, a reservation, and a transfer each.</summary>
 internal sealed class IncomingMoves(
     DaemonSettings settings, IncomingChecks checks, GuestKeeper guests, Machines machines, LaneListener lanes,
-    HandOvers handOvers, MoveReports reports, TimeProvider clock, ILogger<IncomingMoves> logger) : IDisposable
+    HandOvers handOvers, MoveReports reports, InventoryKeeper inventory, TimeProvider clock,
+    ILogger<IncomingMoves> logger) : IDisposable
 {
     private static readonly TimeSpan SettlePatience = TimeSpan.FromSeconds(5);
     private readonly ConcurrentDictionary<string, Arrival> _arrivals = new();
@@ -101,7 +103,9 @@ internal sealed class IncomingMoves(
             () => handOvers.RecordAsync(handOver),
             () => handOvers.RecordAsync(handOver with { State = HandOverState.Refused }),
             () => ArriveAsync(guest, machine, announcer));
-        var transfer = new DestinationTransfer(machine, terms, machines.Directory(contract), steps, logger);
+        var known = terms.WireVersion >= WireVersions.Inventory
+            ? await inventory.OpenAsync(contract, terms.Policy) : null;
+        var transfer = new DestinationTransfer(machine, terms, machines.Directory(contract), steps, known, logger);
         var move = new Move(new MigrationRecord(
             terms.MigrationId, contract.Uuid, contract.Name, terms.From, terms.To, terms.Policy, clock.GetUtcNow(),
             terms.From, new MigrationSnapshot()));
@@ -259,6 +263,11 @@ internal sealed class IncomingMoves(
     {
         var terms = arrival.Transfer.Terms;
         var snapshot = await arrival.Transfer.RunAsync(_shutdown.Token);
+        if (snapshot.Outcome == MigrationOutcome.Completed)
+        {
+            inventory.Arrived(guest);
+        }
+
         if (snapshot.Outcome == MigrationOutcome.Completed)
         {
             guest.MigrationId = "";

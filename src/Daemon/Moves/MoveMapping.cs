@@ -25,6 +25,13 @@ internal static class MoveMapping
             RoundsMax = policy.MaxRounds > 0 ? (int)Math.Min(policy.MaxRounds, int.MaxValue) : defaults.RoundsMax,
             TimeMax = policy.TimeoutSeconds > 0 ? TimeSpan.FromSeconds(policy.TimeoutSeconds) : defaults.TimeMax,
             Compression = !policy.NoCompression,
+            Share = policy.Share switch
+            {
+                Wire.ContentSharing.Host => ContentSharing.Host,
+                Wire.ContentSharing.None => ContentSharing.None,
+                _ => ContentSharing.Guest,
+            },
+            Cores = double.IsFinite(policy.Cores) ? Math.Clamp(policy.Cores, 0, 1024) : 0,
         };
     }
 
@@ -37,6 +44,13 @@ internal static class MoveMapping
         MaxRounds = (uint)policy.RoundsMax,
         TimeoutSeconds = (uint)policy.TimeMax.TotalSeconds,
         NoCompression = !policy.Compression,
+        Share = policy.Share switch
+        {
+            ContentSharing.Host => Wire.ContentSharing.Host,
+            ContentSharing.None => Wire.ContentSharing.None,
+            _ => Wire.ContentSharing.Guest,
+        },
+        Cores = policy.Cores,
     };
 
     public static Wire.Migration ToApi(MigrationRecord record)
@@ -83,6 +97,7 @@ internal static class MoveMapping
             Seconds = round.Duration.TotalSeconds,
             DirtyBytesPerSecond = round.DirtyBytesPerSecond,
             RateBitsPerSecond = round.RateBitsPerSecond,
+            Coding = round.Coding,
         }));
         foreach (var (reason, bytes) in snapshot.SavedBytes)
         {
@@ -120,7 +135,7 @@ internal static class MoveMapping
             [
                 .. migration.Rounds.Select(round => new RoundReport(
                     (int)round.Number, (long)round.Pages, (long)round.Bytes, TimeSpan.FromSeconds(round.Seconds),
-                    round.DirtyBytesPerSecond, (long)round.RateBitsPerSecond)),
+                    round.DirtyBytesPerSecond, (long)round.RateBitsPerSecond, round.Coding)),
             ],
             SavedBytes = migration.SavedBytes.ToDictionary(pair => pair.Key, pair => (long)pair.Value),
             Elapsed = TimeSpan.FromSeconds(migration.TotalSeconds),

@@ -1,5 +1,6 @@
 using Godwit.Api.V1;
 using Godwit.Daemon.Guests;
+using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Migration;
 using Godwit.Migration.HandOver;
@@ -16,7 +17,8 @@ internal sealed partial class OutgoingMoves
 
     /// <summary>An operator decides where the guest of an unsettled move runs.</summary>
     /// <exception cref="GodwitException">
-    /// <c>migration-settled</c>: nothing is undecided. <c>host-unknown</c>: not one of the two.
+    /// <c>migration-settled</c>: nothing is undecided. <c>host-unknown</c>: not one of the two. <c>disk-in-use</c>: the
+    /// guest runs, and it is not here.
     /// </exception>
     public async Task<Move> DecideAsync(
         string idOrGuest, string host, bool resumesCopy, CancellationToken cancellationToken)
@@ -37,6 +39,11 @@ internal sealed partial class OutgoingMoves
                 "Name the one of them on which the guest runs, or on which it shall.");
         }
 
+        if (host == settings.HostName)
+        {
+            RequireDisksFree(guests.Find(move.Record.GuestUuid)!);
+        }
+
         var changed = move.Changed;
         _departures[move.Id].Decide(new Decision(host, resumesCopy));
         while (move.Record.GuestRunsOn != host)
@@ -46,6 +53,20 @@ internal sealed partial class OutgoingMoves
         }
 
         return move;
+    }
+
+    // Whoever writes to its disks runs the guest: an operator who says otherwise errs, and would lose both copies.
+    private static void RequireDisksFree(LocalGuest guest)
+    {
+        foreach (var disk in guest.Record.Contract.Disks)
+        {
+            if (DiskLock.IsWritten(disk.Path))
+            {
+                throw new GodwitException("disk-in-use",
+                    $"Disk {disk.Path} of guest '{guest.Record.Name}' is being written to: the guest runs.",
+                    "Decide for the host where it runs, or switch that host off first.");
+            }
+        }
     }
 
     private async Task ResumeSettlementAsync(HandOverRecord handOver)
@@ -154,7 +175,7 @@ internal sealed partial class OutgoingMoves
 
                     break;
                 case SettlementStep.EndCopy:
-                    await GuestKeeper.EndCopyAsync(guest);
+                    await EndCopyAsync(departure);
                     settlement.Done();
                     break;
                 case SettlementStep.RunCopy:
@@ -249,11 +270,26 @@ internal sealed partial class OutgoingMoves
     {
         if (guest.Machine is not { } machine || await guests.GoOnAsync(machine) != "running")
         {
+            var stopped = guest.Record.Owned with { Intent = GuestIntent.Stopped };
+            await guests.OwnAsync(guest, stopped, "Its QEMU ended while the guest was being handed over.");
             return false;
         }
 
         guest.IsPaused = false;
         return true;
+    }
+
+    /// <summary>Ends the copy; the memory of a guest that has left stays behind for the day it comes back.</summary>
+    private async Task EndCopyAsync(Departure departure)
+    {
+        var guest = departure.Guest;
+        var hasLeft = handOvers.Find(departure.Move.Id) is { State: HandOverState.Left };
+        var memory = hasLeft ? inventory.TakeMemory(guest, departure.Move.Record.Policy) : null;
+        await GuestKeeper.EndCopyAsync(guest);
+        if (hasLeft)
+        {
+            inventory.Left(guest, memory);
+        }
     }
 
     private async Task OwnAsync(LocalGuest guest, string migration, GuestOwnership owned)

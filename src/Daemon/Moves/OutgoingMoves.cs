@@ -3,6 +3,7 @@ using System.Net;
 using Godwit.Api.V1;
 using Godwit.Daemon.Cluster;
 using Godwit.Daemon.Guests;
+using Godwit.Daemon.Inventories;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Host.Transfers;
@@ -18,7 +19,8 @@ namespace Godwit.Daemon.Moves;
 /// <summary>Guests that leave this host: the checks, the move, and who owns the guest afterwards.</summary>
 internal sealed partial class OutgoingMoves(
     DaemonSettings settings, GuestKeeper guests, Machines machines, QemuFacts qemu, Membership membership,
-    PeerLinks links, ClusterTrust trust, HandOvers handOvers, MoveReports reports, TimeProvider clock,
+    PeerLinks links, ClusterTrust trust, HandOvers handOvers, MoveReports reports, InventoryKeeper inventory,
+    TimeProvider clock,
     ILogger<OutgoingMoves> logger)
     : IDisposable
 {
@@ -50,9 +52,23 @@ internal sealed partial class OutgoingMoves(
     // Of a move that the last daemon neither finished nor left in doubt.
     private MigrationRecord EndOfReport(MigrationRecord record)
     {
-        var owner = guests.Find(record.GuestUuid)?.Record.Host;
+        var guest = guests.Find(record.GuestUuid);
         var snapshot = record.Snapshot with { Phase = MigrationPhase.Ended };
-        return owner == record.To
+        if (guest is { Machine: null } && guest.Record.Host == settings.HostName)
+        {
+            return record with
+            {
+                GuestRunsOn = "",
+                Snapshot = snapshot with
+                {
+                    Outcome = MigrationOutcome.Failed,
+                    ErrorCode = "guest-lost",
+                    Error = LostText(record.Guest, guest.Record.Contract),
+                },
+            };
+        }
+
+        return guest?.Record.Host == record.To
             ? record with
             {
                 GuestRunsOn = record.To, Snapshot = snapshot with { Outcome = MigrationOutcome.Completed },
@@ -223,8 +239,21 @@ internal sealed partial class OutgoingMoves(
             final = End(move, started, MigrationOutcome.Failed, "internal", exception.Message);
         }
 
+        // Whoever needed it first has missed it, and does not know why.
+        if (final.Outcome == MigrationOutcome.Failed && await machine.HasDiedAsync())
+        {
+            final = final with
+            {
+                ErrorCode = "guest-lost", Error = LostText(move.Record.Guest, machine.Contract),
+            };
+        }
+
         await SettleAsync(departure, final, isPrepared);
     }
+
+    private string LostText(string guest, MachineContract contract) =>
+        $"The QEMU of {guest} on {settings.HostName} ended during the move, and the guest with it: it runs nowhere. "
+        + $"What QEMU said last: {machines.LastWords(contract)}. Start it again: 'godwit vm start {guest}'.";
 
     private async Task<PrepareIncomingResponse> PrepareAsync(
         Departure departure, QemuMachine machine, CancellationToken cancellationToken)

@@ -2,6 +2,7 @@ using System.Net.Sockets;
 using Godwit.Api.V1;
 using Godwit.Daemon.Cluster;
 using Godwit.Daemon.Guests;
+using Godwit.Daemon.Inventories;
 using Godwit.Daemon.Moves;
 using Grpc.Core;
 using VersionInfo = Godwit.Api.V1.VersionInfo;
@@ -11,7 +12,7 @@ namespace Godwit.Daemon.Services;
 /// <summary>What the operator of this host asks for, over the Unix socket.</summary>
 internal sealed partial class ControlService(
     GuestKeeper guests, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
-    Membership membership, HostReports hosts, Doctor doctor) : Control.ControlBase
+    Membership membership, HostReports hosts, Doctor doctor, InventoryKeeper inventory) : Control.ControlBase
 {
     public override Task<VersionInfo> GetVersion(GetVersionRequest request, ServerCallContext context) =>
         Task.FromResult(hosts.Version());
@@ -29,7 +30,9 @@ internal sealed partial class ControlService(
 
     public override async Task<Empty> RemoveGuest(GuestRequest request, ServerCallContext context)
     {
+        var guest = guests.Find(request.Name);
         await guests.RemoveAsync(request.Name, context.CancellationToken);
+        inventory.Removed(guest.Record.Uuid);
         return new Empty();
     }
 

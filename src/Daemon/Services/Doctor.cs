@@ -23,6 +23,7 @@ internal sealed class Doctor(
         findings.AddRange(Network());
         findings.AddRange(Space());
         findings.Add(Lz4());
+        findings.Add(Zstd());
         findings.AddRange(Trust());
         var hosts = await membership.ListAsync(cancellationToken);
         findings.AddRange(await Task.WhenAll(hosts.Where(host => host.Name != settings.HostName)
@@ -85,6 +86,11 @@ internal sealed class Doctor(
         ? Good("lz4", "liblz4 can be loaded")
         : Bad("lz4-missing", "lz4", "liblz4.so.1 cannot be loaded: no guest can leave this host or come to it",
             "Install it: apt install liblz4-1.");
+
+    private static Finding Zstd() => HostFacts.HasZstd()
+        ? Good("zstd", "libzstd can be loaded")
+        : Bad("zstd-missing", "zstd", "libzstd.so.1 cannot be loaded: no guest can leave this host or come to it",
+            "Install it: apt install libzstd1.");
 
     private IEnumerable<Finding> Trust()
     {

@@ -9,6 +9,9 @@ internal static partial class DiskImage
 {
     private const uint QcowMagic = 0x514649FB;
 
+    /// <summary>Images followed in a chain of backing files.</summary>
+    internal const int ChainMax = 16;
+
     /// <summary>The format by the image's first bytes: <c>qcow2</c>, or <c>raw</c> when they say nothing.</summary>
     /// <exception cref="IOException">It cannot be read.</exception>
     internal static string DetectFormat(string path)
@@ -18,6 +21,56 @@ internal static partial class DiskImage
         return RandomAccess.Read(file, head, 0) == 4 && BinaryPrimitives.ReadUInt32BigEndian(head) == QcowMagic
             ? "qcow2"
             : "raw";
+    }
+
+    /// <summary>An image and what it is based on, the image first; those of them that are there.</summary>
+    /// <remarks>A chain longer than <see cref="ChainMax"/>, or one in a circle, is cut.</remarks>
+    internal static IReadOnlyList<string> Chain(string path)
+    {
+        List<string> chain = [];
+        try
+        {
+            for (string? next = Path.GetFullPath(path);
+                next is not null && File.Exists(next) && chain.Count < ChainMax && !chain.Contains(next);
+                next = BackingOf(next))
+            {
+                chain.Add(next);
+            }
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            // As far as it can be read.
+        }
+
+        return chain;
+    }
+
+    // https://www.qemu.org/docs/master/interop/qcow2.html: offset and length of the backing file's name.
+    private static string? BackingOf(string path)
+    {
+        const int nameBytesMax = 1023;
+        using SafeFileHandle file = File.OpenHandle(
+            path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
+        Span<byte> head = stackalloc byte[20];
+        if (RandomAccess.Read(file, head, 0) < head.Length || BinaryPrimitives.ReadUInt32BigEndian(head) != QcowMagic)
+        {
+            return null;
+        }
+
+        long offset = BinaryPrimitives.ReadInt64BigEndian(head[8..]);
+        uint length = BinaryPrimitives.ReadUInt32BigEndian(head[16..]);
+        if (offset <= 0 || length is 0 or > nameBytesMax)
+        {
+            return null;
+        }
+
+        byte[] name = new byte[length];
+        string text = RandomAccess.Read(file, name, offset) == name.Length
+            ? System.Text.Encoding.UTF8.GetString(name) : "";
+        // Anything with a protocol, such as nbd:// or json:, is no file of ours.
+        return text.Length == 0 || text.Contains(':', StringComparison.Ordinal) || text.Contains('\0')
+            ? null
+            : Path.GetFullPath(text, Path.GetDirectoryName(path)!);
     }
 
     /// <summary>Whether the image's file system takes O_DIRECT.</summary>

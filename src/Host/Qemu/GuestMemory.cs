@@ -27,6 +27,9 @@ public sealed partial class GuestMemory : IDisposable
     /// <summary>QEMU's name of the block, as its migration stream has it.</summary>
     public string Name { get; }
 
+    /// <summary>The memory file, for those that read it by other units than pages. It goes with this object.</summary>
+    internal SafeFileHandle File => _file;
+
     /// <summary>Bytes; equals the length of the RAM block.</summary>
     public long Length { get; }
 
@@ -82,6 +85,30 @@ public sealed partial class GuestMemory : IDisposable
         return Seek(_file, offset, SeekData) == offset;
     }
 
+    /// <summary>Finds the next pages that somebody has written; everything between them is zero.</summary>
+    /// <param name="from">The first page that may be given.</param>
+    /// <param name="run">The pages: their first one and their number.</param>
+    /// <returns>False if there are none up to the block's end.</returns>
+    public bool TryFindAllocated(PageNumber from, out (PageNumber First, long Count) run)
+    {
+        run = default;
+        if (from.Value >= Length / Page.Size)
+        {
+            return false;
+        }
+
+        long data = Seek(_file, Check(from, 0), SeekData);
+        if (data < 0)
+        {
+            return false;
+        }
+
+        long hole = Math.Min(Length, Seek(_file, data, SeekHole));
+        long first = data / Page.Size;
+        run = (new PageNumber(first), ((hole + Page.Size - 1) / Page.Size) - first);
+        return true;
+    }
+
     /// <summary>Finds the memory file of a QEMU process and opens it.</summary>
     internal static GuestMemory Open(int processId, string name, long length)
     {
@@ -90,7 +117,8 @@ public sealed partial class GuestMemory : IDisposable
         {
             string path = Directory.EnumerateFileSystemEntries($"/proc/{processId}/fd").FirstOrDefault(IsMemory)
                 ?? throw new FileNotFoundException("the process holds no such memory file");
-            file = File.OpenHandle(path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
+            file = System.IO.File.OpenHandle(
+                path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -113,7 +141,7 @@ public sealed partial class GuestMemory : IDisposable
     {
         try
         {
-            return File.ResolveLinkTarget(descriptor, returnFinalTarget: false) is { } target
+            return System.IO.File.ResolveLinkTarget(descriptor, returnFinalTarget: false) is { } target
                 && target.FullName.Contains("/memfd:memory-backend-memfd", StringComparison.Ordinal);
         }
         catch (IOException)

@@ -184,6 +184,23 @@ public sealed partial class QemuMachine : IAsyncDisposable
         }
     }
 
+    /// <summary>Whether QEMU has ended; one that does not answer is given half a second to be seen to end.</summary>
+    public async Task<bool> HasDiedAsync()
+    {
+        try
+        {
+            await ExecuteAsync("query-status", null, CancellationToken.None);
+        }
+        catch (Exception exception) when (exception is QmpException or GodwitException or IOException
+            or TimeoutException or ObjectDisposedException)
+        {
+            // Its sockets close before its end is known.
+            await Task.WhenAny(Exited, Task.Delay(TimeSpan.FromMilliseconds(500)));
+        }
+
+        return Exited.IsCompleted;
+    }
+
     private async Task CleanUpAfterExitAsync(CancellationToken disposing)
     {
         try

@@ -14,5 +14,8 @@ public sealed record TransferTerms(
 public static class WireVersions
 {
     public const int Min = 1;
-    public const int Max = 1;
+    public const int Max = 2;
+
+    /// <summary>From this one on the destination says what it can rebuild.</summary>
+    public const int Inventory = 2;
 }

@@ -1,9 +1,11 @@
 using System.Buffers;
+using System.Buffers.Binary;
 using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
 using System.Threading.Channels;
 using Godwit.GuestStreams.Qemu;
+using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
 using Godwit.Migration.Wire;
@@ -25,7 +27,7 @@ public sealed record ArrivalSteps(Func<Task> RecordResuming, Func<Task> RecordRe
 /// </remarks>
 public sealed partial class DestinationTransfer(
     QemuMachine machine, TransferTerms terms, string runtimeDirectory,
-    ArrivalSteps handOver, ILogger logger)
+    ArrivalSteps handOver, GuestInventory? inventory, ILogger logger)
 {
     private const int TickMilliseconds = 4;
 
@@ -174,6 +176,11 @@ public sealed partial class DestinationTransfer(
                 _begun = true;
                 _attached.TrySetResult();
                 StartThread("control", ReadControl);
+                if (terms.WireVersion >= WireVersions.Inventory)
+                {
+                    StartThread("inventory", () => Guarded("inventory", OfferInventory));
+                }
+
                 for (int number = 1; number <= terms.Lanes; number++)
                 {
                     Lane pages = _lanes[number]!;
@@ -260,7 +267,9 @@ public sealed partial class DestinationTransfer(
     private void ReadPages(Lane lane)
     {
         byte[] body = new byte[FrameHeader.PageBodyMax];
-        byte[] scratch = new byte[PageBatch.ContentPagesMax * Page.Size];
+        using var decoder = new PageBatchDecoder(terms.WireVersion);
+        var refused = new RefusedPages();
+        bool done = false;
         Guarded($"lane {lane.Number}", () =>
         {
             if (!WaitForBlocks())
@@ -270,14 +279,20 @@ public sealed partial class DestinationTransfer(
 
             while (lane.Read(body) is { } header)
             {
+                if (done)
+                {
+                    throw new StreamFormatException(0, $"Lane {lane.Number} goes on behind its barrier.");
+                }
+
                 switch (header.Type)
                 {
                     case FrameType.PageBatch:
-                        Place(body.AsSpan(0, header.BodyLength), scratch);
+                        Place(lane, body.AsSpan(0, header.BodyLength), decoder, refused);
                         Enter(now => _engine.BatchPlaced(FrameHeader.Size + header.BodyLength, now));
                         break;
                     case FrameType.Barrier:
-                        Enter(now => _engine.LaneBarrier(lane.Number, now));
+                        int answered = ReadBarrier(body.AsSpan(0, header.BodyLength));
+                        Enter(now => done = _engine.LaneBarrier(lane.Number, answered, now));
                         break;
                     default:
                         throw new StreamFormatException(
@@ -285,6 +300,15 @@ public sealed partial class DestinationTransfer(
                 }
             }
         });
+    }
+
+    private int ReadBarrier(ReadOnlySpan<byte> body)
+    {
+        int bytes = terms.WireVersion < WireVersions.Inventory ? 0 : sizeof(int);
+        return body.Length != bytes
+            ? throw new StreamFormatException(
+                0, $"A barrier has a body of {body.Length} bytes; {bytes} belong there in version {terms.WireVersion}.")
+            : bytes == 0 ? 0 : BinaryPrimitives.ReadInt32LittleEndian(body);
     }
 
     // Pages may overtake the prologue, which travels on another connection: they wait until their blocks are known and
@@ -299,52 +323,6 @@ public sealed partial class DestinationTransfer(
             }
 
             return _stream is not null;
-        }
-    }
-
-    private void Place(ReadOnlySpan<byte> body, byte[] scratch)
-    {
-        PageBatchReader batch = PageBatchReader.Parse(body, _blocks, scratch);
-        RamBlock block = _blocks[batch.BlockIndex];
-        GuestMemory? memory = _memoryOf[batch.BlockIndex];
-        if (memory is not null)
-        {
-            foreach (PageRun run in batch)
-            {
-                if (run.IsZero)
-                {
-                    memory.Clear(run.First, run.Count);
-                }
-                else
-                {
-                    memory.Write(run.First, run.Content);
-                }
-            }
-
-            return;
-        }
-
-        lock (_streamGate)
-        {
-            _stream!.BeginPart();
-            foreach (PageRun run in batch)
-            {
-                for (int i = 0; i < run.Count; i++)
-                {
-                    var page = new PageNumber(run.First.Value + i);
-                    if (run.IsZero)
-                    {
-                        _stream.ZeroPage(block, page);
-                    }
-                    else
-                    {
-                        _stream.Page(block, page, run.Content.Slice(i * Page.Size, Page.Size));
-                    }
-                }
-            }
-
-            _stream.EndSection();
-            FlushStream();
         }
     }
 
@@ -564,6 +542,8 @@ public sealed partial class DestinationTransfer(
         {
             memory.Dispose();
         }
+
+        inventory?.Dispose();
     }
 
     [LoggerMessage(3201, LogLevel.Information, "{Guest} runs here; resume took {Milliseconds:0.0} ms")]

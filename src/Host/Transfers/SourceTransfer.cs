@@ -3,6 +3,7 @@ using System.Diagnostics;
 using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
+using System.Security.Cryptography;
 using System.Text.Json.Nodes;
 using System.Threading.Channels;
 using Godwit.GuestStreams.Qemu;
@@ -48,7 +49,7 @@ public sealed partial class SourceTransfer(
     private readonly List<Thread> _threads = [];
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private IReadOnlyList<GuestMemory> _memory = [];
-    // By block name; empty unless the feed misses writes.
+    // By block name.
     private Dictionary<string, PageFingerprints> _sent = [];
     private SourceEngine _engine = null!;
     private Socket? _qemu;
@@ -57,6 +58,7 @@ public sealed partial class SourceTransfer(
     private TimeSpan _qemuDowntime;
     private volatile bool _migrating;
     private bool _held;
+    private long _givenUpAt;
 
     /// <summary>The newest state; safe from any thread.</summary>
     public MigrationSnapshot Snapshot { get; private set; } = new();
@@ -83,10 +85,8 @@ public sealed partial class SourceTransfer(
         _cpuAtStart = Environment.CpuUsage.TotalTime;
         _memory = machine.OpenMemory();
         bool missesWrites = QemuInstallation.MissesWrites(machine.Version, machine.Contract.Accelerator);
-        if (missesWrites)
-        {
-            _sent = _memory.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size));
-        }
+        long seed = BitConverter.ToInt64(RandomNumberGenerator.GetBytes(sizeof(long)));
+        _sent = _memory.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size, seed));
         _engine = new SourceEngine(
             new SourceEngineOptions
             {
@@ -95,10 +95,12 @@ public sealed partial class SourceTransfer(
                 To = terms.To,
                 Policy = terms.Policy,
                 Lanes = terms.Lanes,
+                WireVersion = terms.WireVersion,
                 HoldsSwitchover = machine.Version >= HoldsSwitchoverSince,
                 IsShared = block => _memory.Any(m => m.Name == block.Name && m.Length == block.Length),
                 MemoryCheck = missesWrites
                     ? TimeSpan.FromSeconds(_memory.Sum(m => m.Length) / MemoryCheckBytesPerSecond) : null,
+                OffersMax = OffersMax(),
             },
             Now);
         using CancellationTokenRegistration stop = shutdown.Register(() => Cancel());
@@ -135,17 +137,10 @@ public sealed partial class SourceTransfer(
             : Snapshot;
     }
 
-    // A QEMU that dies breaks its stream first; its end is known a moment later.
-    private async Task<bool> GuestIsLostAsync()
-    {
-        if (Snapshot.ErrorCode == "qemu-migration")
-        {
-            await Task.WhenAny(machine.Exited, Task.Delay(TimeSpan.FromMilliseconds(500)));
-        }
-
-        return machine.Exited.IsCompleted
-            && Snapshot.Outcome is not (MigrationOutcome.Completed or MigrationOutcome.Unsettled);
-    }
+    // Whatever ended the move, a lane that broke first for example, QEMU may have died with it.
+    private async Task<bool> GuestIsLostAsync() =>
+        Snapshot.Outcome is not (MigrationOutcome.Completed or MigrationOutcome.Unsettled)
+        && await machine.HasDiedAsync();
 
     private MigrationSnapshot End(MigrationOutcome outcome, string code, string error) =>
         Snapshot with { Outcome = outcome, ErrorCode = code, Error = error };
@@ -262,6 +257,10 @@ public sealed partial class SourceTransfer(
             case "STOP":
                 Enter(now => _engine.GuestStopped(Stopwatch.GetElapsedTime(_started, e.ReceivedTimestamp), now));
                 break;
+            case "RESUME" when Interlocked.Exchange(ref _givenUpAt, 0) is not 0 and var givenUpAt:
+                LogRunsAgain(
+                    terms.Guest, Stopwatch.GetElapsedTime(givenUpAt, e.ReceivedTimestamp).TotalMilliseconds);
+                break;
             case "MIGRATION_PASS":
                 int pass = (int?)e.Data?["pass"] ?? 0;
                 Enter(now => _engine.QemuPass(pass, now));
@@ -292,6 +291,11 @@ public sealed partial class SourceTransfer(
     {
         while (_engine.TryTakeEffect(out Effect effect))
         {
+            if (effect is Effect.AbandonQemu)
+            {
+                Volatile.Write(ref _givenUpAt, Stopwatch.GetTimestamp());
+            }
+
             _effects.Writer.TryWrite(effect);
         }
 
@@ -372,6 +376,10 @@ public sealed partial class SourceTransfer(
         "{Guest}: QEMU {Version} misses writes of emulated processors; memory compared in {Milliseconds:0} ms, "
         + "{Pages} pages sent again")]
     private partial void LogMemoryChecked(string guest, Version version, double milliseconds, int pages);
+
+    [LoggerMessage(3104, LogLevel.Information,
+        "{Guest}: runs here again {Milliseconds:0.0} ms after the move was given up")]
+    private partial void LogRunsAgain(string guest, double milliseconds);
 
     [LoggerMessage(3102, LogLevel.Warning, "{Guest}: effect {Effect} failed: {Reason}")]
     private partial void LogEffectFailed(string guest, string effect, string reason);

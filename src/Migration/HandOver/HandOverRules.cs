@@ -50,7 +50,7 @@ public enum RecoveryDuty
     GoOn,
     /// <summary>It was handed over to this host and does not run yet: run it and announce it.</summary>
     RunArrival,
-    /// <summary>It was on its way here and never will be handed over: end its QEMU if there is one, forget it.</summary>
+    /// <summary>It was on its way here and never will be handed over: end its QEMU, if there is one.</summary>
     DropArrival,
     /// <summary>It is another host's: kill the copy that is left here.</summary>
     EndCopy,
@@ -88,7 +88,7 @@ public static class HandOverRules
     /// <summary>What a daemon that starts does with a guest of its registry.</summary>
     /// <param name="host">This host.</param>
     /// <param name="owned">As the registry has it.</param>
-    /// <param name="handOver">Of the guest: the one that is not settled, or else the newest; null if there is none.</param>
+    /// <param name="handOver">Of the guest, as <see cref="HandOverJournal.OfGuest"/> has it.</param>
     /// <param name="copy">What was found of it.</param>
     public static Recovery Recover(string host, GuestOwnership owned, HandOverRecord? handOver, GuestCopy copy)
     {

@@ -6,7 +6,7 @@ using Godwit.Pages;
 namespace Godwit.Migration.Wire;
 
 /// <summary>A message of the control lane.</summary>
-public abstract record ControlMessage
+public abstract partial record ControlMessage
 {
     /// <summary>QEMU's stream from its header through the RAM block list, as it came.</summary>
     public sealed record Prologue(ReadOnlyMemory<byte> Verbatim) : ControlMessage;
@@ -70,6 +70,9 @@ public abstract record ControlMessage
             case Running m:
                 WriteNumbers(writer, FrameType.Running, m.Resume.Ticks, m.Announcement.Ticks, m.CpuTime.Ticks);
                 break;
+            case InventoryOffer m: WriteOffer(writer, m); break;
+            case InventoryReady: WriteNumbers(writer, FrameType.InventoryReady); break;
+            case PagesWanted m: WriteWanted(writer, m); break;
             case Abort m:
             {
                 ReadOnlySpan<byte> text = PeerText.Encode(m.Text);
@@ -110,6 +113,9 @@ public abstract record ControlMessage
             case FrameType.Commit: Numbers(type, body, 0, 0); return new Commit();
             case FrameType.Running:
                 return new Running(Span(type, body, 3, 0), Span(type, body, 3, 1), Span(type, body, 3, 2));
+            case FrameType.InventoryOffer: return ReadOffer(body);
+            case FrameType.InventoryReady: Numbers(type, body, 0, 0); return new InventoryReady();
+            case FrameType.PagesWanted: return ReadWanted(body);
             case FrameType.Abort:
                 if (body.Length < 1 || body.Length < 1 + body[0] || body.Length > 1 + 255 + PeerText.BytesMax
                     || body.Slice(1, body[0]).ContainsAnyExceptInRange((byte)'!', (byte)'~'))

@@ -24,6 +24,9 @@ public enum FrameType : byte
     Abort = 26,
     LaneAccepted = 27,
     LaneRefused = 28,
+    InventoryOffer = 29,
+    InventoryReady = 30,
+    PagesWanted = 31,
 }
 
 /// <summary>The 8 bytes before every body: length, type, and room for flags that are zero today.</summary>
@@ -34,9 +37,9 @@ public readonly record struct FrameHeader(FrameType Type, int BodyLength)
     public const int Size = 8;
 
     /// <summary>
-    /// Longest body on a page lane: a batch's contents, its bitmaps and its header, and room to spare.
+    /// Longest body on a page lane: a batch's contents, names, bitmaps and header, and room to spare.
     /// </summary>
-    public const int PageBodyMax = PageBatch.ContentPagesMax * Page.Size + 1024;
+    public const int PageBodyMax = 272 << 10;
 
     /// <summary>
     /// Longest body on the control lane: the prologue names every RAM block and stays far below this.

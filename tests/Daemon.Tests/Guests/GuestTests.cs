@@ -70,6 +70,7 @@ public sealed class GuestTests : IAsyncLifetime
         await RemoveAsync();
         Assert.Contains(_guest.Name, await RefusedAsync("guest-unknown", ShowAsync), StringComparison.Ordinal);
         Assert.True(File.Exists(_guest.Disk));
+        Assert.Equal("", CountingGuest.Console(_daemon, started));
     }
 
     [Fact]

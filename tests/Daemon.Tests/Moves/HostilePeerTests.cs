@@ -319,6 +319,25 @@ public sealed class HostilePeerTests
         await IsUnharmedAsync(a);
     }
 
+    // Goal: two neighbours speak the newest version that both know.
+    [Theory]
+    [InlineData(1, 1, 1)]
+    [InlineData(1, 2, 2)]
+    [InlineData(2, 98, 2)]
+    public async Task The_highest_common_version_is_agreed(uint lowest, uint highest, uint agreed)
+    {
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        var prepared = await PrepareAsync(a, b, program, request =>
+            (request.WireVersionMin, request.WireVersionMax) = (lowest, highest));
+        Assert.Equal(agreed, prepared.WireVersion);
+        Assert.Contains(
+            $"version {agreed} was agreed",
+            await RefusedLaneAsync(a, b, 99, 0, prepared.Ticket.ToByteArray()), StringComparison.Ordinal);
+    }
+
     private static uint WireNow => Godwit.Host.Transfers.WireVersions.Max;
 
     private static async Task<ListGuestsResponse> ListAsync(TestHost host) =>

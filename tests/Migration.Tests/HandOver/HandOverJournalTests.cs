@@ -128,8 +128,8 @@ public class HandOverJournalTests
         }
     }
 
-    // A guest whose move was refused and who then came has two records of one epoch. The older one taken for the newest,
-    // a daemon that starts ends a guest that was handed over to it.
+    // A guest whose move was refused and who then came has two records of one epoch. Were the older one taken for the
+    // newest, a daemon that starts would end a guest that was handed over to it.
     [Fact]
     public void The_newest_record_of_a_guest_decides()
     {

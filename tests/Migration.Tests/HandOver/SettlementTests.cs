@@ -28,7 +28,10 @@ public class SettlementTests
     {
         var settlement = new Settlement(_committed, CommitFate.Untold, "a", default);
         Assert.Equal(
-            [new SettlementStep.Write(_committed with { State = HandOverState.Reclaimed }), new SettlementStep.RunCopy()],
+            [
+                new SettlementStep.Write(_committed with { State = HandOverState.Reclaimed }),
+                new SettlementStep.RunCopy(),
+            ],
             StepsOf(settlement));
         settlement.CopyRuns(true);
         Assert.Equal([new SettlementStep.Settled(SettledGuest.RunsHere, false, "")], StepsOf(settlement));
@@ -169,7 +172,8 @@ public class SettlementTests
     private static List<SettlementStep> StepsOf(Settlement settlement, TimeSpan now = default)
     {
         var steps = new List<SettlementStep>();
-        while (settlement.Next(now) is not (SettlementStep.Ask or SettlementStep.Wait or SettlementStep.End) and var step)
+        while (settlement.Next(now)
+            is not (SettlementStep.Ask or SettlementStep.Wait or SettlementStep.End) and var step)
         {
             steps.Add(step);
             if (step is SettlementStep.RunCopy or SettlementStep.StartAnew)

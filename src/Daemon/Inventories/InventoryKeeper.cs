@@ -1,0 +1,154 @@
+using Godwit.Daemon.Guests;
+using Godwit.Host.Inventory;
+using Godwit.Host.Qemu;
+using Godwit.Host.Registry;
+using Godwit.Migration;
+
+namespace Godwit.Daemon.Inventories;
+
+/// <summary>This host's inventory: what comes into it, what is looked up, and when it is brought up to date.</summary>
+internal sealed class InventoryKeeper : IAsyncDisposable
+{
+    // Images that nobody moves change too. A look at one that has not costs a stat.
+    private static readonly TimeSpan LookAgainEvery = TimeSpan.FromMinutes(5);
+    private readonly DaemonSettings _settings;
+    private readonly HostInventory _inventory;
+    private readonly ILogger<InventoryKeeper> _logger;
+    private readonly TimeProvider _clock;
+    private IEnumerable<LocalGuest> _guests = [];
+    private ITimer? _timer;
+
+    public InventoryKeeper(DaemonSettings settings, TimeProvider clock, ILogger<InventoryKeeper> logger)
+    {
+        _settings = settings;
+        _clock = clock;
+        _logger = logger;
+        _inventory = new HostInventory(
+            settings.InventoryDirectory, QuotaBytes, logger);
+    }
+
+    public long QuotaBytes => (long)_settings.InventoryMebibytes << 20;
+
+    /// <summary>Indexes the configured images and those of the guests, now and whenever they change.</summary>
+    public void Start(IEnumerable<LocalGuest> guests)
+    {
+        _guests = guests;
+        _timer = _clock.CreateTimer(_ => Look(guests), null, TimeSpan.Zero, LookAgainEvery);
+    }
+
+    /// <summary>Indexes a guest's images where they are new or changed.</summary>
+    public void Watch(MachineContract contract)
+    {
+        foreach (var disk in contract.Disks)
+        {
+            _inventory.Watch(disk.Path);
+        }
+    }
+
+    /// <summary>What can be rebuilt for a guest on its way here; null if nothing may be.</summary>
+    public async Task<GuestInventory?> OpenAsync(MachineContract contract, MigrationPolicy policy)
+    {
+        if (policy.Share == ContentSharing.None)
+        {
+            return null;
+        }
+
+        var siblings = policy.Share == ContentSharing.Host;
+        var running = siblings && _settings.InventoryMebibytes > 0
+            ? _guests.Where(guest => guest.Record.Uuid != contract.Uuid)
+                .Select(guest => TakeMemory(guest, policy)).OfType<GuestMemory>().ToList()
+            : [];
+        return await _inventory.OpenAsync(
+            contract.Uuid, [.. contract.Disks.Select(disk => disk.Path)], [.. Bases()], siblings, running);
+    }
+
+    /// <summary>
+    /// Takes hold of a guest's memory, which then outlives its QEMU; null if nothing may be rebuilt from it.
+    /// </summary>
+    public GuestMemory? TakeMemory(LocalGuest guest, MigrationPolicy policy)
+    {
+        if (policy.Share == ContentSharing.None || _settings.InventoryMebibytes == 0
+            || guest.Machine is not { } machine)
+        {
+            return null;
+        }
+
+        try
+        {
+            return machine.OpenMemory().SingleOrDefault();
+        }
+        catch (GodwitException exception)
+        {
+            Log.MemoryNotKept(_logger, guest.Record.Name, exception.Message);
+            return null;
+        }
+    }
+
+    /// <summary>The guest is another host's: what it left behind makes its return cheap.</summary>
+    public void Left(LocalGuest guest, GuestMemory? memory)
+    {
+        if (memory is not null)
+        {
+            _inventory.Keep(guest.Record.Uuid, guest.Record.Name, memory);
+        }
+
+        Watch(guest.Record.Contract);
+    }
+
+    /// <summary>The guest is here again: what it left behind is no more than a copy of what it was.</summary>
+    public void Arrived(LocalGuest guest)
+    {
+        _inventory.Forget(guest.Record.Uuid);
+        Watch(guest.Record.Contract);
+    }
+
+    /// <summary>The guest is no more.</summary>
+    public void Removed(Guid guest) => _inventory.Forget(guest);
+
+    public IReadOnlyList<InventoryEntry> List() => _inventory.List();
+
+    /// <summary>Removes the oldest until no more than this is left, and says how much that freed.</summary>
+    public long Trim(long bytesMax) => _inventory.Trim(bytesMax);
+
+    public async ValueTask DisposeAsync()
+    {
+        if (_timer is not null)
+        {
+            await _timer.DisposeAsync();
+        }
+
+        await _inventory.DisposeAsync();
+    }
+
+    private void Look(IEnumerable<LocalGuest> guests)
+    {
+        foreach (var image in Bases())
+        {
+            _inventory.Watch(image);
+        }
+
+        foreach (var guest in guests)
+        {
+            Watch(guest.Record.Contract);
+        }
+    }
+
+    // The files that inventoryImages names, itself or by their directory.
+    private List<string> Bases()
+    {
+        List<string> bases = [];
+        foreach (var image in _settings.InventoryImages.Split(':', StringSplitOptions.RemoveEmptyEntries))
+        {
+            try
+            {
+                bases.AddRange(Directory.Exists(image) ? Directory.EnumerateFiles(image) : [image]);
+            }
+            catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+            {
+                Log.ImagesUnreadable(_logger, image, exception.Message);
+            }
+        }
+
+        return bases;
+    }
+}

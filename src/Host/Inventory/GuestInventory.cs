@@ -1,0 +1,152 @@
+using Godwit.ChunkStore;
+using Godwit.Host.Qemu;
+using Godwit.Migration.Wire;
+using Microsoft.Win32.SafeHandles;
+
+namespace Godwit.Host.Inventory;
+
+/// <summary>What this host can rebuild for one guest on its way here.</summary>
+/// <remarks>
+/// Any thread may call <see cref="TryRebuild"/>, also while more is being found; nobody may after
+/// <see cref="Dispose"/>.
+/// </remarks>
+public sealed class GuestInventory : IDisposable
+{
+    private readonly Lock _adding = new();
+    private readonly IReadOnlyList<string> _missing;
+    private readonly IReadOnlyList<GuestMemory> _running;
+    private volatile ContentSource[] _sources;
+
+    internal GuestInventory(
+        IReadOnlyList<ContentSource> ready, IReadOnlyList<string> missing, IReadOnlyList<GuestMemory> running)
+    {
+        _running = running;
+        _sources = [.. ready];
+        _missing = missing;
+    }
+
+    /// <summary>Rebuilds a page by its name.</summary>
+    /// <param name="name">16 bytes.</param>
+    /// <param name="page">4096 bytes; anything may be left in them if the result is false.</param>
+    /// <returns>True only if the page has this name: what was read has been named again.</returns>
+    public bool TryRebuild(ReadOnlySpan<byte> name, Span<byte> page)
+    {
+        ContentName wanted = ContentName.Read(name);
+        foreach (ContentSource source in _sources)
+        {
+            if (source.TryRead(wanted, page))
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    /// <summary>
+    /// Offers everything there is, then indexes what has no index yet, disk images and running guests, and offers that.
+    /// </summary>
+    /// <param name="offer">Takes up to <see cref="ControlMessage.InventoryOffer.CountMax"/> fingerprints; blocks while
+    /// too many are on their way; false ends it.</param>
+    /// <param name="ready">Called when everything has been offered that was ready.</param>
+    internal void Offer(Func<ContentOrigin, ReadOnlyMemory<byte>, bool> offer, Action ready)
+    {
+        foreach (ContentSource source in _sources)
+        {
+            if (!Offer(source, offer))
+            {
+                return;
+            }
+        }
+
+        ready();
+        LowPriority.Lower();
+        using var stop = new CancellationTokenSource();
+        foreach (string path in _missing)
+        {
+            try
+            {
+                using var file = File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete);
+                Index(file, ContentOrigin.Disk, () => Open(path), offer, stop);
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                // Its pages are sent as any others; the index that is made afterwards says what is wrong.
+            }
+        }
+
+        foreach (GuestMemory memory in _running)
+        {
+            Index(memory.File, ContentOrigin.Sibling, () => memory.File, offer, stop);
+        }
+    }
+
+    public void Dispose()
+    {
+        foreach (ContentSource source in _sources)
+        {
+            source.Dispose();
+        }
+
+        foreach (GuestMemory memory in _running)
+        {
+            memory.Dispose();
+        }
+    }
+
+    // What changes behind the index, as running memory does, is not rebuilt from there: it is named when it is read.
+    private void Index(
+        SafeFileHandle file, ContentOrigin origin, Func<SafeFileHandle> open,
+        Func<ContentOrigin, ReadOnlyMemory<byte>, bool> offer, CancellationTokenSource stop)
+    {
+        try
+        {
+            FileIndexer.Index(file, new ContentIndexBuilder(), part =>
+            {
+                if (!Offer(Add(part, origin, open()), offer))
+                {
+                    stop.Cancel();
+                }
+            }, stop.Token);
+        }
+        catch (OperationCanceledException)
+        {
+            // The move needs no more of it.
+        }
+    }
+
+    private ContentSource Add(ContentIndexBuilder part, ContentOrigin origin, SafeFileHandle file)
+    {
+        byte[] bytes = part.Build(new IndexSubject(default, 0, 0, ""));
+        if (!ContentIndex.TryOpen(bytes, out ContentIndex? index, out string why))
+        {
+            throw new InvalidOperationException($"An index that was just made is refused: {why}.");
+        }
+
+        var source = new ContentSource(origin, index!, null, file);
+        lock (_adding)
+        {
+            _sources = [.. _sources, source];
+        }
+
+        return source;
+    }
+
+    private static SafeFileHandle Open(string path) =>
+        File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete);
+
+    private static bool Offer(ContentSource source, Func<ContentOrigin, ReadOnlyMemory<byte>, bool> offer)
+    {
+        const int bytesMax = ControlMessage.InventoryOffer.CountMax * Fingerprint.Size;
+        ReadOnlyMemory<byte> fingerprints = source.Index.Fingerprints;
+        for (int at = 0; at < fingerprints.Length; at += bytesMax)
+        {
+            if (!offer(source.Origin, fingerprints.Slice(at, Math.Min(bytesMax, fingerprints.Length - at))))
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
+}

@@ -1,0 +1,67 @@
+using Godwit.Host.Qemu;
+using Godwit.Migration;
+using Godwit.Migration.Wire;
+using Godwit.Pages;
+
+namespace Godwit.Host.Transfers;
+
+// What this host can rebuild by itself: said at the start, done when a name comes, asked for when it cannot be done.
+public sealed partial class DestinationTransfer
+{
+    // Of 32 KiB each: a slow link is kept busy, and acknowledgements behind them are late by a tenth of a second.
+    private const int OffersUnderwayMax = 8;
+
+    private void OfferInventory()
+    {
+        // Contents of private memory are carried by QEMU's stream, and nothing can be put in their place there.
+        if (inventory is not null && machine.Contract.SharedMemory)
+        {
+            inventory.Offer(Offer, () => Enter(_ => _engine.OffersReady()));
+        }
+        else
+        {
+            Enter(_ => _engine.OffersReady());
+        }
+    }
+
+    private bool Offer(ContentOrigin origin, ReadOnlyMemory<byte> fingerprints)
+    {
+        lock (_gate)
+        {
+            while (_engine.OffersUnderway >= OffersUnderwayMax && _engine.Phase <= MigrationPhase.Copying)
+            {
+                Monitor.Wait(_gate, 100);
+            }
+
+            _engine.Offer(origin, fingerprints);
+            Pump();
+            return _engine.Phase <= MigrationPhase.Copying;
+        }
+    }
+
+    private void PlaceKnown(in PageRun run, GuestMemory memory, RefusedPages refused)
+    {
+        Span<byte> content = stackalloc byte[Page.Size];
+        for (int i = 0; i < run.Count; i++)
+        {
+            var page = new PageNumber(run.First.Value + i);
+            ReadOnlySpan<byte> name = run.Content.Slice(i * PageBatch.NameBytes, PageBatch.NameBytes);
+            if (inventory is not null && inventory.TryRebuild(name, content))
+            {
+                memory.Write(page, content);
+            }
+            else
+            {
+                refused.Add(page);
+            }
+        }
+    }
+
+    private void AskAgain(Lane lane, int blockIndex, RefusedPages refused)
+    {
+        if (refused.TakeNews(blockIndex) is { } wanted)
+        {
+            Enter(now => _engine.PagesRefused(lane.Number, wanted, now));
+        }
+    }
+}

@@ -1,0 +1,150 @@
+using Godwit.Host.Inventory;
+using Godwit.Host.Qemu;
+using Godwit.Host.Tests.Qemu;
+using Godwit.Migration;
+using Godwit.Pages;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace Godwit.Host.Tests;
+
+// What the destination can rebuild by itself, with real QEMU at both ends.
+public sealed partial class TransferTests
+{
+    private static readonly MigrationPolicy _patient = new() { DowntimeMax = TimeSpan.FromSeconds(3) };
+
+    // Goal: a guest that comes back costs what it changed, and arrives with every byte.
+    // Method: the destination keeps the source's memory; then some of it changes; then the guest moves.
+    [Fact]
+    public async Task A_guest_that_returns_brings_only_what_has_changed()
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, _patient, cancel);
+        await pair.StampAsync(cancel);
+        await using HostInventory inventory = NewInventory();
+        await KeepAsync(inventory, pair);
+        ChangeEvery(100, pair.Source);
+        byte[] before = await pair.ReadStampAsync(pair.Source, cancel);
+
+        pair.Inventory = inventory;
+        await pair.RenewDestinationAsync(_patient, cancel);
+        (MigrationSnapshot source, _) = await pair.MoveAsync(cancel);
+        Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
+        Assert.Equal(before, await pair.ReadStampAsync(pair.Destination, cancel));
+        Assert.InRange(source.SavedBytes["knownOwnMemory"], Pair.StampBytes * 45 / 100, 128 << 20);
+        Assert.InRange(source.WireBytes, 1, Pair.StampBytes / 10);
+    }
+
+    // Goal: a destination whose copy is not what it says cannot corrupt the guest.
+    // Method: behind the index's back a third of the kept image becomes noise and a third is cut off; both are offered.
+    [Fact]
+    public async Task A_kept_image_that_lies_costs_time_and_no_byte()
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, _patient, cancel);
+        byte[] before = await pair.StampAsync(cancel);
+        await using HostInventory inventory = NewInventory();
+        await KeepAsync(inventory, pair);
+        string image = Assert.Single(Directory.GetFiles(Path.Combine(_directory, "inventory"), "*.image"));
+        using (FileStream file = File.OpenWrite(image))
+        {
+            file.Position = Pair.StampOffset;
+            byte[] noise = new byte[Pair.StampBytes / 3];
+            new Random(7).NextBytes(noise);
+            file.Write(noise);
+            file.SetLength(Pair.StampOffset + (Pair.StampBytes * 2 / 3));
+        }
+
+        pair.Inventory = inventory;
+        await pair.RenewDestinationAsync(_patient, cancel);
+        (MigrationSnapshot source, _) = await pair.MoveAsync(cancel);
+        Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
+        Assert.Equal(before, await pair.ReadStampAsync(pair.Destination, cancel));
+        Assert.True(source.SavedBytes.ContainsKey("knownOwnMemory"), "nothing was sent by its name");
+    }
+
+    // Goal: a page that is the copy of a disk's block is rebuilt from the disk, also when no index of it is ready.
+    // Method: the guest's memory is written to a file that the destination takes for its disk.
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Pages_that_are_blocks_of_a_disk_are_read_there(bool indexed)
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        // Slow enough that an index made during the move still finds pages that wait.
+        MigrationPolicy policy = indexed ? _patient : _patient with { BandwidthBitsPerSecond = 30_000_000 };
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, policy, cancel);
+        byte[] before = await pair.StampAsync(cancel);
+        string disk = Path.Combine(_directory, "disk.raw");
+        await File.WriteAllBytesAsync(disk, before, cancel);
+        await using HostInventory inventory = NewInventory();
+        if (indexed)
+        {
+            inventory.Watch(disk);
+            await inventory.IndexedAsync();
+            Assert.Equal(disk, Assert.Single(inventory.List()).Label);
+        }
+
+        pair.Inventory = inventory;
+        pair.Images = [disk];
+        await pair.RenewDestinationAsync(policy, cancel);
+        (MigrationSnapshot source, _) = await pair.MoveAsync(cancel);
+        Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
+        Assert.Equal(before, await pair.ReadStampAsync(pair.Destination, cancel));
+        Assert.InRange(source.SavedBytes["knownDisk"], Pair.StampBytes * (indexed ? 45 : 5) / 100, 128 << 20);
+    }
+
+    // Goal: what a guest of that host holds at this moment is rebuilt from its memory, if the user allows it.
+    // Method: the destination's sibling is the source's own memory, read by another name.
+    [Fact]
+    public async Task Pages_that_a_running_sibling_holds_are_read_there()
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        MigrationPolicy policy = _patient with { Share = ContentSharing.Host, BandwidthBitsPerSecond = 30_000_000 };
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, policy, cancel);
+        byte[] before = await pair.StampAsync(cancel);
+        await using HostInventory inventory = NewInventory();
+        pair.Inventory = inventory;
+        pair.Running = [pair.Source.OpenMemory().Single()];
+        await pair.RenewDestinationAsync(policy, cancel);
+        (MigrationSnapshot source, _) = await pair.MoveAsync(cancel);
+        Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
+        Assert.Equal(before, await pair.ReadStampAsync(pair.Destination, cancel));
+        Assert.InRange(source.SavedBytes["knownSibling"], Pair.StampBytes * 5 / 100, 128 << 20);
+    }
+
+    // Goal: a user who wants nothing shared gets nothing shared, whatever the destination offers.
+    [Fact]
+    public async Task Nothing_is_sent_by_its_name_if_the_user_forbids_it()
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        MigrationPolicy policy = _patient with { Share = ContentSharing.None };
+        await using RealQemu qemu = await RealQemu.OpenAsync();
+        await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, policy, cancel);
+        await pair.StampAsync(cancel);
+        (MigrationSnapshot source, _) = await pair.MoveAsync(cancel);
+        Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
+        Assert.False(source.SavedBytes.ContainsKey("knownOwnMemory"), "pages were sent by their names");
+    }
+
+    private HostInventory NewInventory() =>
+        new(Path.Combine(_directory, "inventory"), 1L << 30, NullLogger.Instance);
+
+    private static Task KeepAsync(HostInventory inventory, Pair pair) =>
+        inventory.Keep(pair.Source.Contract.Uuid, "web1", pair.Source.OpenMemory().Single());
+
+    private static void ChangeEvery(int pages, QemuMachine machine)
+    {
+        using GuestMemory memory = machine.OpenMemory().Single();
+        byte[] page = new byte[Page.Size];
+        var random = new Random(2);
+        for (int i = 0; i < Pair.StampBytes / Page.Size; i += pages)
+        {
+            random.NextBytes(page);
+            memory.Write(new PageNumber((Pair.StampOffset / Page.Size) + i), page);
+        }
+    }
+}
