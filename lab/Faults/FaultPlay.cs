@@ -164,10 +164,19 @@ internal sealed partial class FaultPlay
         {
             long asked = Stopwatch.GetTimestamp();
             Migration move = _stage.Daemons[_source].GetMigration(new MigrationRequest { Id = _migration });
+            if (delay == 0 && _cell.Phase == FaultPhase.Committed && move.Phase == MigrationPhase.Committed)
+            {
+                // Nothing has held the commit up: it may have arrived.
+                return false;
+            }
+
             if (DelayWanted(move) is var wanted && wanted > delay)
             {
                 delay = wanted;
                 Relay.Order(_destination, $"delay {delay}");
+                // Asked again: only what is still so has its messages held up.
+                notYet = Stopwatch.GetTimestamp();
+                continue;
             }
 
             if (IsReached(move))
@@ -197,11 +206,11 @@ internal sealed partial class FaultPlay
         _cell.Phase == FaultPhase.Resumed && move.Phase == MigrationPhase.Committed ? 2 * WayMs
         : _cell.Phase > FaultPhase.Copying && move.Phase >= MigrationPhase.Switchover ? WayMs : 0;
 
-    // How long the phase lasts at least, from what its messages take on their way.
+    // How long the phase lasts at least, from when it was not yet so, or its messages were held up.
     private TimeSpan ShortestPhase => TimeSpan.FromMilliseconds(_cell.Phase switch
     {
-        FaultPhase.Committed => WayMs,
-        FaultPhase.Switchover or FaultPhase.Resumed => 2 * WayMs,
+        FaultPhase.Switchover or FaultPhase.Committed => WayMs,
+        FaultPhase.Resumed => 2 * WayMs,
         // Handshakes, and a copy that is held to a rate.
         _ => 4 * WayMs,
     });
