@@ -18,10 +18,12 @@ internal static class MoveScenarios
         new("adaptive", "The adaptive rate limit of Clark et al. instead of full speed", run =>
             Play(run, GuestLoad.Text, ["b"], new MigrationPolicy { Pacing = Pacing.Adaptive })),
         new("qemu72", "With QEMU 7.2, which knows no switchover-ack", run =>
-            Play(run, GuestLoad.Text, ["b"], daemonSettings: new Dictionary<string, string>
-            {
-                ["qemu"] = OlderQemu.Obtain(run.Display.Line),
-            })),
+            // Comparing its memory is part of the pause, and takes long where others have the processors.
+            Play(run, GuestLoad.Text, ["b"], new MigrationPolicy { MaxDowntimeMs = 1_000 },
+                daemonSettings: new Dictionary<string, string>
+                {
+                    ["qemu"] = OlderQemu.Obtain(run.Display.Line),
+                })),
     ];
 
     internal static void Play(
