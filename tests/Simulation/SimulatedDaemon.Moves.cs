@@ -309,7 +309,7 @@ internal sealed partial class SimulatedDaemon
                 return;
             }
 
-            if (_owned is not null && _owned.Epoch < epoch)
+            if (_owned is not null && _owned.Epoch < epoch && HandOverRules.IsFenced(record, _guest))
             {
                 host.Qemu?.Kill();
                 Note(GuestOwnership.Fenced(from, epoch));

@@ -213,7 +213,7 @@ internal sealed class IncomingMoves(
     private async Task FenceAsync(
         SettleMigrationRequest request, HandOverRecord? record, LocalGuest? guest, string caller)
     {
-        if (guest is not null)
+        if (guest is not null && HandOverRules.IsFenced(record, guest.Record.Uuid))
         {
             await guests.FenceAsync(guest, caller, request.Epoch);
         }

@@ -174,6 +174,15 @@ public static class HandOverRules
         _ => HandOverAnswer.None,
     };
 
+    /// <summary>Whether the source's fence makes the copy of a guest here void.</summary>
+    /// <param name="record">Of the migration that the source names; null if it recorded nothing.</param>
+    /// <remarks>
+    /// Only of a guest that came by that very migration, while its source may still be in doubt. Whatever else runs here
+    /// is none of the caller's: the cluster's other hosts are not to be trusted with it.
+    /// </remarks>
+    public static bool IsFenced(HandOverRecord? record, Guid guest) =>
+        record is { State: HandOverState.Resuming } && record.Guest == guest;
+
     /// <summary>What the source records when the destination has answered; null if it has to ask again.</summary>
     public static HandOverState? OnAnswer(HandOverState state, HandOverAnswer answer) => (state, answer) switch
     {

@@ -153,6 +153,28 @@ public sealed class HostilePeerTests
             && line.Contains("certificate-host-mismatch", StringComparison.Ordinal)));
     }
 
+    // Goal: a fence ends the copy of a guest that came from the very host that sends it, and no other guest.
+    [Fact]
+    public async Task A_member_cannot_fence_a_guest_that_it_did_not_send()
+    {
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        var guest = await a.Control.CreateGuestAsync(
+            new CreateGuestRequest { Spec = program.Spec(), Start = true }, cancellationToken: Token);
+        await a.PeerClient(b.Credentials()).SettleMigrationAsync(
+            new SettleMigrationRequest
+            {
+                MigrationId = "hostile", GuestUuid = guest.Spec.Uuid, Epoch = 99, Fence = true,
+            },
+            cancellationToken: Token);
+        var after = Assert.Single((await ListAsync(a)).Guests);
+        Assert.Equal((GuestState.Running, "a", guest.ProcessId), (after.State, after.Host, after.ProcessId));
+        await a.Control.StopGuestAsync(
+            new StopGuestRequest { Name = "counting", Force = true }, cancellationToken: Token);
+    }
+
     private static async Task RecordAsync(Peer.PeerClient peer, string id, string from) =>
         await peer.RecordMigrationAsync(
             new RecordMigrationRequest

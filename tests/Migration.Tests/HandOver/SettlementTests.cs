@@ -169,6 +169,16 @@ public class SettlementTests
             "b", new GuestOwnership("c", 8, GuestIntent.Stopped), hasDied: false, GuestCopy.Gone, journal, "m2", 7));
     }
 
+    [Fact]
+    public void A_fence_is_for_a_guest_that_came_by_the_migration_it_names()
+    {
+        HandOverRecord resuming = _committed with { State = HandOverState.Resuming, Peer = "a" };
+        Assert.True(HandOverRules.IsFenced(resuming, resuming.Guest));
+        Assert.False(HandOverRules.IsFenced(null, resuming.Guest));
+        Assert.False(HandOverRules.IsFenced(resuming, Guid.Empty));
+        Assert.False(HandOverRules.IsFenced(resuming with { State = HandOverState.Closed }, resuming.Guest));
+    }
+
     private static List<SettlementStep> StepsOf(Settlement settlement, TimeSpan now = default)
     {
         var steps = new List<SettlementStep>();
