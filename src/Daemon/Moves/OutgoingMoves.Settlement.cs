@@ -46,7 +46,8 @@ internal sealed partial class OutgoingMoves
 
         var changed = move.Changed;
         _departures[move.Id].Decide(new Decision(host, resumesCopy));
-        while (move.Record.GuestRunsOn != host)
+        // Not until the guest runs where it was wanted: it may not start, or the destination may have been faster.
+        while (move.Record.Snapshot.Outcome == MigrationOutcome.Unsettled)
         {
             await changed.WaitAsync(cancellationToken);
             changed = move.Changed;

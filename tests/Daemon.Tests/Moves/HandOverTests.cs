@@ -173,6 +173,22 @@ public sealed class HandOverTests
             "b knows that it is a's");
     }
 
+    // An answer comes all the same, and says what has become of the guest.
+    [Fact]
+    public async Task A_guest_that_cannot_be_started_anew_is_said_to_run_nowhere()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        committed.Freeze();
+        Processes.Signal(pair.B.Id, Processes.Stopped);
+        Assert.Equal(MigrationOutcome.Unsettled, (await MovePair.EndAsync(pair.A, committed.Move)).Outcome);
+        File.Delete(pair.Program.Disk);
+        var decided = await DecideAsync(pair, committed.Move.Id, "a");
+        Assert.Equal((MigrationOutcome.Failed, "guest-lost", ""),
+            (decided.Outcome, decided.ErrorCode, decided.GuestRunsOn));
+        Processes.Signal(pair.B.Id, Processes.Continued);
+    }
+
     private static async Task<Migration> DecideAsync(
         MovePair pair, string id, string host, bool resumeCopy = false) =>
         await pair.A.Control.DecideMigrationAsync(
