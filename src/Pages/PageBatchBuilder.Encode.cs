@@ -58,9 +58,9 @@ public sealed partial class PageBatchBuilder
             at += WriteKinds(to[at..], kinds);
         }
 
-        at += WriteWords(to[at..]);
+        at += WriteContents(to[at..], PageKind.Word, PageBatch.WordBytes);
         at += WriteNames(to[at..]);
-        at += WriteRaw(to[at..]);
+        at += WriteContents(to[at..], PageKind.Raw, Page.Size);
         int raw = GatherBlock();
         int coded = Code(to[at..], raw, coding, out BlockCoder coder);
         (BlockBytes, CodedBytes) = (raw, coded);
@@ -167,15 +167,16 @@ public sealed partial class PageBatchBuilder
         return length;
     }
 
-    private int WriteWords(Span<byte> to)
+    // The first bytes of each page of a kind.
+    private int WriteContents(Span<byte> to, PageKind kind, int bytesEach)
     {
         int at = 0;
         for (int slot = 0; slot < _slotCount; slot++)
         {
-            if (_kinds[_slots[slot]] == Kind(PageKind.Word))
+            if (_kinds[_slots[slot]] == Kind(kind))
             {
-                ContentOf(slot)[..PageBatch.WordBytes].CopyTo(to[at..]);
-                at += PageBatch.WordBytes;
+                ContentOf(slot)[..bytesEach].CopyTo(to[at..]);
+                at += bytesEach;
             }
         }
 
@@ -191,21 +192,6 @@ public sealed partial class PageBatchBuilder
             {
                 _names.AsSpan(slot * PageBatch.NameBytes, PageBatch.NameBytes).CopyTo(to[at..]);
                 at += PageBatch.NameBytes;
-            }
-        }
-
-        return at;
-    }
-
-    private int WriteRaw(Span<byte> to)
-    {
-        int at = 0;
-        for (int slot = 0; slot < _slotCount; slot++)
-        {
-            if (_kinds[_slots[slot]] == Kind(PageKind.Raw))
-            {
-                ContentOf(slot).CopyTo(to[at..]);
-                at += Page.Size;
             }
         }
 

@@ -17,13 +17,12 @@ internal sealed class Arrival : IQemuListener
     private readonly Connection _connection;
     private readonly DestinationEngine _engine;
     private readonly HandOverRecord _resuming;
-    private readonly Queue<Effect> _effects = new();
+    private readonly EffectQueue _effects;
     private readonly Queue<(int Lane, FrameType Type, byte[] Body)> _early = new();
     private readonly ArrayBufferWriter<byte> _streamBuffer = new();
     private readonly Action<Arrival, MigrationSnapshot> _ended;
     private RamBlock[] _blocks = [];
     private QemuStreamWriter? _stream;
-    private bool _performing;
     private bool _barrierSeen;
 
     public Arrival(
@@ -32,6 +31,7 @@ internal sealed class Arrival : IQemuListener
     {
         (_world, _daemon, Qemu, _connection, _resuming, _ended) = (world, daemon, qemu, connection, resuming, ended);
         _engine = new DestinationEngine("web1", resuming.Peer, connection.Pages.Length, daemon.Now);
+        _effects = new EffectQueue(world, daemon, Perform);
         connection.DestinationLost =
             why => daemon.Post(TimeSpan.Zero, () => Enter(() => _engine.LinkLost(why, daemon.Now)));
         qemu.Listener = this;
@@ -206,17 +206,14 @@ internal sealed class Arrival : IQemuListener
     {
         while (_engine.TryTakeEffect(out Effect effect))
         {
-            _effects.Enqueue(effect);
+            _effects.Add(effect);
         }
 
-        if (!_performing && _effects.TryDequeue(out Effect? next))
-        {
-            _performing = true;
-            _daemon.PostEffect(_world.Time.Between(0.02, 0.5), () => Perform(next));
-        }
+        _effects.GoOn();
     }
 
-    private void Perform(Effect effect)
+    /// <returns>How long it takes.</returns>
+    private TimeSpan Perform(Effect effect)
     {
         TimeSpan took = TimeSpan.Zero;
         switch (effect)
@@ -255,14 +252,10 @@ internal sealed class Arrival : IQemuListener
                 _connection.CloseFrom(_daemon.Host);
                 Qemu.Listener = null;
                 _ended(this, _engine.Snapshot(_daemon.Now));
-                return;
+                break;
         }
 
-        _daemon.Post(took, () =>
-        {
-            _performing = false;
-            Pump();
-        });
+        return took;
     }
 
     private void WritePrologue(Effect.WritePrologue prologue)

@@ -17,9 +17,8 @@ internal sealed class Departure : IQemuListener
     private readonly SourceEngine _engine;
     private readonly HandOverRecord _commit;
     private readonly bool _holds;
-    private readonly Queue<Effect> _effects = new();
+    private readonly EffectQueue _effects;
     private readonly TakenPages _taken = new();
-    private bool _performing;
     private bool _streamEnded;
     private byte[]? _early;
     private readonly Action<MigrationSnapshot> _ended;
@@ -44,6 +43,7 @@ internal sealed class Departure : IQemuListener
                 WireVersion = PageBatch.Version2,
             },
             daemon.Now);
+        _effects = new EffectQueue(world, daemon, Perform);
         connection.SourceLost = why => daemon.Post(TimeSpan.Zero, () => Enter(() => _engine.LinkLost(why, daemon.Now)));
         qemu.Listener = this;
         qemu.BeginMigration(commit.Migration);
@@ -220,17 +220,14 @@ internal sealed class Departure : IQemuListener
     {
         while (_engine.TryTakeEffect(out Effect effect))
         {
-            _effects.Enqueue(effect);
+            _effects.Add(effect);
         }
 
-        if (!_performing && _effects.TryDequeue(out Effect? next))
-        {
-            _performing = true;
-            _daemon.PostEffect(_world.Time.Between(0.02, 0.5), () => Perform(next));
-        }
+        _effects.GoOn();
     }
 
-    private void Perform(Effect effect)
+    /// <returns>How long it takes.</returns>
+    private TimeSpan Perform(Effect effect)
     {
         TimeSpan took = TimeSpan.Zero;
         switch (effect)
@@ -267,15 +264,10 @@ internal sealed class Departure : IQemuListener
                 break;
             case Effect.End:
                 End();
-                return;
+                break;
         }
 
-        // Effects are performed in order, each when the one before is done.
-        _daemon.Post(took, () =>
-        {
-            _performing = false;
-            Pump();
-        });
+        return took;
     }
 
     private TimeSpan RecordCommit()

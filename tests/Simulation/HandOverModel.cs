@@ -175,7 +175,7 @@ internal sealed record HandOverModel
             yield break;
         }
 
-        if (SourceRecord is not null && Do(HandOverRules.AtSource(SourceRecord)) is var done && done != this)
+        if (SourceRecord is not null && Do(AtSource(SourceRecord)) is var done && done != this)
         {
             // Behind the record, and a crash may come between the two.
             yield return done;
@@ -340,7 +340,7 @@ internal sealed record HandOverModel
         SourceCopy = SourceCopy == GuestCopy.Gone ? GuestCopy.Gone : GuestCopy.Running,
     };
 
-    private HandOverModel RestartSource() => (this with { SourceUp = true }).Do(HandOverRules.AtSource(SourceRecord));
+    private HandOverModel RestartSource() => (this with { SourceUp = true }).Do(AtSource(SourceRecord));
 
     private HandOverModel RestartDestination()
     {
@@ -376,6 +376,14 @@ internal sealed record HandOverModel
 
         return this with { SourceRecord = state, SourceMoves = false };
     }
+
+    // As the settlement does it; no operator decides here.
+    private static HandOverDuty AtSource(HandOverState? state) => state switch
+    {
+        null or HandOverState.Reclaimed => HandOverDuty.Run,
+        HandOverState.Left => HandOverDuty.End,
+        _ => HandOverDuty.None,
+    };
 
     private HandOverModel Do(HandOverDuty duty) => duty switch
     {

@@ -32,10 +32,6 @@ public enum HandOverDuty
     Run,
     /// <summary>End it.</summary>
     End,
-    /// <summary>Keep it paused and ask the destination.</summary>
-    Ask,
-    /// <summary>Run it, and tell the destination that its own copy is void.</summary>
-    RunAndFence,
 }
 
 /// <summary>What a daemon that starts does with a guest.</summary>
@@ -65,16 +61,6 @@ public sealed record Recovery(RecoveryDuty Duty, GuestOwnership Owned);
 /// <remarks>Source: docs/formats/hand-over.md. The daemon, the model and the simulator call the same ones.</remarks>
 public static class HandOverRules
 {
-    /// <summary>What the source does with its copy; <paramref name="state"/> is null before the commit.</summary>
-    public static HandOverDuty AtSource(HandOverState? state) => state switch
-    {
-        null or HandOverState.Reclaimed => HandOverDuty.Run,
-        HandOverState.Committed => HandOverDuty.Ask,
-        HandOverState.Left => HandOverDuty.End,
-        HandOverState.Overruled => HandOverDuty.RunAndFence,
-        _ => throw new ArgumentOutOfRangeException(nameof(state), state, "A destination's record is not a source's."),
-    };
-
     /// <summary>What a destination does, after its daemon's restart, with a guest that was arriving.</summary>
     /// <param name="state">Null if it recorded nothing.</param>
     public static HandOverDuty AtDestination(HandOverState? state, GuestCopy copy) => state switch
@@ -177,8 +163,8 @@ public static class HandOverRules
     /// <summary>Whether the source's fence makes the copy of a guest here void.</summary>
     /// <param name="record">Of the migration that the source names; null if it recorded nothing.</param>
     /// <remarks>
-    /// Only of a guest that came by that very migration, while its source may still be in doubt. Whatever else runs here
-    /// is none of the caller's: the cluster's other hosts are not to be trusted with it.
+    /// Only of a guest that came by that very migration, while its source may still be in doubt. Whatever else runs
+    /// here is none of the caller's: the cluster's other hosts are not to be trusted with it.
     /// </remarks>
     public static bool IsFenced(HandOverRecord? record, Guid guest) =>
         record is { State: HandOverState.Resuming } && record.Guest == guest;
