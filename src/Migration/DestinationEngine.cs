@@ -144,11 +144,12 @@ public sealed class DestinationEngine : IQemuStreamSink
     }
 
     /// <summary>Everything that was ready has been offered: the source need not wait for more.</summary>
-    public void OffersReady()
+    /// <param name="takesDeltas">The shell can read the memory of the blocks that the source reads.</param>
+    public void OffersReady(bool takesDeltas)
     {
         if (Phase <= MigrationPhase.Copying)
         {
-            Do(new Effect.Send(new ControlMessage.InventoryReady()));
+            Do(new Effect.Send(new ControlMessage.InventoryReady(takesDeltas)));
         }
     }
 

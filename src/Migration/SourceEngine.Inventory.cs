@@ -24,6 +24,7 @@ public sealed partial class SourceEngine
     private long _pagesSinceHeard;
     private long _knownSinceHeard;
     private bool _offersComplete;
+    private bool _takesDeltas;
     private volatile bool _believes;
 
     private bool AwaitsOffers(TimeSpan now) =>

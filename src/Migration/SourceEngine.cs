@@ -117,7 +117,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
     /// <summary>What a delta may cost before the whole page is cheaper; 0 where there must be none.</summary>
     public int DeltaBytesMax =>
-        _policy.Compression && _options.WireVersion >= PageBatch.Version2 ? _coding.DeltaBytesMax : 0;
+        _policy.Compression && _takesDeltas ? _coding.DeltaBytesMax : 0;
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
     public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();
@@ -181,8 +181,9 @@ public sealed partial class SourceEngine : IQemuStreamSink
             case ControlMessage.InventoryOffer m:
                 TakeOffer(m);
                 break;
-            case ControlMessage.InventoryReady:
+            case ControlMessage.InventoryReady m:
                 _offersComplete = true;
+                _takesDeltas = m.TakesDeltas;
                 break;
             case ControlMessage.PagesWanted m when Phase is MigrationPhase.Copying or MigrationPhase.Switchover:
                 ReturnPages(m);

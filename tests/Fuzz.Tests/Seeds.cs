@@ -122,7 +122,8 @@ public class Seeds
             new ControlMessage.Commit(),
             new ControlMessage.Running(TimeSpan.FromTicks(1), TimeSpan.FromTicks(2), TimeSpan.FromTicks(3)),
             new ControlMessage.Abort("link-lost", "b does not answer; größer als nötig"),
-            new ControlMessage.InventoryOffer(ContentOrigin.Disk, new byte[24]), new ControlMessage.InventoryReady(),
+            new ControlMessage.InventoryOffer(ContentOrigin.Disk, new byte[24]),
+            new ControlMessage.InventoryReady(TakesDeltas: true),
             new ControlMessage.PagesWanted(1, 7, (byte[])[.. new byte[63], 0x80]),
         ];
         var all = new ArrayBufferWriter<byte>();

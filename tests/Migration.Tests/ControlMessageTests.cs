@@ -21,7 +21,7 @@ public class ControlMessageTests
         new ControlMessage.Running(TimeSpan.FromTicks(1), TimeSpan.FromTicks(2), TimeSpan.FromTicks(3)),
         new ControlMessage.Abort("link-lost", "b does not answer"),
         new ControlMessage.InventoryOffer(ContentOrigin.Disk, new byte[16]),
-        new ControlMessage.InventoryReady(),
+        new ControlMessage.InventoryReady(false), new ControlMessage.InventoryReady(true),
         new ControlMessage.PagesWanted(3, 70_000, (byte[])[1, .. new byte[63]]),
     ];
 

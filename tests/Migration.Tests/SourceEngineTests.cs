@@ -1,4 +1,5 @@
 using Godwit.Migration.Wire;
+using Godwit.Pages;
 
 namespace Godwit.Migration.Tests;
 
@@ -124,6 +125,19 @@ public class SourceEngineTests
         Assert.Equal((MigrationOutcome.Failed, "journal-unwritable"), (end.Outcome, end.ErrorCode));
         Assert.DoesNotContain(rig.Effects, effect => effect is Effect.Send { Message: ControlMessage.Commit });
         Assert.True(rig.GuestRuns);
+    }
+
+    // A destination whose QEMU alone has the memory cannot apply a delta: it has ended a move for one.
+    [Fact]
+    public void Deltas_are_for_a_destination_that_can_read_what_a_page_holds()
+    {
+        var rig = new SourceRig();
+        rig.Run(TimeSpan.FromMilliseconds(5));
+        Assert.Equal(0, rig.Engine.DeltaBytesMax);
+        rig.Engine.Receive(new ControlMessage.InventoryReady(TakesDeltas: false), rig.Now);
+        Assert.Equal(0, rig.Engine.DeltaBytesMax);
+        rig.Engine.Receive(new ControlMessage.InventoryReady(TakesDeltas: true), rig.Now);
+        Assert.InRange(rig.Engine.DeltaBytesMax, 1, Page.Size);
     }
 
     [Fact]

@@ -214,7 +214,7 @@ internal sealed class SourceRig
             Engine.Receive(new ControlMessage.InventoryOffer(ContentOrigin.OwnMemory, some), Now);
         }
 
-        Engine.Receive(new ControlMessage.InventoryReady(), Now);
+        Engine.Receive(new ControlMessage.InventoryReady(TakesDeltas: true), Now);
     }
 
     private void ServeLanes()

@@ -13,14 +13,17 @@ public sealed partial class DestinationTransfer
 
     private void OfferInventory()
     {
-        // Contents of private memory are carried by QEMU's stream, and nothing can be put in their place there.
-        if (inventory is not null && machine.Contract.SharedMemory)
+        // Contents of private memory are carried by QEMU's stream: nothing can be put in their place there, and what a
+        // page holds cannot be read.
+        bool isMapped = machine.Contract.SharedMemory;
+        void Ready() => Enter(_ => _engine.OffersReady(takesDeltas: isMapped));
+        if (inventory is not null && isMapped)
         {
-            inventory.Offer(Offer, () => Enter(_ => _engine.OffersReady()));
+            inventory.Offer(Offer, Ready);
         }
         else
         {
-            Enter(_ => _engine.OffersReady());
+            Ready();
         }
     }
 

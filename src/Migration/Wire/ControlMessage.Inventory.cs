@@ -30,7 +30,10 @@ public abstract partial record ControlMessage
     }
 
     /// <summary>What the destination had ready has been offered. More may follow.</summary>
-    public sealed record InventoryReady : ControlMessage;
+    /// <param name="TakesDeltas">
+    /// It can read the guest's memory, and so apply a delta to what a page holds; not where QEMU alone has it.
+    /// </param>
+    public sealed record InventoryReady(bool TakesDeltas) : ControlMessage;
 
     /// <summary>Pages that were sent by name and could not be rebuilt: their contents are wanted.</summary>
     /// <param name="Region">All of them lie in this region of the block, and so on one lane.</param>

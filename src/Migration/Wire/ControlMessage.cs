@@ -71,7 +71,7 @@ public abstract partial record ControlMessage
                 WriteNumbers(writer, FrameType.Running, m.Resume.Ticks, m.Announcement.Ticks, m.CpuTime.Ticks);
                 break;
             case InventoryOffer m: WriteOffer(writer, m); break;
-            case InventoryReady: WriteNumbers(writer, FrameType.InventoryReady); break;
+            case InventoryReady m: WriteNumbers(writer, FrameType.InventoryReady, m.TakesDeltas ? 1 : 0); break;
             case PagesWanted m: WriteWanted(writer, m); break;
             case Abort m:
             {
@@ -114,7 +114,7 @@ public abstract partial record ControlMessage
             case FrameType.Running:
                 return new Running(Span(type, body, 3, 0), Span(type, body, 3, 1), Span(type, body, 3, 2));
             case FrameType.InventoryOffer: return ReadOffer(body);
-            case FrameType.InventoryReady: Numbers(type, body, 0, 0); return new InventoryReady();
+            case FrameType.InventoryReady: return new InventoryReady(Numbers(type, body, 1, 0) != 0);
             case FrameType.PagesWanted: return ReadWanted(body);
             case FrameType.Abort:
                 if (body.Length < 1 || body.Length < 1 + body[0] || body.Length > 1 + 255 + PeerText.BytesMax
