@@ -60,6 +60,10 @@ public static partial class ErrorCatalog
             "There is nothing to settle: the migration ended, or is still under way.",
             "'godwit migration show ID' tells how it ended. An unsettled one is settled on the host that the guest "
             + "left.");
+        add("guest-disputed", ExitCodes.NeedsOperator,
+            "The guest died where it had arrived, before the host that it came from knew how the move ended: an "
+            + "operator may have decided that it runs there.",
+            "Start it when that host answers; if it is gone for good: 'godwit vm start NAME --force'.");
         add("migration-foreign", ExitCodes.Refused,
             "A host asked about a migration that it has no part in.",
             "Only the two hosts of a migration may settle it. If this repeats, look at what the asking host runs.");

@@ -166,6 +166,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
         builder.Services.AddSingleton<InventoryKeeper>();
         builder.Services.AddSingleton<OutgoingMoves>();
         builder.Services.AddSingleton<IncomingMoves>();
+        builder.Services.AddSingleton<DisputedGuests>();
         builder.Services.AddSingleton<IncomingChecks>();
         builder.Services.AddSingleton<MoveReports>();
         builder.Services.AddSingleton<HostReports>();

@@ -120,7 +120,7 @@ internal sealed class ScriptedControl(Script script) : Control.ControlBase
         Task.FromResult(script.Answer(
             request, new ListHostsResponse { Hosts = { Samples.Host("b", false), Samples.Host("a", true) } }));
 
-    public override Task<Guest> StartGuest(GuestRequest request, ServerCallContext context) =>
+    public override Task<Guest> StartGuest(StartGuestRequest request, ServerCallContext context) =>
         Task.FromResult(script.Answer(request, Samples.Guest(request.Name)));
 
     public override Task<Guest> StopGuest(StopGuestRequest request, ServerCallContext context) =>

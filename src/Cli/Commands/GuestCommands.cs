@@ -25,11 +25,13 @@ internal static class GuestCommands
     private static Command Start(GodwitCommand godwit)
     {
         var name = GuestArgument();
+        var force = Option.Flag(
+            "--force", "Start a guest that its last source may run, when that host is gone for good.");
         return godwit.Verb(
-            "start", "Start a guest.", ["godwit vm start web1"], [name],
+            "start", "Start a guest.", ["godwit vm start web1"], [name, force],
             async (session, cancellation) =>
             {
-                var request = new GuestRequest { Name = session.Get(name) };
+                var request = new StartGuestRequest { Name = session.Get(name), Force = session.Get(force) };
                 var guest = await session.Client.AskAsync(
                     (daemon, options) => daemon.StartGuestAsync(request, options), cancellation);
                 session.Answer(GuestAnswers.Changed(guest, "started"));

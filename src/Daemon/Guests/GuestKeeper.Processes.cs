@@ -374,9 +374,11 @@ internal sealed partial class GuestKeeper
     }
 
     /// <summary>Learns of a newer owner of a guest that once lived here.</summary>
-    public async Task LearnOwnerAsync(Guid uuid, string host, long epoch)
+    /// <param name="teller">Believed if it is the owner that is known here: who else could have given it away?</param>
+    public async Task LearnOwnerAsync(Guid uuid, string teller, string host, long epoch)
     {
-        if (_guests.TryGetValue(uuid, out var guest) && guest.Record.Host != settings.HostName
+        if (_guests.TryGetValue(uuid, out var guest) && guest.Record.Host == teller
+            && teller != settings.HostName && host != settings.HostName
             && guest.Record.Intent != GuestIntent.Incoming && guest.Record.Epoch < epoch)
         {
             await NoteAsync(guest, guest.Record with { Host = host, Epoch = epoch });

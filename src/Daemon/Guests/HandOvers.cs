@@ -82,10 +82,11 @@ internal sealed class HandOvers : IDisposable
         }
     });
 
-    /// <summary>The other host knows how the migration ended; this one may forget it.</summary>
-    public async Task CloseAsync(string migration)
+    /// <summary>The source knows how the migration ended; this host may forget it.</summary>
+    /// <param name="source">Who says so; nobody else is believed.</param>
+    public async Task CloseAsync(string migration, string source)
     {
-        if (Find(migration) is { State: HandOverState.Resuming } record)
+        if (Find(migration) is { State: HandOverState.Resuming } record && record.Peer == source)
         {
             await RecordAsync(record with { State = HandOverState.Closed });
         }

@@ -326,15 +326,19 @@ internal sealed partial class OutgoingMoves
         {
             Log.MoveEnded(logger, move.Id, "completed", final.Elapsed.TotalSeconds, final.WireBytes,
                 final.Downtime.TotalMilliseconds, record.Guest, runsOn);
-            // The destination keeps the same report; a watcher that sees the end may ask either host for it.
-            var epoch = departure.Guest.Record.Epoch;
-            await TellAsync(record, epoch, host.Name);
-            _ = Task.Run(() => TellOthersAsync(record, epoch, host.Name), CancellationToken.None);
         }
         else
         {
             Log.MoveFailed(logger, move.Id, final.ErrorCode, final.Error, record.Guest,
                 runsOn.Length > 0 ? runsOn : "no host");
+        }
+
+        if (handOvers.Find(move.Id) is { State: HandOverState.Left })
+        {
+            // The destination keeps the same report; a watcher that sees the end may ask either host for it.
+            var epoch = departure.Guest.Record.Epoch;
+            await TellAsync(record, epoch, host.Name);
+            _ = Task.Run(() => TellOthersAsync(record, epoch, host.Name), CancellationToken.None);
         }
 
         move.Set(_ => record);

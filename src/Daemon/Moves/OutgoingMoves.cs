@@ -26,6 +26,7 @@ internal sealed partial class OutgoingMoves(
 {
     private static readonly TimeSpan CheckDeadline = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan PrepareDeadline = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan ProgressPeriod = TimeSpan.FromSeconds(5);
     private readonly ConcurrentDictionary<string, Departure> _departures = new();
     private readonly CancellationTokenSource _shutdown = new();
 
@@ -213,6 +214,8 @@ internal sealed partial class OutgoingMoves(
     {
         var move = departure.Move;
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(_shutdown.Token, departure.Cancel.Token);
+        using var moving = CancellationTokenSource.CreateLinkedTokenSource(stop.Token);
+        var progress = KeepProgressAsync(move, moving.Token);
         var started = clock.GetTimestamp();
         var isPrepared = false;
         MigrationSnapshot final;
@@ -239,6 +242,8 @@ internal sealed partial class OutgoingMoves(
             final = End(move, started, MigrationOutcome.Failed, "internal", exception.Message);
         }
 
+        await moving.CancelAsync();
+        await progress;
         // Whoever needed it first has missed it, and does not know why.
         if (final.Outcome == MigrationOutcome.Failed && await machine.HasDiedAsync())
         {
@@ -249,6 +254,33 @@ internal sealed partial class OutgoingMoves(
         }
 
         await SettleAsync(departure, final, isPrepared);
+    }
+
+    // What a daemon that takes the move up after this one knows of it. Not in the blackout, where the disk is needed.
+    private async Task KeepProgressAsync(Move move, CancellationToken cancellationToken)
+    {
+        using var timer = new PeriodicTimer(ProgressPeriod, clock);
+        try
+        {
+            while (await timer.WaitForNextTickAsync(cancellationToken))
+            {
+                if (move.Record is { Snapshot.Phase: MigrationPhase.Copying } record)
+                {
+                    await reports.PutAsync(record);
+                }
+                else if (move.Record.Snapshot.Phase > MigrationPhase.Copying)
+                {
+                    return;
+                }
+            }
+        }
+        catch (OperationCanceledException)
+        {
+        }
+        catch (GodwitException exception)
+        {
+            Log.ReportLost(logger, move.Id, settings.HostName, exception.Message);
+        }
     }
 
     private string LostText(string guest, MachineContract contract) =>

@@ -11,7 +11,7 @@ namespace Godwit.Daemon.Services;
 
 /// <summary>What the operator of this host asks for, over the Unix socket.</summary>
 internal sealed partial class ControlService(
-    GuestKeeper guests, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
+    GuestKeeper guests, DisputedGuests disputes, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
     Membership membership, HostReports hosts, Doctor doctor, InventoryKeeper inventory) : Control.ControlBase
 {
     public override Task<VersionInfo> GetVersion(GetVersionRequest request, ServerCallContext context) =>
@@ -21,8 +21,15 @@ internal sealed partial class ControlService(
         guests.Describe(await guests.CreateAsync(
             request.Spec ?? new GuestSpec(), request.Start, context.CancellationToken));
 
-    public override async Task<Guest> StartGuest(GuestRequest request, ServerCallContext context) =>
-        guests.Describe(await guests.StartAsync(request.Name, context.CancellationToken));
+    public override async Task<Guest> StartGuest(StartGuestRequest request, ServerCallContext context)
+    {
+        if (!request.Force)
+        {
+            await disputes.RequireUndisputedAsync(guests.Find(request.Name), context.CancellationToken);
+        }
+
+        return guests.Describe(await guests.StartAsync(request.Name, context.CancellationToken));
+    }
 
     public override async Task<Guest> StopGuest(StopGuestRequest request, ServerCallContext context) =>
         guests.Describe(await guests.StopAsync(

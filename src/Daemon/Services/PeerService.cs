@@ -12,7 +12,7 @@ namespace Godwit.Daemon.Services;
 /// <summary>What members ask of this host. <see cref="Gate"/> has checked their certificates.</summary>
 internal sealed class PeerService(
     Membership membership, HostReports hosts, ClusterTrust trust, GuestKeeper guests, IncomingMoves incoming,
-    HandOvers handOvers, MoveReports reports, TimeProvider clock) : Peer.PeerBase
+    HandOvers handOvers, DisputedGuests disputes, MoveReports reports, TimeProvider clock) : Peer.PeerBase
 {
     public override Task<Authority> GetAuthority(Empty request, ServerCallContext context) =>
         Task.FromResult(new Authority { Certificate = ByteString.CopyFrom(trust.Identity.Authority.RawData) });
@@ -81,14 +81,20 @@ internal sealed class PeerService(
         }
 
         await reports.LearnAsync(MoveMapping.FromApi(request.Migration, uuid));
-        await guests.LearnOwnerAsync(uuid, request.Migration.To, request.Epoch);
-        await handOvers.CloseAsync(request.Migration.Id);
+        await guests.LearnOwnerAsync(uuid, request.Migration.From, request.Migration.To, request.Epoch);
+        await handOvers.CloseAsync(request.Migration.Id, request.Migration.From);
         return new Empty();
     }
 
     public override Task<SettleMigrationResponse> SettleMigration(
         SettleMigrationRequest request, ServerCallContext context) =>
         incoming.SettleAsync(request, Gate.CallerOf(context), context.CancellationToken);
+
+    public override Task<AskHandOverResponse> AskHandOver(AskHandOverRequest request, ServerCallContext context) =>
+        Task.FromResult(new AskHandOverResponse
+        {
+            GuestIsCallers = disputes.IsGivenTo(request.MigrationId, Gate.CallerOf(context)),
+        });
 
     public override Task<Empty> MeasureLink(MeasureLinkRequest request, ServerCallContext context) =>
         Task.FromResult(new Empty());

@@ -169,6 +169,18 @@ public static class HandOverRules
     public static bool IsFenced(HandOverRecord? record, Guid guest) =>
         record is { State: HandOverState.Resuming } && record.Guest == guest;
 
+    /// <summary>Whether a guest that died where it arrived may be started there without asking its source.</summary>
+    /// <param name="record">Of the guest, as <see cref="HandOverJournal.OfGuest"/> has it.</param>
+    /// <remarks>
+    /// While the source has not said that it knows how the migration ended, an operator there may have decided that the
+    /// guest runs there.
+    /// </remarks>
+    public static bool IsUndisputed(HandOverRecord? record) => record is not { State: HandOverState.Resuming };
+
+    /// <summary>What a source says when a destination asks whether a guest that died there is its own.</summary>
+    /// <param name="record">Of the migration; none is left of those that are over.</param>
+    public static bool IsGivenAway(HandOverRecord? record) => record is null or { State: HandOverState.Left };
+
     /// <summary>What the source records when the destination has answered; null if it has to ask again.</summary>
     public static HandOverState? OnAnswer(HandOverState state, HandOverAnswer answer) => (state, answer) switch
     {

@@ -28,7 +28,7 @@ public sealed class GuestTests : IAsyncLifetime
         await _daemon.Control.GetGuestAsync(new GuestRequest { Name = _guest.Name }, cancellationToken: Token);
 
     private async Task<Guest> StartAsync() =>
-        await _daemon.Control.StartGuestAsync(new GuestRequest { Name = _guest.Name }, cancellationToken: Token);
+        await _daemon.Control.StartGuestAsync(new StartGuestRequest { Name = _guest.Name }, cancellationToken: Token);
 
     private async Task<Guest> StopAsync(bool force) => await _daemon.Control.StopGuestAsync(
         new StopGuestRequest { Name = _guest.Name, Force = force, TimeoutSeconds = 1 }, cancellationToken: Token);

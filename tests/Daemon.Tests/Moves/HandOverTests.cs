@@ -101,7 +101,7 @@ public sealed class HandOverTests
         await Wait.UntilAsync(
             async () => await pair.GuestAtAsync(pair.A) is { State: GuestState.Elsewhere, Host: "b" }, "a gave it up");
         Assert.False(Processes.Runs(pair.Guest.ProcessId));
-        await pair.B.Control.StartGuestAsync(new GuestRequest { Name = "counting" }, cancellationToken: Token);
+        await StartAsync(pair.B);
         await Wait.UntilAsync(
             async () => await pair.GuestAtAsync(pair.B) is { State: GuestState.Running }, "it runs again");
     }
@@ -166,11 +166,32 @@ public sealed class HandOverTests
         Assert.NotEqual(pair.Guest.ProcessId, guest.ProcessId);
         Assert.False(Processes.Runs(pair.Guest.ProcessId));
 
-        committed.Thaw();
+        // Until a's fence comes through, b takes the guest that died there for its own; it asks before it starts it.
         await pair.RestartBAsync();
+        Assert.Equal(GuestState.Failed, (await pair.GuestAtAsync(pair.B))!.State);
+        await Refusals.RefusedAsync("guest-disputed", () => StartAsync(pair.B));
+
+        committed.Thaw();
         await Wait.UntilAsync(
             async () => await pair.GuestAtAsync(pair.B) is { State: GuestState.Elsewhere, Host: "a" },
             "b knows that it is a's");
+    }
+
+    // The source is gone for good, and nobody can ask it any more.
+    [Fact]
+    public async Task A_guest_whose_source_is_gone_is_started_only_by_force()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        await Committed.RecordedAsync(pair.B);
+        await pair.A.EndAsync(Processes.Killed);
+        Processes.Signal(pair.Guest.ProcessId, Processes.Killed);
+        var arrived = Processes.IdIn(pair.B.Settings.RuntimeDirectory);
+        await pair.B.EndAsync(Processes.Killed);
+        Processes.Signal(arrived, Processes.Killed);
+        await pair.RestartBAsync();
+        await Refusals.RefusedAsync("guest-disputed", () => StartAsync(pair.B));
+        Assert.Equal(GuestState.Running, (await StartAsync(pair.B, force: true)).State);
     }
 
     // An answer comes all the same, and says what has become of the guest.
@@ -188,6 +209,10 @@ public sealed class HandOverTests
             (decided.Outcome, decided.ErrorCode, decided.GuestRunsOn));
         Processes.Signal(pair.B.Id, Processes.Continued);
     }
+
+    private static async Task<Guest> StartAsync(DaemonProcess host, bool force = false) =>
+        await host.Control.StartGuestAsync(
+            new StartGuestRequest { Name = "counting", Force = force }, cancellationToken: Token);
 
     private static async Task<Migration> DecideAsync(
         MovePair pair, string id, string host, bool resumeCopy = false) =>

@@ -4,6 +4,7 @@ using System.Security.Cryptography;
 using System.Text;
 using Godwit.Api.V1;
 using Godwit.Daemon.Tests.Guests;
+using Godwit.Host.Registry;
 using Godwit.Migration.Wire;
 
 namespace Godwit.Daemon.Tests.Moves;
@@ -175,12 +176,43 @@ public sealed class HostilePeerTests
             new StopGuestRequest { Name = "counting", Force = true }, cancellationToken: Token);
     }
 
-    private static async Task RecordAsync(Peer.PeerClient peer, string id, string from) =>
+    // Goal: a member says whom it gave a guest to, and says nothing about the guests of others.
+    [Theory]
+    [InlineData("c", "c", 5)]
+    [InlineData("b", "c", 99)]
+    public async Task A_member_is_believed_about_its_own_guests_alone(string owner, string ownerThen, long epochThen)
+    {
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        var guest = await a.Control.CreateGuestAsync(
+            new CreateGuestRequest { Spec = program.Spec() }, cancellationToken: Token);
+        var uuid = Guid.Parse(guest.Spec.Uuid);
+        await a.StopAsync();
+        await using (var registry = SqliteRegistry.Open(a.Settings.RegistryFile))
+        {
+            var record = Assert.Single(await registry.ListGuestsAsync(Token));
+            var elsewhere = record with { Host = owner, Epoch = 5 };
+            Assert.True(await registry.TryUpdateGuestAsync(elsewhere, record.Epoch, Token));
+        }
+
+        await a.StartAsync();
+        await RecordAsync(a.PeerClient(b.Credentials()), "hostile", "b", "a", uuid);
+        await RecordAsync(a.PeerClient(b.Credentials()), "hearsay", "b", "c", uuid);
+        Assert.Equal(ownerThen, Assert.Single((await ListAsync(a)).Guests).Host);
+        await a.StopAsync();
+        await using var after = SqliteRegistry.Open(a.Settings.RegistryFile);
+        Assert.Equal(epochThen, Assert.Single(await after.ListGuestsAsync(Token)).Epoch);
+    }
+
+    private static async Task RecordAsync(
+        Peer.PeerClient peer, string id, string from, string to = "a", Guid? guest = null) =>
         await peer.RecordMigrationAsync(
             new RecordMigrationRequest
             {
-                Migration = new Api.V1.Migration { Id = id, From = from, To = "a", Guest = "counting" },
-                GuestUuid = Guid.NewGuid().ToString(),
+                Migration = new Api.V1.Migration { Id = id, From = from, To = to, Guest = "counting" },
+                GuestUuid = (guest ?? Guid.NewGuid()).ToString(),
                 Epoch = 99,
             },
             cancellationToken: Token);
