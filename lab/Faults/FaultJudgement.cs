@@ -11,9 +11,6 @@ namespace Godwit.Lab.Faults;
 /// <summary>What is true after a strike, and whether it may be.</summary>
 internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime struck)
 {
-    // Redis writes its file to the disk once a second, and up to twice that when the disk is slow; by the guest's
-    // clock, which stands in a pause. The last write that it acknowledged was close to its last instant.
-    private static readonly TimeSpan _redisDurableAfter = TimeSpan.FromSeconds(3);
     private readonly string _source = stage.Source;
     private readonly string _destination = stage.Destination;
     private IReadOnlyList<FaultOutcome> _allowed = cell.Allowed;
@@ -126,8 +123,7 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
 
         Run.Expect(
             report.RepliesDuplicated == 0, $"{report.RepliesDuplicated} replies came twice: two copies answered");
-        (int missing, int looked) = stage.Writer.Compare(
-            died ? stage.Writer.LastAcknowledgedBefore(struck) - _redisDurableAfter : null);
+        (int missing, int looked) = stage.Writer.Compare();
         Run.Expect(looked > 0, "no write was ever acknowledged: that proves nothing");
         Run.Expect(missing == 0, $"{missing} of {looked} acknowledged writes are not there on {host}");
         Run.Verify(Guest.Agent, pagesWritten);
@@ -162,7 +158,7 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
         CheckFileSystem();
         try
         {
-            stage.Daemons[other].StartGuest(new GuestRequest { Name = Guest.Name });
+            stage.Daemons[other].StartGuest(new StartGuestRequest { Name = Guest.Name });
             Run.Fail($"host {other} started a guest that belongs to {host}");
         }
         catch (RpcException e) when (e.StatusCode is StatusCode.NotFound or StatusCode.FailedPrecondition)
@@ -170,7 +166,7 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
             Run.Display.Line($"  {other} refuses to start it: {e.Status.Detail}");
         }
 
-        stage.Daemons[host].StartGuest(new GuestRequest { Name = Guest.Name });
+        stage.Daemons[host].StartGuest(new StartGuestRequest { Name = Guest.Name });
     }
 
     /// <summary>What the guest had on its disk makes a file system, once its journal is replayed.</summary>

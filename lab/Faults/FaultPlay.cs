@@ -84,11 +84,17 @@ internal sealed partial class FaultPlay
             },
         });
         _migration = move.Id;
-        bool isTimely = AwaitPhase();
+        long? since = AwaitPhase();
+        int[] victims = [.. _cell.Victims.Where(victim => victim != FaultCell.Link).SelectMany(ProcessesOf)];
+        Strike(victims);
+        bool isTimely = since is { } begun && Stopwatch.GetElapsedTime(begun) < ShortestPhase;
         try
         {
-            Strike();
-            if (_cell.LastsForEver)
+            if (!_cell.LastsForEver)
+            {
+                AwaitReturn(victims);
+            }
+            else if (isTimely)
             {
                 AskOperator();
             }
@@ -155,8 +161,8 @@ internal sealed partial class FaultPlay
         };
     }
 
-    /// <summary>Waits for the instant of the strike; false if it may have passed before it was seen.</summary>
-    private bool AwaitPhase()
+    /// <summary>Waits for the instant of the strike; since when its phase may last, null if it is over.</summary>
+    private long? AwaitPhase()
     {
         long limit = Stopwatch.GetTimestamp();
         long notYet = limit;
@@ -167,7 +173,7 @@ internal sealed partial class FaultPlay
             if (delay == 0 && _cell.Phase == FaultPhase.Committed && move.Phase == MigrationPhase.Committed)
             {
                 // Nothing has held the commit up: it may have arrived.
-                return false;
+                return null;
             }
 
             if (DelayWanted(move) is var wanted && wanted > delay)
@@ -181,14 +187,14 @@ internal sealed partial class FaultPlay
 
             if (IsReached(move))
             {
-                return Stopwatch.GetElapsedTime(notYet) < ShortestPhase;
+                return notYet;
             }
 
             notYet = asked;
             if (move.Phase > Wanted)
             {
                 Run.Display.Line($"  it is {move.Phase} already");
-                return false;
+                return null;
             }
 
             Run.Stopped.ThrowIfCancellationRequested();
@@ -226,9 +232,8 @@ internal sealed partial class FaultPlay
         _ => true,
     };
 
-    private void Strike()
+    private void Strike(int[] victims)
     {
-        int[] victims = [.. _cell.Victims.Where(victim => victim != FaultCell.Link).SelectMany(ProcessesOf)];
         LabSignal signal = _cell.Strike == FaultStrike.Stop ? LabSignal.Stop : LabSignal.Kill;
         _judgement = new FaultJudgement(_stage, _cell, DateTime.UtcNow);
         if (_cell.Strikes(FaultCell.Link))
@@ -246,7 +251,11 @@ internal sealed partial class FaultPlay
             // The delay has done its work; from here on the times are those of a short link.
             Relay.Order(_destination, "delay 0.2");
         }
+    }
 
+    /// <summary>Waits until the victims are back, or can be brought back.</summary>
+    private void AwaitReturn(int[] victims)
+    {
         switch (_cell.Strike)
         {
             case FaultStrike.Kill:

@@ -50,7 +50,8 @@ internal sealed class FaultStage : IDisposable
         LabDaemons daemons = LabDaemons.Start();
         try
         {
-            LabGuest guest = LabGuest.Boot(run, daemons, new GuestShape(1, 256, 1, Redis: true), MemoryBacking.Shared);
+            GuestShape shape = new(1, 256, 1, Redis: "always");
+            LabGuest guest = LabGuest.Boot(run, daemons, shape, MemoryBacking.Shared);
             guest.Agent.Ask(Load);
             return new FaultStage(
                 run, daemons, guest,

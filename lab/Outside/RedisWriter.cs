@@ -12,7 +12,6 @@ internal sealed class RedisWriter : IDisposable
     private const int Port = 6379;
     private const int Keys = 4000;
     private readonly long[] _acknowledged = new long[Keys];
-    private readonly DateTime[] _acknowledgedAt = new DateTime[Keys];
     private readonly List<(DateTime Sent, DateTime Acknowledged)> _writes = [];
     private readonly string _guest;
     private readonly bool _reconnects;
@@ -71,17 +70,9 @@ internal sealed class RedisWriter : IDisposable
     internal DateTime? FirstAcknowledgedAfter(DateTime instant) =>
         _writes.Where(write => write.Sent >= instant).Select(write => (DateTime?)write.Acknowledged).FirstOrDefault();
 
-    /// <summary>When the last write before an instant was acknowledged; call it when finished.</summary>
-    internal DateTime LastAcknowledgedBefore(DateTime instant) =>
-        _writes.Where(write => write.Acknowledged < instant).Select(write => write.Acknowledged).LastOrDefault(instant);
-
     /// <summary>Reads every key back.</summary>
-    /// <param name="durableUntil">
-    /// The guest was started again: what was acknowledged later may be gone, since Redis writes to its disk once a
-    /// second. What is there then counts as acknowledged from now on.
-    /// </param>
     /// <exception cref="LabException">Redis does not answer.</exception>
-    internal (int Missing, int Looked) Compare(DateTime? durableUntil = null)
+    internal (int Missing, int Looked) Compare()
     {
         try
         {
@@ -91,7 +82,7 @@ internal sealed class RedisWriter : IDisposable
                 Connect();
             }
 
-            return CompareAll(durableUntil);
+            return CompareAll();
         }
         catch (IOException e)
         {
@@ -99,7 +90,7 @@ internal sealed class RedisWriter : IDisposable
         }
     }
 
-    private (int Missing, int Looked) CompareAll(DateTime? durableUntil)
+    private (int Missing, int Looked) CompareAll()
     {
         int[] looked = [.. Enumerable.Range(0, Keys).Where(key => _acknowledged[key] != 0)];
         if (looked.Length == 0)
@@ -129,12 +120,6 @@ internal sealed class RedisWriter : IDisposable
             long version = _acknowledged[key];
             // A write that was on its way when a connection broke may have arrived.
             bool isThere = value == Value(key, version) || (_reconnects && value == Value(key, version + 1));
-            if (!isThere && durableUntil < _acknowledgedAt[key])
-            {
-                _acknowledged[key] = version - 1;
-                isThere = value == (version == 1 ? null : Value(key, version - 1));
-            }
-
             missing += isThere ? 0 : 1;
         }
 
@@ -239,8 +224,7 @@ internal sealed class RedisWriter : IDisposable
         }
 
         _acknowledged[key] = version;
-        _acknowledgedAt[key] = DateTime.UtcNow;
-        _writes.Add((sent, _acknowledgedAt[key]));
+        _writes.Add((sent, DateTime.UtcNow));
         Volatile.Write(ref _newest, sent.Ticks);
         return true;
     }

@@ -6,7 +6,8 @@ namespace Godwit.Lab.Qemu;
 
 /// <summary>What kind of guest: the same for stock QEMU and for Godwit, or no comparison would hold.</summary>
 /// <param name="Number">0 to 99: gives address and MAC.</param>
-internal sealed record GuestShape(int Number, int MemoryMegabytes, int Cpus, bool Redis = false)
+/// <param name="Redis">It runs one that writes to its disk so: <c>everysec</c>, or <c>always</c> before it answers.</param>
+internal sealed record GuestShape(int Number, int MemoryMegabytes, int Cpus, string? Redis = null)
 {
     /// <summary>Whether its disk holds a Debian to work on, not only what the lab's guest needs.</summary>
     internal bool Userland { get; init; }
@@ -17,7 +18,7 @@ internal sealed record GuestShape(int Number, int MemoryMegabytes, int Cpus, boo
 
     internal string KernelCommandLine =>
         $"console=ttyS0 quiet panic=-1 no_timer_check mitigations=off godwit.ip={Address}/24 "
-        + $"godwit.ip6={LabNetwork.GuestAddress6(Number)}/64" + (Redis ? " godwit.redis=1" : "");
+        + $"godwit.ip6={LabNetwork.GuestAddress6(Number)}/64" + (Redis is null ? "" : $" godwit.redis={Redis}");
 }
 
 /// <summary>A plain QEMU in a lab host, without any Godwit: the baseline everything is measured against.</summary>
