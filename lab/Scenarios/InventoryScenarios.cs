@@ -14,6 +14,10 @@ internal static class InventoryScenarios
     // What a return may cost, as a share of the guest's memory.
     private const double ReturnShareMax = 0.05;
 
+    // What four like guests may cost together, as a share of what they cost one by one.
+    private const double GangShareMax = 0.35;
+    private const int GangSize = 4;
+
     internal static IEnumerable<Scenario> All { get; } =
     [
         new(
@@ -25,6 +29,7 @@ internal static class InventoryScenarios
         new(
             "return-soon", "A server comes back after ten seconds elsewhere",
             run => Return(run, GuestLoad.Server, TimeSpan.FromSeconds(10))),
+        new("gang", "Four like guests move together: what they have in common crosses the wire once", Gang),
     ];
 
     /// <summary>The first move; the destination knows the base image that the guest's disk was copied from.</summary>
@@ -33,8 +38,7 @@ internal static class InventoryScenarios
         (LabGuest guest, OutsideClient client) = Begin(run, load);
         DateTime start = DateTime.UtcNow;
         long written = guest.Agent.PagesWritten();
-        MoveResult move = guest.Move("b", client, new MigrationPolicy());
-        run.Expect(move.Outcome == "completed", $"the move ended as \"{move.Outcome}\": {move.Error}");
+        MoveResult move = MoveTo(run, guest, "b", client, new MigrationPolicy(), counts: true);
         run.Expect(
             move.SavedBytes.GetValueOrDefault("knownDisk") > 100 << 20,
             $"the base image rebuilt no more than {move.SavedBytes.GetValueOrDefault("knownDisk")} bytes");
@@ -47,16 +51,53 @@ internal static class InventoryScenarios
         (LabGuest guest, OutsideClient client) = Begin(run, load);
         DateTime start = DateTime.UtcNow;
         long written = guest.Agent.PagesWritten();
-        MoveResult there = guest.Move("b", client, new MigrationPolicy(), counts: false);
-        run.Expect(there.Outcome == "completed", $"the move to b ended as \"{there.Outcome}\": {there.Error}");
+        MoveTo(run, guest, "b", client, new MigrationPolicy(), counts: false);
         run.Display.Line($"Working on b for {elsewhere.TotalSeconds:0} s");
         run.Pause(elsewhere);
-        MoveResult back = guest.Move("a", client, new MigrationPolicy());
-        run.Expect(back.Outcome == "completed", $"the move back ended as \"{back.Outcome}\": {back.Error}");
+        MoveResult back = MoveTo(run, guest, "a", client, new MigrationPolicy(), counts: true);
         double share = (double)back.WireBytes / ((long)load.MemoryMegabytes << 20);
         run.Display.Line($"  {share:P1} of the memory crossed the wire");
         run.Expect(share <= ReturnShareMax, $"{share:P1} of the memory crossed; {ReturnShareMax:P0} may");
         End(run, guest, client, start, written);
+    }
+
+    /// <summary>Each alone to b, nothing known of it there; then all of them back, with all that is known.</summary>
+    internal static void Gang(ScenarioRun run)
+    {
+        LabDaemons daemons = run.Own(LabDaemons.Start());
+        GuestShape shape = GuestLoad.Server.Shape with { MemoryMegabytes = 512 };
+        LabGuest[] guests =
+        [
+            .. Enumerable.Range(1, GangSize).Select(number => LabGuest.Boot(
+                run, daemons, shape with { Number = number }, MemoryBacking.Shared)),
+        ];
+        Array.ForEach(guests, guest => GuestLoad.Server.Begin(guest.Agent));
+        OutsideClient client = run.Own(OutsideClient.Start(guests[0].Shape.Address));
+        DateTime start = DateTime.UtcNow;
+        MigrationPolicy alone = new() { Share = ContentSharing.None };
+        long single = 0;
+        foreach (LabGuest guest in guests)
+        {
+            single += MoveTo(run, guest, "b", client, alone, counts: false).WireBytes;
+        }
+
+        MigrationPolicy together = new() { Share = ContentSharing.Host };
+        long gang = guests.Sum(guest => MoveTo(run, guest, "a", client, together, counts: true).WireBytes);
+        double share = (double)gang / single;
+        run.Display.Line($"  together {ResultText.Bytes(gang)}, {share:P1} of the {ResultText.Bytes(single)} alone");
+        run.Expect(share <= GangShareMax, $"together they cost {share:P1} of that; {GangShareMax:P0} may");
+        Array.ForEach(guests, guest => guest.ExpectRunningOnlyOn("a"));
+        client.Finish();
+        run.Judge(client.Report(start, DateTime.UtcNow));
+        Array.ForEach(guests, guest => run.Verify(guest.Agent, 0));
+    }
+
+    private static MoveResult MoveTo(
+        ScenarioRun run, LabGuest guest, string host, OutsideClient client, MigrationPolicy policy, bool counts)
+    {
+        MoveResult move = guest.Move(host, client, policy, counts: counts);
+        run.Expect(move.Outcome == "completed", $"the move to {host} ended as \"{move.Outcome}\": {move.Error}");
+        return move;
     }
 
     private static (LabGuest Guest, OutsideClient Client) Begin(ScenarioRun run, GuestLoad load)

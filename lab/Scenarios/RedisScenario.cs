@@ -16,7 +16,8 @@ internal static class RedisScenario
     private static void Play(ScenarioRun run)
     {
         LabDaemons daemons = run.Own(LabDaemons.Start());
-        LabGuest guest = LabGuest.Boot(run, daemons, new GuestShape(1, 256, 1, Redis: "everysec"), MemoryBacking.Shared);
+        GuestShape shape = new(1, 256, 1, Redis: "everysec");
+        LabGuest guest = LabGuest.Boot(run, daemons, shape, MemoryBacking.Shared);
         RedisWriter writer = run.Own(new RedisWriter(guest.Shape.Address, run.Stopped));
         OutsideClient client = run.Own(OutsideClient.Start(guest.Shape.Address));
         DateTime start = DateTime.UtcNow;

@@ -19,7 +19,9 @@ internal static class Misuse
             return ExitCodes.Usage;
         }
 
-        if (parsed.UnmatchedTokens is [var unknown, ..])
+        // An argument that takes many words takes an option that does not exist for one of them.
+        string? taken = parsed.CommandResult.Tokens.FirstOrDefault(token => token.Value.StartsWith('-'))?.Value;
+        if ((parsed.UnmatchedTokens is [var first, ..] ? first : taken) is { } unknown)
         {
             // What follows the first word that is not understood was read in the wrong place: silence about it.
             string kind = unknown.StartsWith('-') ? "option" : lacksVerb ? "command" : "argument";

@@ -63,7 +63,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             StartLanes(services.GetRequiredService<LaneListener>(), settings);
             await services.GetRequiredService<GuestKeeper>().StartAsync(CancellationToken.None);
             await services.GetRequiredService<OutgoingMoves>().StartAsync();
-            services.GetRequiredService<InventoryKeeper>().Start(services.GetRequiredService<GuestKeeper>().All);
+            services.GetRequiredService<InventoryKeeper>().Start();
             await ListenAsync(application, settings);
             GrantSockets(settings);
             services.GetRequiredService<Membership>().KeepRefreshing();

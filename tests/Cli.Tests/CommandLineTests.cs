@@ -57,6 +57,7 @@ public class CommandLineTests
     [InlineData("vm migrate web1 --to b --timeout 0s", "--timeout: '0s' must be above zero.")]
     [InlineData("vm migrate web1 --to b --on-stall wait", "--on-stall: 'wait' is not one of abort, pause.")]
     [InlineData("vm migrate web1 --to b --max-rounds 0", "is not a whole number from 1 to 10000.")]
+    [InlineData("vm migrate web1 web2 web1 --to b", "A guest is named twice.")]
     [InlineData("vm lst", "'godwit vm' has no command 'lst'. Did you mean 'list'?")]
     [InlineData("vmm list", "'godwit' has no command 'vmm'. Did you mean 'vm'?")]
     [InlineData("vm migrate web1 --to b --max-rouns 3", "no option '--max-rouns'. Did you mean '--max-rounds'?")]

@@ -87,6 +87,20 @@ public class MigrateTests
     }
 
     [Fact]
+    public async Task Several_guests_are_asked_for_one_after_another_whatever_becomes_of_one()
+    {
+        await using var daemon = await ScriptedDaemon.StartAsync();
+        daemon.Script.Plan = Samples.Plan(false);
+        using var child = Child.Godwit(
+            daemon.SocketPath, "vm", "migrate", "web1", "web2", "--to", "b", "--dry-run", "-o", "json");
+        var (exit, output, _) = await child.EndAsync();
+        Assert.Equal(3, exit);
+        Assert.Equal(
+            ["web1", "web2"], daemon.Script.Heard.OfType<StartMigrationRequest>().Select(request => request.Guest));
+        Assert.Equal(2, output.Split("\n{").Length);
+    }
+
+    [Fact]
     public async Task A_detached_move_prints_its_id_and_nothing_else()
     {
         await using var daemon = await ScriptedDaemon.StartAsync();

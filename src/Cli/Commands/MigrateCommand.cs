@@ -6,12 +6,29 @@ using Godwit.Cli.Progress;
 
 namespace Godwit.Cli.Commands;
 
-/// <summary><c>godwit vm migrate</c>, also <c>godwit migrate</c>: moves a guest and waits for it.</summary>
+/// <summary>
+/// <c>godwit vm migrate</c>, also <c>godwit migrate</c>: moves guests, one after another, and waits for them.
+/// </summary>
 internal static class MigrateCommand
 {
     public static Command Build(GodwitCommand godwit)
     {
-        var name = GuestCommands.GuestArgument();
+        var names = new Argument<string[]>("NAME")
+        {
+            Description = "The guests' names, UUIDs or unambiguous UUID prefixes.", Arity = ArgumentArity.OneOrMore,
+        };
+        names.Validators.Add(result =>
+        {
+            var words = result.Tokens.Select(token => token.Value).ToList();
+            if (words.FirstOrDefault(word => word.StartsWith('-')) is { } option)
+            {
+                result.AddError($"There is no option '{option}'.");
+            }
+            else if (words.Distinct(StringComparer.Ordinal).Count() < words.Count)
+            {
+                result.AddError("A guest is named twice.");
+            }
+        });
         var to = new Option<string>("--to")
         {
             Description = "The host to move to.", HelpName = "HOST", Required = true,
@@ -37,22 +54,22 @@ internal static class MigrateCommand
         var dryRun = Option.Flag("--dry-run", "Check everything and forecast; touch nothing.");
         var detach = Option.Flag("--detach", "Print the migration's id and do not wait.");
         return godwit.Verb(
-            "migrate", "Move a running guest to another host without stopping it.",
+            "migrate", "Move running guests to another host without stopping them, one after another.",
             [
                 "godwit vm migrate web1 --to b",
+                "godwit vm migrate web1 web2 web3 --to b --share host",
                 "godwit vm migrate web1 --to b --dry-run",
                 "godwit vm migrate db1 --to b --max-downtime 100ms --bandwidth 400Mbit --on-stall abort",
                 "id=$(godwit vm migrate web1 --to b --detach); godwit migration watch $id",
             ],
             [
-                name, to, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu, noCompression, share,
+                names, to, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu, noCompression, share,
                 dryRun, detach,
             ],
             (session, cancellation) =>
             {
                 var request = new StartMigrationRequest
                 {
-                    Guest = session.Get(name),
                     To = session.Get(to),
                     Policy = new MigrationPolicy
                     {
@@ -72,10 +89,46 @@ internal static class MigrateCommand
                         },
                     },
                 };
-                return session.Get(dryRun)
-                    ? PlanAsync(session, request, cancellation)
-                    : StartAsync(session, request, session.Get(detach));
+                return MoveAsync(session, session.Get(names), request, guest =>
+                    session.Get(dryRun) ? PlanAsync(session, guest, cancellation)
+                        : StartAsync(session, guest, session.Get(detach)));
             });
+    }
+
+    // The next guest moves whatever became of the last one, but for a user who wants no more of it. Like guests gain by
+    // the order: with --share host, what the first one brought need not be sent again.
+    private static async Task<int> MoveAsync(
+        Session session, string[] guests, StartMigrationRequest request, Func<StartMigrationRequest, Task<int>> move)
+    {
+        var exit = ExitCodes.Ok;
+        foreach (var guest in guests)
+        {
+            if (guest != guests[0] && session.Format == OutputFormat.Yaml)
+            {
+                session.Terminal.Out.WriteLine("---");
+            }
+
+            var next = request.Clone();
+            next.Guest = guest;
+            int ended;
+            try
+            {
+                ended = await move(next);
+            }
+            catch (CommandException failure) when (guests.Length > 1)
+            {
+                GodwitCommand.PrintError(session.Terminal, failure);
+                ended = failure.ExitCode;
+            }
+
+            exit = exit == ExitCodes.Ok ? ended : exit;
+            if (ended == ExitCodes.Interrupted)
+            {
+                return ended;
+            }
+        }
+
+        return exit;
     }
 
     private static async Task<int> PlanAsync(

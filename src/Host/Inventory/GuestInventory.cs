@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Godwit.ChunkStore;
 using Godwit.Host.Qemu;
 using Godwit.Migration.Wire;
@@ -12,6 +13,8 @@ namespace Godwit.Host.Inventory;
 /// </remarks>
 public sealed class GuestInventory : IDisposable
 {
+    // Short of what a source waits before it sends what it might have named.
+    private static readonly TimeSpan RunningPatience = TimeSpan.FromSeconds(1.5);
     private readonly Lock _adding = new();
     private readonly IReadOnlyList<string> _missing;
     private readonly IReadOnlyList<GuestMemory> _running;
@@ -44,11 +47,12 @@ public sealed class GuestInventory : IDisposable
     }
 
     /// <summary>
-    /// Offers everything there is, then indexes what has no index yet, disk images and running guests, and offers that.
+    /// Offers everything there is, then indexes what has no index yet, running guests and disk images, and offers that.
     /// </summary>
     /// <param name="offer">Takes up to <see cref="ControlMessage.InventoryOffer.CountMax"/> fingerprints; blocks while
     /// too many are on their way; false ends it.</param>
-    /// <param name="ready">Called when everything has been offered that was ready.</param>
+    /// <param name="ready">Called when everything has been offered that was ready, and of the running guests as much as
+    /// could be indexed without keeping the source waiting.</param>
     internal void Offer(Func<ContentOrigin, ReadOnlyMemory<byte>, bool> offer, Action ready)
     {
         foreach (ContentSource source in _sources)
@@ -59,9 +63,35 @@ public sealed class GuestInventory : IDisposable
             }
         }
 
-        ready();
-        LowPriority.Lower();
+        long begun = Stopwatch.GetTimestamp();
+        bool isReady = false;
+        void BeReady()
+        {
+            if (!isReady)
+            {
+                isReady = true;
+                ready();
+                LowPriority.Lower();
+            }
+        }
+
         using var stop = new CancellationTokenSource();
+        bool OfferRunning(ContentOrigin origin, ReadOnlyMemory<byte> fingerprints)
+        {
+            if (Stopwatch.GetElapsedTime(begun) > RunningPatience)
+            {
+                BeReady();
+            }
+
+            return offer(origin, fingerprints);
+        }
+
+        foreach (GuestMemory memory in _running)
+        {
+            Index(memory.File, ContentOrigin.Sibling, () => memory.File, OfferRunning, stop);
+        }
+
+        BeReady();
         foreach (string path in _missing)
         {
             try
@@ -73,11 +103,6 @@ public sealed class GuestInventory : IDisposable
             {
                 // Its pages are sent as any others; the index that is made afterwards says what is wrong.
             }
-        }
-
-        foreach (GuestMemory memory in _running)
-        {
-            Index(memory.File, ContentOrigin.Sibling, () => memory.File, offer, stop);
         }
     }
 

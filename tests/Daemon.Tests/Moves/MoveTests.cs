@@ -39,6 +39,23 @@ public sealed class MoveTests
             atA + CountingGuest.Console(pair.B, pair.Guest) + CountingGuest.Console(pair.A, pair.Guest)[atA.Length..]);
     }
 
+    // Goal: like guests that move one after another share what the first of them brought, if they may.
+    [Theory]
+    [InlineData(ContentSharing.Host)]
+    [InlineData(ContentSharing.Guest)]
+    public async Task A_guest_is_held_against_what_runs_there_only_if_it_may_be(ContentSharing share)
+    {
+        await using var pair = await MovePair.StartAsync();
+        using var like = new CountingGuest("like");
+        await like.BootAsync(pair.B);
+        var move = await MovePair.EndAsync(
+            pair.A, await pair.StartMoveAsync(pair.A, "b", new MigrationPolicy { Share = share }));
+        Assert.Equal(MigrationOutcome.Completed, move.Outcome);
+        move.SavedBytes.TryGetValue("knownSibling", out var saved);
+        Assert.True(share == ContentSharing.Host ? saved > 2 << 20 : saved == 0, $"{saved} bytes were known");
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+    }
+
     [Fact]
     public async Task A_cancelled_guest_runs_on_where_it_was_and_can_move_later()
     {
