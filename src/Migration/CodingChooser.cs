@@ -26,7 +26,7 @@ public sealed class CodingChooser
     // Beginning a new Zstandard frame forgets the window; a better level has to be worth it.
     private const double ChangeGain = 1.05;
     private const double LinkWaitShare = 0.1;
-    private const double LinkUnknownGain = 1.3;
+    private const double LinkUnknownGain = 4;
     private const double LinkRateMax = 100e9;
     private static readonly TimeSpan DecideEvery = TimeSpan.FromMilliseconds(500);
     private static readonly TimeSpan MeasuredFor = TimeSpan.FromSeconds(8);
@@ -137,7 +137,9 @@ public sealed class CodingChooser
     /// <returns>True if it chose.</returns>
     public bool Decide(double linkRate, bool roundBegins, TimeSpan now)
     {
-        if (_candidates.Length == 1 || linkRate <= 0 || (!roundBegins && now - _decidedAt < DecideEvery))
+        // The first acknowledgements say how fast the move began.
+        bool isEarly = _linkRate <= 0 && _elapsed < JudgedFrom;
+        if (_candidates.Length == 1 || linkRate <= 0 || isEarly || (!roundBegins && now - _decidedAt < DecideEvery))
         {
             return false;
         }
