@@ -6,7 +6,7 @@ namespace Godwit.Lab.Qemu;
 
 /// <summary>What kind of guest: the same for stock QEMU and for Godwit, or no comparison would hold.</summary>
 /// <param name="Number">0 to 99: gives address and MAC.</param>
-/// <param name="Redis">When its Redis writes to its disk: <c>everysec</c>, or <c>always</c>, before it answers; null: none.</param>
+/// <param name="Redis">When its Redis writes to its disk: <c>everysec</c>, or <c>always</c>, before it answers.</param>
 internal sealed record GuestShape(int Number, int MemoryMegabytes, int Cpus, string? Redis = null)
 {
     /// <summary>Whether its disk holds a Debian to work on, not only what the lab's guest needs.</summary>
