@@ -74,6 +74,11 @@ internal sealed class LocalGuest(GuestRecord record)
             return GuestState.Elsewhere;
         }
 
+        if (Record.Parcel is { Stage: ParcelStage.Suspending or ParcelStage.Asleep or ParcelStage.Resuming })
+        {
+            return GuestState.Suspended;
+        }
+
         if (Machine is null)
         {
             return Record.Detail.Length > 0 ? GuestState.Failed : GuestState.Stopped;
