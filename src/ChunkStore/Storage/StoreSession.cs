@@ -47,13 +47,11 @@ public sealed class StoreSession : IDisposable
     }
 
     /// <summary>Removes the sessions that an earlier process of this host left behind.</summary>
-    /// <param name="isOurs">Of those that are still in use.</param>
-    public static void RemoveLeftOvers(Store store, string host, Func<string, bool> isOurs)
+    public static void RemoveLeftOvers(Store store, string host)
     {
         foreach (StoredObject listed in store.Objects.List(ObjectNames.Sessions))
         {
-            string id = listed.Name[(ObjectNames.Sessions.Length + 1)..];
-            if (!isOurs(id) && TryRead(store, listed.Name) is { } note && note.Host == host)
+            if (TryRead(store, listed.Name) is { } note && note.Host == host)
             {
                 store.Objects.Delete(listed.Name);
             }

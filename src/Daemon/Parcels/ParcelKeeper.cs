@@ -169,8 +169,12 @@ internal sealed partial class ParcelKeeper(
                 }
                 else
                 {
+                    var before = guest.Record.Parcel;
+                    await guests.StoreParcelAsync(guest, new ParcelNote(entry.Name, id, ParcelStage.Suspending));
+                    // From here on the store decides what has become of the guest.
                     isSettled = false;
-                    isSettled = await CommitAsync(guest, entry, store, manifest, recorder);
+                    await CommitAsync(guest, before, store, manifest, recorder);
+                    isSettled = true;
                 }
 
                 var parcel = ParcelMapping.ToApi(entry.Name, manifest, "");
@@ -218,36 +222,24 @@ internal sealed partial class ParcelKeeper(
         return await Task.Run(() => recorder.Finish(subject, disksStandStill: false));
     }
 
-    /// <summary>Commits a suspend. From the first step on the store decides what has become of it.</summary>
-    /// <returns>False if that is not known yet: it is being asked.</returns>
-    private async Task<bool> CommitAsync(
-        LocalGuest guest, StoreEntry entry, Store store, ParcelManifest manifest, ParcelRecorder recorder)
+    /// <summary>Puts the manifest; the guest sleeps when this returns.</summary>
+    private async Task CommitAsync(
+        LocalGuest guest, ParcelNote? before, Store store, ParcelManifest manifest, ParcelRecorder recorder)
     {
-        var before = guest.Record.Parcel;
-        var note = new ParcelNote(entry.Name, manifest.Id, ParcelStage.Suspending);
-        try
-        {
-            await guests.StoreParcelAsync(guest, note);
-        }
-        catch (GodwitException)
-        {
-            // Nothing has been promised: the guest goes on.
-            return true;
-        }
-
+        var note = guest.Record.Parcel!;
         try
         {
             await Task.Run(() => ParcelShelf.Put(store, manifest, trust, Stores.Random));
         }
         catch (StorageException exception)
         {
-            Log.ParcelUnsettled(logger, manifest.Id, guest.Record.Name, entry.Name, exception.Message);
+            Log.ParcelUnsettled(logger, manifest.Id, guest.Record.Name, note.Store, exception.Message);
             if (await TrySettleAsync(guest, before))
             {
                 guest.MigrationId = "";
                 if (guest.Machine is null)
                 {
-                    return true;
+                    return;
                 }
 
                 throw;
@@ -256,7 +248,7 @@ internal sealed partial class ParcelKeeper(
             recorder.Abandon();
             _ = Track(SettleAsync(guest, before));
             throw new GodwitException("suspend-unsettled",
-                $"Store '{entry.Name}' has not said whether it took parcel {manifest.Id}: {exception.Message} "
+                $"Store '{note.Store}' has not said whether it took parcel {manifest.Id}: {exception.Message} "
                 + $"{guest.Record.Name} stands still on {settings.HostName} until it answers.",
                 "Bring the store back; the guest then sleeps or runs on by itself, and 'godwit vm show' says which.",
                 exception);
@@ -264,7 +256,6 @@ internal sealed partial class ParcelKeeper(
 
         recorder.Abandon();
         await guests.FallAsleepAsync(guest, note);
-        return true;
     }
 
     /// <summary>Asks the store, until it answers, whether a suspend was committed.</summary>

@@ -25,7 +25,6 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
     private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite;
     private readonly Lock _lock = new();
     private readonly Dictionary<string, Store> _open = [];
-    private readonly HashSet<string> _sessions = [];
     private List<StoreEntry>? _entries;
 
     public static Action<Span<byte>> Random { get; } = RandomNumberGenerator.Fill;
@@ -97,8 +96,7 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
                 }
 
                 var store = Store.Open(storage, key, static () => new SegmentCoder());
-                StoreSession.RemoveLeftOvers(store, settings.HostName, IsOurs);
-                _open[entry.Name] = store;
+                Keep(entry, store);
             }
             catch (Exception exception) when (StoreErrors.IsKnown(exception))
             {
@@ -134,34 +132,28 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
 
             var store = Store.Open(
                 new DirectoryStorage(entry.Location), ReadKey(entry, mayMake: false), static () => new SegmentCoder());
-            // Those of this host that are not in use were left by a daemon that did not end in order.
-            StoreSession.RemoveLeftOvers(store, settings.HostName, IsOurs);
-            _open[entry.Name] = store;
+            Keep(entry, store);
             return store;
         }
     }
 
     /// <summary>Works on a store from now on; disposed of at the end of the work.</summary>
-    public StoreSession Begin(Store store)
-    {
-        var id = $"s-{Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(8))}";
-        lock (_lock)
-        {
-            _sessions.Add(id);
-        }
-
-        return StoreSession.Begin(store, id, settings.HostName, clock.GetUtcNow().ToUnixTimeMilliseconds(), Random);
-    }
+    public StoreSession Begin(Store store) => StoreSession.Begin(
+        store, $"s-{Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(8))}", settings.HostName,
+        clock.GetUtcNow().ToUnixTimeMilliseconds(), Random);
 
     public static StoreWriterOptions WriterOptions(StoreEntry entry) => new(
         Random, entry.Coding == "zstd" ? SegmentCoding.Zstd : SegmentCoding.Lz4, entry.QuotaBytes);
 
-    private bool IsOurs(string session)
+    private void Keep(StoreEntry entry, Store store)
     {
-        lock (_lock)
+        if (_open.Values.All(other => other.Descriptor.Id != store.Descriptor.Id))
         {
-            return _sessions.Contains(session);
+            // Sessions of this host were left by a daemon that did not end in order.
+            StoreSession.RemoveLeftOvers(store, settings.HostName);
         }
+
+        _open[entry.Name] = store;
     }
 
     private static StoreKey? ReadKey(StoreEntry entry, bool mayMake)

@@ -155,6 +155,15 @@ public sealed class ParcelRecorder : IAsyncDisposable
     private void RecordDisks(CancellationToken cancellationToken)
     {
         HashSet<string> seen = [];
+        // What QEMU is started with has to be there wherever the guest is resumed.
+        foreach (string? path in (string?[])[_machine.Contract.KernelPath, _machine.Contract.InitramfsPath])
+        {
+            if (path is not null && seen.Add(path))
+            {
+                Record(path, _bases, _ => true, cancellationToken);
+            }
+        }
+
         foreach (DiskContract disk in _machine.Contract.Disks)
         {
             IReadOnlyList<string> chain = DiskImage.Chain(disk.Path);
@@ -165,14 +174,20 @@ public sealed class ParcelRecorder : IAsyncDisposable
                     continue;
                 }
 
-                cancellationToken.ThrowIfCancellationRequested();
                 bool isOwn = i == 0 && !disk.ReadOnly;
                 // What others may be based on as well goes where base images go.
-                var recorder = new FileRecorder(chain[i], _writer, isOwn ? _isBase : _ => true);
-                recorder.Record();
-                (isOwn ? _disks : _bases).Add(recorder);
+                Record(chain[i], isOwn ? _disks : _bases, isOwn ? _isBase : _ => true, cancellationToken);
             }
         }
+    }
+
+    private void Record(
+        string path, List<FileRecorder> to, Func<ChunkId, bool> isBase, CancellationToken cancellationToken)
+    {
+        cancellationToken.ThrowIfCancellationRequested();
+        var recorder = new FileRecorder(path, _writer, isBase);
+        recorder.Record();
+        to.Add(recorder);
     }
 
     private void RecordRounds(CancellationToken cancellationToken)

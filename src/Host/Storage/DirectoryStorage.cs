@@ -86,7 +86,11 @@ public sealed partial class DirectoryStorage : IObjectStorage
         string path = PathOf(name);
         if (!File.Exists(path))
         {
-            RequireThere();
+            if (name != Descriptor)
+            {
+                RequireThere();
+            }
+
             return null;
         }
 
@@ -128,11 +132,7 @@ public sealed partial class DirectoryStorage : IObjectStorage
         var directory = new DirectoryInfo(PathOf(folder));
         if (!directory.Exists)
         {
-            if (folder.Length > 0)
-            {
-                RequireThere();
-            }
-
+            RequireThere();
             return (IReadOnlyList<StoredObject>)[];
         }
 

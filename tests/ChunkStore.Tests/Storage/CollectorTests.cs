@@ -119,7 +119,7 @@ public class CollectorTests
             }
 
             ExpectAll();
-            StoreSession.RemoveLeftOvers(store, "a", _ => false);
+            StoreSession.RemoveLeftOvers(store, "a");
             Collect(rig, store, "later1");
             ExpectAll();
             Collect(rig, store, "later2");
