@@ -51,7 +51,7 @@ internal sealed partial class LabGuest
         Host = host;
         return Note(new MoveResult(
             Name, StoreName, host, lazy ? "resume-lazy" : "resume", "completed", seconds, (long)answer.FetchedBytes,
-            answer.RunningSeconds * 1000, 0, new Dictionary<string, double>(),
+            answer.TotalSeconds * 1000, 0, new Dictionary<string, double>(),
             new Dictionary<string, long>
             {
                 ["inPlace"] = (long)answer.KeptBytes,

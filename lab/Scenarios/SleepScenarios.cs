@@ -16,6 +16,8 @@ internal static class SleepScenarios
             run => ThereAndBack(run, GuestLoad.Text, TimeSpan.FromSeconds(3))),
         new("sleep-server", "The same with a server, after a minute of light use each time",
             run => ThereAndBack(run, GuestLoad.Server, TimeSpan.FromMinutes(1), mustBeSmall: true)),
+        new("sleep-lazy", "A guest under load sleeps on a and runs on b before its memory has arrived",
+            run => Lazily(run, GuestLoad.Text)),
         new("checkpoint", "A guest under load is kept in a store while it runs, twice", run =>
             Checkpoint(run, GuestLoad.Text)),
     ];
@@ -41,6 +43,21 @@ internal static class SleepScenarios
             run.Display.Line($"  {(double)back.WireBytes / whole:P1} of the memory was fetched");
         }
 
+        run.Verify(guest.Agent, written);
+    }
+
+    private static void Lazily(ScenarioRun run, GuestLoad load)
+    {
+        (LabGuest guest, long written) = Begin(run, load);
+        run.Pause(TimeSpan.FromSeconds(1));
+        guest.Suspend();
+        guest.Resume("b", lazy: true);
+        guest.ExpectRunningOnlyOn("b");
+        long began = System.Diagnostics.Stopwatch.GetTimestamp();
+        Wait.Until(
+            () => guest.On("b") is { MigrationId: "" }, TimeSpan.FromMinutes(2), "the rest of the memory", run.Stopped);
+        run.Display.Line(
+            $"  all of it was there {System.Diagnostics.Stopwatch.GetElapsedTime(began).TotalSeconds:0.0} s later");
         run.Verify(guest.Agent, written);
     }
 

@@ -20,6 +20,10 @@ public static partial class ErrorCatalog
         add("parcel-checkpoint", ExitCodes.Refused,
             "The parcel is a checkpoint: its guest went on after it, so to resume it would make a second copy.",
             "'godwit vm rollback' gives up what the guest was since, 'godwit vm fork' begins another guest.");
+        add("parcel-copy", ExitCodes.Refused,
+            "The parcel is a copy. Who may run its guest is decided in the store that it was made in, which this host "
+                + "does not reach; otherwise the guest could run twice.",
+            "Make that store known here, or begin another guest from the copy with 'godwit vm fork'.");
         add("parcel-memory", ExitCodes.Refused,
             "The guest's memory is not one that a parcel takes: it is private, or its video memory is too large.",
             "Only a guest with shared memory, the default, can be suspended into a store.");

@@ -165,6 +165,16 @@ internal static partial class Log
     public static partial void ParcelResumed(
         ILogger logger, string id, string guest, string store, double seconds, long fetched, long rebuilt, long kept);
 
+    [LoggerMessage(508, LogLevel.Information,
+        "Parcel {Id}: all memory of {Guest} is here after {Seconds:F2} s more: {Fetched} bytes fetched, it waited for "
+        + "{Pages} pages")]
+    public static partial void ParcelFilled(
+        ILogger logger, string id, string guest, double seconds, long fetched, long pages);
+
+    [LoggerMessage(509, LogLevel.Information,
+        "Parcel {Id}: host {Host} was not told that {Guest} runs here: {Reason}")]
+    public static partial void ParcelUntold(ILogger logger, string id, string guest, string host, string reason);
+
     [LoggerMessage(503, LogLevel.Warning, "Parcel {Id}: {Guest} was not resumed here: {Reason}")]
     public static partial void ParcelReturned(ILogger logger, string id, string guest, string reason);
 

@@ -288,7 +288,7 @@ public class Seeds
             var manifest = new ParcelManifest
             {
                 Format = ParcelManifest.FormatVersion, Id = "1c2k00000000", Kind = ParcelKind.Suspend,
-                Guest = "11111111-2222-3333-4444-555555555556", Name = "web1", Host = "a", Epoch = 1,
+                Guest = "11111111-2222-3333-4444-555555555556", Name = "web1", Host = "a", Home = "s", Epoch = 1,
                 CreatedUnixMs = 1, Contract = JsonDocument.Parse("""{"cpus":1}""").RootElement, Qemu = "10.0.2",
                 State = new ParcelPart("state", 5000, root1.ToString()), StateHeadBytes = 100,
                 Memory = [new ParcelPart("pc.ram", pages.Length * Page.Size, root1.ToString())],

@@ -16,7 +16,7 @@ public enum ParcelKind
 }
 
 /// <summary>One memory, disk or blob of a parcel.</summary>
-/// <param name="Name">Of the RAM block; path of the disk image; <c>state</c> or <c>working-set</c>.</param>
+/// <param name="Name">Of the RAM block; path of the disk image; <c>state</c>.</param>
 /// <param name="Bytes">Its length; the last page is filled up with zeros.</param>
 /// <param name="Root">Of its tree, 64 hexadecimal digits; all zeros for a content of zeros.</param>
 public sealed record ParcelPart(string Name, long Bytes, string Root)
@@ -62,6 +62,9 @@ public sealed record ParcelManifest
     /// <summary>Where it was made.</summary>
     public required string Host { get; init; }
 
+    /// <summary>Id of the store that it was made in: whoever resumes the guest claims it there.</summary>
+    public required string Home { get; init; }
+
     /// <summary>Of the guest's owner; a resume raises it by one.</summary>
     public required long Epoch { get; init; }
 
@@ -92,9 +95,6 @@ public sealed record ParcelManifest
     /// <summary>Disk images, what they are based on included.</summary>
     public required IReadOnlyList<ParcelPart> Disks { get; init; }
 
-    /// <summary>Pages in the order in which they are wanted first, 4 bytes each; null if that is not known.</summary>
-    public ParcelPart? WorkingSet { get; init; }
-
     /// <summary>How long the guest stood still, milliseconds; 0 if it has not gone on.</summary>
     public double PauseMs { get; init; }
 
@@ -104,13 +104,14 @@ public sealed record ParcelManifest
     /// <summary>Every tree of it.</summary>
     [JsonIgnore]
     public IEnumerable<ParcelPart> Parts =>
-        [State, .. Memory, .. Disks, .. WorkingSet is { } workingSet ? [workingSet] : Array.Empty<ParcelPart>()];
+        [State, .. Memory, .. Disks];
 
     /// <summary>Null, or what no build writes like this.</summary>
     internal string? Refusal() =>
         Format != FormatVersion ? $"it is of version {Format}; this build reads version {FormatVersion}"
         : !IsName(Id) || !Guid.TryParse(Guest, out _) ? "it names no parcel of a guest"
-        : Name is not { Length: > 0 and < 256 } || Host is not { Length: > 0 and < 256 } ? "it has no guest or host"
+        : Name is not { Length: > 0 and < 256 } || Host is not { Length: > 0 and < 256 }
+            || Home is not { Length: > 0 and < 256 } ? "it has no guest, host or home"
         : State is null || Memory is null || Disks is null || Qemu is null || Parent is null
             || CpuFeaturesMissing is null ? "a part is missing"
         : Memory.Count is 0 or > PartsMax || Disks.Count > PartsMax ? "it has too many parts, or too few"

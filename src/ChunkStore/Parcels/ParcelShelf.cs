@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Globalization;
+using System.Text.Json;
 using Godwit.ChunkStore.Storage;
 
 namespace Godwit.ChunkStore.Parcels;
@@ -38,8 +39,8 @@ public static class ParcelShelf
     private const int CertificateBytesMax = 16 << 10;
     private const int SignatureBytesMax = 1 << 10;
 
-    // Lengths of the manifest, the certificate and the signature.
-    private const int LengthsBytes = 12;
+    // Lengths of the manifest and of the certificate.
+    private const int LengthsBytes = 8;
 
     private static ReadOnlySpan<byte> Magic => "GDWM"u8;
 
@@ -124,60 +125,63 @@ public static class ParcelShelf
         store.Objects.TryReadAll(ClaimName(guest, epoch)) is { } bytes
             ? SealedText.Read(ClaimName(guest, epoch), bytes.Span, StoreJson.Default.ParcelClaim, store.Key) : null;
 
+    /// <summary>Puts a parcel of another store, as its host has signed it.</summary>
+    /// <returns>False if it is there already, or was made void here.</returns>
+    internal static bool Copy(Store from, Store to, string guest, string id, Action<Span<byte>> random)
+    {
+        string name = NameOf(guest, id);
+        return from.Objects.TryReadAll(name) is { } bytes && to.Objects.PutIfAbsent(
+            name, SealedObject.Write(Magic, SealedObject.Read(name, bytes.Span, Magic, from.Key), to.Key, random));
+    }
+
     internal static byte[] Write(
         ParcelManifest manifest, IParcelSigner signer, StoreKey? key, Action<Span<byte>> random)
     {
-        byte[] body = SealedText.Write(manifest, StoreJson.Default.ParcelManifest, key, random);
+        byte[] body = JsonSerializer.SerializeToUtf8Bytes(manifest, StoreJson.Default.ParcelManifest);
         ReadOnlySpan<byte> certificate = signer.Certificate.Span;
-        byte[] before = new byte[ObjectHeader.Size + LengthsBytes + body.Length + certificate.Length];
-        ObjectHeader.Write(before, Magic, [], isSealed: false);
-        BinaryPrimitives.WriteInt32LittleEndian(before.AsSpan(ObjectHeader.Size), body.Length);
-        BinaryPrimitives.WriteInt32LittleEndian(before.AsSpan(ObjectHeader.Size + 4), certificate.Length);
-        body.CopyTo(before, ObjectHeader.Size + LengthsBytes);
-        certificate.CopyTo(before.AsSpan(ObjectHeader.Size + LengthsBytes + body.Length));
-        byte[] signature = signer.Sign(before);
-        return [.. before, .. signature];
+        byte[] signed = new byte[LengthsBytes + body.Length + certificate.Length];
+        BinaryPrimitives.WriteInt32LittleEndian(signed, body.Length);
+        BinaryPrimitives.WriteInt32LittleEndian(signed.AsSpan(4), certificate.Length);
+        body.CopyTo(signed, LengthsBytes);
+        certificate.CopyTo(signed.AsSpan(LengthsBytes + body.Length));
+        return SealedObject.Write(Magic, [.. signed, .. signer.Sign(signed)], key, random);
     }
 
     internal static ParcelManifest Read(string id, ReadOnlySpan<byte> bytes, IParcelJudge judge, StoreKey? key)
     {
-        ParcelManifest manifest;
-        int signed;
+        const string what = "its manifest";
         try
         {
-            ObjectHeader.Read("its manifest", bytes, Magic);
-            int start = ObjectHeader.Size + LengthsBytes;
-            uint body = 0;
-            uint certificateBytes = 0;
-            if (bytes.Length >= start)
+            ReadOnlySpan<byte> plain = SealedObject.Read(what, bytes, Magic, key);
+            uint body = plain.Length < LengthsBytes ? 0 : BinaryPrimitives.ReadUInt32LittleEndian(plain);
+            uint certificateBytes = body == 0 ? 0 : BinaryPrimitives.ReadUInt32LittleEndian(plain[4..]);
+            long end = LengthsBytes + (long)body + certificateBytes;
+            if (body == 0 || certificateBytes is 0 or > CertificateBytesMax || end >= plain.Length
+                || plain.Length - end > SignatureBytesMax)
             {
-                body = BinaryPrimitives.ReadUInt32LittleEndian(bytes[ObjectHeader.Size..]);
-                certificateBytes = BinaryPrimitives.ReadUInt32LittleEndian(bytes[(ObjectHeader.Size + 4)..]);
+                throw new ParcelRefusedException(id, $"its manifest of {plain.Length} bytes is cut off or malformed");
             }
 
-            long end = start + (long)body + certificateBytes;
-            if (body == 0 || certificateBytes is 0 or > CertificateBytesMax || end >= bytes.Length
-                || bytes.Length - end > SignatureBytesMax)
-            {
-                throw new ParcelRefusedException(id, $"its manifest of {bytes.Length} bytes is cut off or malformed");
-            }
-
-            signed = (int)end;
             // Before the signature is known to be good this tells only whose it has to be.
-            manifest = SealedText.Read(
-                "its manifest", bytes.Slice(start, (int)body), StoreJson.Default.ParcelManifest, key);
+            ParcelManifest manifest = JsonSerializer.Deserialize(
+                plain.Slice(LengthsBytes, (int)body), StoreJson.Default.ParcelManifest)
+                ?? throw new ParcelRefusedException(id, "its manifest says nothing");
             if (manifest.Refusal() is { } refusal)
             {
                 throw new ParcelRefusedException(id, refusal, manifest.Format > ParcelManifest.FormatVersion);
             }
 
-            ReadOnlySpan<byte> certificate = bytes.Slice(start + (int)body, (int)certificateBytes);
-            return judge.Refusal(certificate, bytes[..signed], bytes[signed..], manifest.Host) is { } why
+            ReadOnlySpan<byte> certificate = plain.Slice(LengthsBytes + (int)body, (int)certificateBytes);
+            return judge.Refusal(certificate, plain[..(int)end], plain[(int)end..], manifest.Host) is { } why
                 ? throw new ParcelRefusedException(id, why) : manifest;
         }
         catch (StoreFormatException e)
         {
             throw new ParcelRefusedException(id, $"{e.What}: {e.Why}", e.IsNewer);
+        }
+        catch (JsonException e)
+        {
+            throw new ParcelRefusedException(id, $"its manifest cannot be read ({e.Message})");
         }
     }
 

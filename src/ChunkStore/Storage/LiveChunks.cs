@@ -38,6 +38,10 @@ internal sealed class LiveChunks
         return live;
     }
 
+    /// <summary>Whether a parcel names a chunk.</summary>
+    public bool Contains(ChunkId id) => _store.TryFindFirst(id, out ChunkIndex? index, out int entry)
+        && _marks.TryGetValue(index!, out BitArray? marks) && marks[entry];
+
     /// <summary>Entries of live chunks and of all, by pack.</summary>
     public Dictionary<ChunkId, (int Live, int All)> ByPack()
     {

@@ -13,7 +13,7 @@ public enum ChunkGroup
     Disk,
     /// <summary>Pages of memory that no disk holds.</summary>
     Memory,
-    /// <summary>Pages that the guest was using when it was put to sleep: they are wanted first.</summary>
+    /// <summary>Pages that the guest was writing when it was put to sleep, and the state of the machine.</summary>
     WorkingSet,
 }
 

@@ -66,7 +66,7 @@ internal static class ParcelCommands
         var reference = ReferenceArgument();
         var on = Option.Text("--on", "The host to wake it on (default: this one).", "HOST");
         var store = StoreOption("--store", "The store (default: all that the host knows).");
-        var lazy = Option.Flag("--lazy", "Run as soon as the machine's state is there; the rest follows.");
+        var lazy = Option.Flag("--lazy", "Run as soon as the machine's state is there; its memory follows.");
         return godwit.Verb(
             "resume", "Wake a guest that was suspended.",
             ["godwit vm resume web1", "godwit vm resume web1 --on b", "godwit vm resume 1c2k --lazy"],

@@ -11,7 +11,7 @@ internal static class ParcelStoreCommands
 
     public static IEnumerable<Command> Build(GodwitCommand godwit) =>
     [
-        Create(godwit), Stats(godwit), Forget(godwit), Collect(godwit), Look(godwit, contents: false),
+        Create(godwit), Stats(godwit), Forget(godwit), Collect(godwit), Copy(godwit), Look(godwit, contents: false),
         Look(godwit, contents: true),
     ];
 
@@ -84,6 +84,26 @@ internal static class ParcelStoreCommands
                 var request = new StoreRequest { Name = session.Get(name) };
                 session.Answer(ParcelStoreAnswers.Collected(await session.Client.AskAsync(
                     (daemon, options) => daemon.CollectStoreAsync(request, options), cancellation, Within)));
+                return 0;
+            });
+    }
+
+    private static Command Copy(GodwitCommand godwit)
+    {
+        var from = new Argument<string>("FROM") { Description = "The store to copy from." };
+        var to = new Argument<string>("TO") { Description = "The store to copy to." };
+        var parcel = Option.Text("--parcel", "Only this one: its id, or a guest for its newest.", "REF");
+        return godwit.Verb(
+            "copy", "Copy parcels to another store, and of each only what is not there.",
+            ["godwit store copy office home", "godwit store copy office home --parcel web1"], [from, to, parcel],
+            async (session, cancellation) =>
+            {
+                var request = new CopyParcelsRequest
+                {
+                    From = session.Get(from), To = session.Get(to), Reference = session.Get(parcel) ?? "",
+                };
+                session.Answer(ParcelStoreAnswers.Copied(await session.Client.AskAsync(
+                    (daemon, options) => daemon.CopyParcelsAsync(request, options), cancellation, Within)));
                 return 0;
             });
     }

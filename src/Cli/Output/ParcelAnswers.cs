@@ -38,7 +38,6 @@ internal static class ParcelAnswers
             ["guest"] = GuestAnswers.Data(answer.Guest),
             ["parcel"] = Data(answer.Parcel),
             ["totalSeconds"] = answer.TotalSeconds,
-            ["runningSeconds"] = answer.RunningSeconds,
             ["fetchedBytes"] = answer.FetchedBytes,
             ["keptBytes"] = answer.KeptBytes,
             ["rebuiltBytes"] = answer.RebuiltBytes,
@@ -48,7 +47,7 @@ internal static class ParcelAnswers
         Text = wide =>
         [
             new Line($"{answer.Guest.Spec.Name} {verb} {answer.Parcel.Id} on {answer.Guest.Host} after "
-                + $"{Units.Duration(answer.RunningSeconds)}: {Units.Bytes(answer.FetchedBytes, wide)} fetched, "
+                + $"{Units.Duration(answer.TotalSeconds)}: {Units.Bytes(answer.FetchedBytes, wide)} fetched, "
                 + $"{Units.Bytes(answer.RebuiltBytes, wide)} rebuilt, {Units.Bytes(answer.KeptBytes, wide)} in place"),
         ],
     };
@@ -76,6 +75,7 @@ internal static class ParcelAnswers
         ["writtenBytes"] = parcel.WrittenBytes,
         ["pauseMs"] = parcel.PauseMs,
         ["qemuVersion"] = parcel.QemuVersion,
+        ["home"] = Json.Text(parcel.Home),
         ["resumedOn"] = Json.Text(parcel.ResumedOn),
         ["totalSeconds"] = parcel.TotalSeconds,
     };

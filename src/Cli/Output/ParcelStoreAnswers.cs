@@ -57,6 +57,21 @@ internal static class ParcelStoreAnswers
         ],
     };
 
+    public static Answer Copied(CopyParcelsResponse answer) => new()
+    {
+        Data = new JsonObject
+        {
+            ["parcels"] = answer.Parcels,
+            ["chunks"] = answer.Chunks,
+            ["writtenBytes"] = answer.WrittenBytes,
+            ["fetchedBytes"] = answer.FetchedBytes,
+        },
+        Names = [],
+        Text = wide => [new Line(
+            $"{answer.Parcels} parcels copied: {answer.Chunks} chunks were not there, "
+            + $"{Units.Bytes(answer.WrittenBytes, wide)} written")],
+    };
+
     public static Answer Verified(VerifyStoreResponse answer) => new()
     {
         Data = new JsonObject

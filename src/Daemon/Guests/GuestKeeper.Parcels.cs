@@ -23,6 +23,10 @@ internal sealed partial class GuestKeeper
         });
     }
 
+    /// <summary>Another host has taken over a guest that slept here.</summary>
+    public Task GiveUpAsleepAsync(LocalGuest guest, string owner, long epoch) => NoteAsync(
+        guest, guest.Record with { Host = owner, Epoch = epoch, Intent = GuestIntent.Stopped, Parcel = null });
+
     /// <summary>The parcel never came to be: the guest goes on here.</summary>
     public async Task StayAwakeAsync(LocalGuest guest, ParcelNote? before)
     {
@@ -89,7 +93,8 @@ internal sealed partial class GuestKeeper
     }
 
     /// <summary>The guest is about to run from its parcel; durable when this returns.</summary>
-    public Task WakeAsync(LocalGuest guest)
+    /// <param name="stage">Filling if some of its memory is still to come.</param>
+    public Task WakeAsync(LocalGuest guest, ParcelStage stage)
     {
         guest.BeforeArrival = null;
         return DecideAsync(guest, guest.Record with
@@ -97,7 +102,7 @@ internal sealed partial class GuestKeeper
             Intent = GuestIntent.Running,
             Started = clock.GetUtcNow(),
             Detail = "",
-            Parcel = guest.Record.Parcel! with { Stage = ParcelStage.Awake },
+            Parcel = guest.Record.Parcel! with { Stage = stage },
         });
     }
 
@@ -124,9 +129,14 @@ internal sealed partial class GuestKeeper
             await EndAsync(machine);
         }
 
-        if (parcel.Stage == ParcelStage.Resuming)
+        // One that ran lacks memory that only the last daemon could give it: it goes back to its parcel, as a guest goes
+        // back to its disks whose host lost its power.
+        if (parcel.Stage is ParcelStage.Resuming or ParcelStage.Filling)
         {
-            await NoteAsync(guest, guest.Record with { Parcel = parcel with { Stage = ParcelStage.Asleep } });
+            await NoteAsync(guest, guest.Record with
+            {
+                Intent = GuestIntent.Stopped, Parcel = parcel with { Stage = ParcelStage.Asleep },
+            });
         }
     }
 }

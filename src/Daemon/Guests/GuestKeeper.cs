@@ -310,7 +310,7 @@ internal sealed partial class GuestKeeper(
     /// <exception cref="GodwitException"><c>guest-asleep</c>: its memory is in a parcel.</exception>
     public static void RequireAwake(LocalGuest guest)
     {
-        if (guest.Record.Parcel is { Stage: not ParcelStage.Awake } parcel)
+        if (guest.Record.Parcel is { Stage: not (ParcelStage.Awake or ParcelStage.Filling) } parcel)
         {
             throw new GodwitException("guest-asleep",
                 $"Guest '{guest.Record.Name}' sleeps in parcel {parcel.Id} of store '{parcel.Store}'.",

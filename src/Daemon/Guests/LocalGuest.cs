@@ -84,6 +84,6 @@ internal sealed class LocalGuest(GuestRecord record)
             return Record.Detail.Length > 0 ? GuestState.Failed : GuestState.Stopped;
         }
 
-        return MigrationId.Length > 0 ? GuestState.Migrating : IsPaused ? GuestState.Paused : GuestState.Running;
+        return MigrationId.Length > 0 && Record.Parcel is not { Stage: ParcelStage.Filling } ? GuestState.Migrating : IsPaused ? GuestState.Paused : GuestState.Running;
     }
 }

@@ -14,6 +14,7 @@ namespace Godwit.Daemon.Parcels;
 // Out of a parcel: which one, whether it may be run here, whose the guest is, and then the guest itself.
 internal sealed partial class ParcelKeeper
 {
+    private static readonly TimeSpan TellDeadline = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan RemoteDeadline = TimeSpan.FromMinutes(30);
 
     /// <summary>Wakes a guest, here or on another host.</summary>
@@ -93,14 +94,30 @@ internal sealed partial class ParcelKeeper
             ResumeMode.Fork => ResumePlan.Fork(manifest, request.NewName),
             _ => PlanResume(manifest),
         };
-        var (contract, epoch) = (plan.Contract, plan.Epoch);
         await RequireFitAsync(manifest, plan, stop.Token);
-        using var session = stores.Begin(store);
+        var lasting = new List<IDisposable> { stores.Begin(store) };
+        try
+        {
+            return await ResumeHereAsync(entry, store, manifest, plan, request, lasting, started, stop.Token);
+        }
+        finally
+        {
+            lasting.ForEach(one => one.Dispose());
+        }
+    }
+
+    /// <param name="lasting">Disposed of by the caller, unless it is taken over by what goes on afterwards.</param>
+    private async Task<ResumeGuestResponse> ResumeHereAsync(
+        StoreEntry entry, Store store, ParcelManifest manifest, ResumePlan plan, ResumeGuestRequest request,
+        List<IDisposable> lasting, long started, CancellationToken cancellationToken)
+    {
+        var (contract, epoch) = (plan.Contract, plan.Epoch);
         var note = new ParcelNote(entry.Name, manifest.Id, ParcelStage.Resuming);
-        await ClaimAsync(store, manifest, plan);
+        var home = plan.MustClaim ? RequireHome(manifest) : store;
+        await ClaimAsync(home, manifest, plan);
         if (request.Mode == ResumeMode.Rollback)
         {
-            await GiveUpCopyAsync(contract.Uuid, stop.Token);
+            await GiveUpCopyAsync(contract.Uuid, cancellationToken);
         }
 
         LocalGuest guest;
@@ -110,40 +127,68 @@ internal sealed partial class ParcelKeeper
         }
         catch
         {
-            Unclaim(store, manifest, plan);
+            Unclaim(home, manifest, plan);
             throw;
         }
 
         guest.MigrationId = manifest.Id;
         QemuMachine? machine = null;
+        LazyMemory? lazy = null;
         try
         {
             using var reader = store.OpenReader();
-            using var known = await inventory.OpenAsync(contract, new Godwit.Migration.MigrationPolicy());
-            var restorer = new ParcelRestorer(reader, manifest, known);
-            await Task.Run(() => RestoreDisks(restorer, manifest, plan, stop.Token), stop.Token);
-            machine = await machines.StartAsync(contract, incoming: true, stop.Token);
-            foreach (var memory in machine.OpenMemory())
+            var known = await inventory.OpenAsync(contract, new Godwit.Migration.MigrationPolicy());
+            if (known is not null)
             {
-                using (memory)
-                {
-                    await Task.Run(() => restorer.RestoreMemory(memory, stop.Token), stop.Token);
-                }
+                lasting.Add(known);
             }
 
-            await restorer.LoadStateAsync(machine, machines.Directory(contract), stop.Token);
+            var restorer = new ParcelRestorer(reader, manifest, known);
+            await Task.Run(() => RestoreDisks(restorer, manifest, plan, cancellationToken), cancellationToken);
+            machine = await machines.StartAsync(contract, incoming: true, cancellationToken);
+            if (request.Lazy)
+            {
+                lazy = await LazyMemory.BeginAsync(
+                    machine, manifest, restorer, store, known, machines.Directory(contract), logger, cancellationToken);
+            }
+            else
+            {
+                foreach (var memory in machine.OpenMemory())
+                {
+                    using (memory)
+                    {
+                        await Task.Run(() => restorer.RestoreMemory(memory, cancellationToken), cancellationToken);
+                    }
+                }
+
+                await restorer.LoadStateAsync(machine, machines.Directory(contract), cancellationToken);
+            }
+
             var announcer = Machines.OpenAnnouncer(machine);
             // From here on a restart of the daemon finds a guest that is to run.
-            await guests.WakeAsync(guest);
+            await guests.WakeAsync(guest, lazy is null ? ParcelStage.Awake : ParcelStage.Filling);
             guests.Attach(guest, machine);
             var running = machine;
             machine = null;
             await running.ExecuteAsync("cont", null, CancellationToken.None);
             machines.Announce(announcer, contract.Name);
-            guest.MigrationId = "";
+            if (lazy is not null)
+            {
+                _ = Track(FillAsync(guest, lazy, [.. lasting]));
+                lasting.Clear();
+            }
+            else
+            {
+                guest.MigrationId = "";
+            }
+
             inventory.Arrived(guest);
+            _ = Track(TellAsync(manifest));
             var seconds = clock.GetElapsedTime(started).TotalSeconds;
-            var report = restorer.Report;
+            var report = restorer.Report with
+            {
+                FetchedBytes = restorer.Report.FetchedBytes + (lazy?.FetchedBytes ?? 0),
+            };
             Log.ParcelResumed(
                 logger, manifest.Id, contract.Name, entry.Name, seconds, report.FetchedBytes, report.RebuiltBytes,
                 report.KeptBytes);
@@ -152,7 +197,6 @@ internal sealed partial class ParcelKeeper
                 Guest = guests.Describe(guest),
                 Parcel = ParcelMapping.ToApi(entry.Name, manifest, settings.HostName),
                 TotalSeconds = seconds,
-                RunningSeconds = seconds,
                 FetchedBytes = (ulong)report.FetchedBytes,
                 KeptBytes = (ulong)report.KeptBytes,
                 RebuiltBytes = (ulong)report.RebuiltBytes,
@@ -163,6 +207,11 @@ internal sealed partial class ParcelKeeper
         {
             // It has not run: the parcel is as it was, and anybody may resume it.
             Log.ParcelReturned(logger, manifest.Id, contract.Name, exception.Message);
+            if (lazy is not null)
+            {
+                await lazy.DisposeAsync();
+            }
+
             if (machine is not null)
             {
                 await Machines.EndAsync(machine);
@@ -170,8 +219,112 @@ internal sealed partial class ParcelKeeper
 
             guest.MigrationId = "";
             await guests.ReturnParcelAsync(guest);
-            Unclaim(store, manifest, plan);
+            Unclaim(home, manifest, plan);
             throw;
+        }
+    }
+
+    private Store? TryOpenHome(ParcelManifest manifest)
+    {
+        foreach (var entry in stores.All)
+        {
+            try
+            {
+                if (stores.Open(entry) is { } store && store.Descriptor.Id == manifest.Home)
+                {
+                    return store;
+                }
+            }
+            catch (Exception exception) when (StoreErrors.IsKnown(exception))
+            {
+                // It may be another one.
+            }
+        }
+
+        return null;
+    }
+
+    // A copy of a parcel in another store has what it takes to run the guest, and not the word who may.
+    private Store RequireHome(ParcelManifest manifest) => TryOpenHome(manifest) ?? throw new GodwitException(
+        "parcel-copy",
+        $"Parcel {manifest.Id} is a copy: who may run guest '{manifest.Name}' is decided in the store that it was made "
+        + $"in ({manifest.Home}), which host '{settings.HostName}' does not reach.",
+        "Make that store known here with 'godwit store create', or begin another guest: 'godwit vm fork'.");
+
+    /// <summary>Looks whether another host has taken over a guest that sleeps here: the store has the word.</summary>
+    public async Task LookForClaimAsync(string uuid)
+    {
+        if (!Guid.TryParse(uuid, out var id) || guests.Find(id) is not { } guest)
+        {
+            return;
+        }
+
+        using var alone = await GuestKeeper.EnterAsync(guest, CancellationToken.None);
+        var record = guest.Record;
+        if (record.Parcel is not { Stage: ParcelStage.Asleep } note || record.Host != settings.HostName)
+        {
+            return;
+        }
+
+        await StoreErrors.GuardAsync(note.Store, async () =>
+        {
+            var store = stores.Open(stores.Find(note.Store));
+            if (ParcelShelf.FindClaim(store, id.ToString(), record.Epoch + 1) is { } claim
+                && claim.Host != settings.HostName)
+            {
+                await guests.GiveUpAsleepAsync(guest, claim.Host, record.Epoch + 1);
+            }
+
+            return true;
+        });
+    }
+
+    // Whoever put it to sleep learns that it is awake elsewhere; if not now, then when it is asked for the guest.
+    private async Task TellAsync(ParcelManifest manifest)
+    {
+        if (manifest.Host == settings.HostName)
+        {
+            return;
+        }
+
+        try
+        {
+            var host = await membership.FindAsync(manifest.Host, CancellationToken.None);
+            await links.CallAsync(
+                host, TellDeadline,
+                (peer, options) => peer.NoticeResumeAsync(
+                    new NoticeResumeRequest { GuestUuid = manifest.Guest }, options),
+                CancellationToken.None);
+        }
+        catch (GodwitException exception)
+        {
+            Log.ParcelUntold(logger, manifest.Id, manifest.Name, manifest.Host, exception.Message);
+        }
+    }
+
+    /// <summary>Waits until all of a guest's memory is there.</summary>
+    /// <remarks>The end of the daemon waits for it too: without it the guest could not go on.</remarks>
+    private async Task FillAsync(LocalGuest guest, LazyMemory lazy, List<IDisposable> lasting)
+    {
+        var started = clock.GetTimestamp();
+        var note = guest.Record.Parcel!;
+        await lazy.Completed.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        await lazy.DisposeAsync();
+        lasting.ForEach(one => one.Dispose());
+        if (lazy.Completed.IsCompletedSuccessfully)
+        {
+            Log.ParcelFilled(logger, note.Id, guest.Record.Name, clock.GetElapsedTime(started).TotalSeconds,
+                lazy.FetchedBytes, lazy.PagesAsked);
+        }
+
+        guest.MigrationId = "";
+        try
+        {
+            await guests.StoreParcelAsync(guest, note with { Stage = ParcelStage.Awake });
+        }
+        catch (GodwitException exception)
+        {
+            Log.ParcelUnsettled(logger, note.Id, guest.Record.Name, note.Store, exception.Message);
         }
     }
 
@@ -314,6 +467,7 @@ internal sealed partial class ParcelKeeper
         if (await Task.Run(() => ParcelShelf.TryClaim(
             store, manifest.Guest, plan.Epoch, claim, Stores.Random)) is { } other)
         {
+            await LookForClaimAsync(manifest.Guest);
             throw Stale(manifest, other.Host);
         }
     }

@@ -1,5 +1,6 @@
 using Godwit.Api.V1;
 using Godwit.ChunkStore;
+using Godwit.ChunkStore.Parcels;
 using Godwit.ChunkStore.Storage;
 using Godwit.Daemon.Moves;
 
@@ -27,6 +28,35 @@ internal sealed partial class ParcelKeeper
                 PacksCondemned = (uint)report.PacksCondemned,
                 WaitingFor = (uint)report.Waiting,
             };
+        })));
+    }
+
+    /// <summary>Copies parcels to another store.</summary>
+    public async Task<CopyParcelsResponse> CopyAsync(CopyParcelsRequest request)
+    {
+        var (from, to) = (stores.Find(request.From), stores.Find(request.To));
+        var only = request.Reference.Length == 0 ? null
+            : (await FindAsync(request.Reference, from.Name, ResumeMode.Fork)).Manifest;
+        return await Track(StoreErrors.GuardAsync($"{from.Name}' or '{to.Name}", () => Task.Run(() =>
+        {
+            var (source, destination) = (stores.Open(from), stores.Open(to));
+            using var reading = stores.Begin(source);
+            using var writing = stores.Begin(destination);
+            var copier = new StoreCopier(source, destination, trust, Stores.WriterOptions(to));
+            var response = new CopyParcelsResponse();
+            foreach (var (guest, id) in ParcelShelf.List(source)
+                .Where(parcel => only is null || parcel.Id == only.Id)
+                .OrderBy(parcel => parcel.Id, StringComparer.Ordinal))
+            {
+                _shutdown.Token.ThrowIfCancellationRequested();
+                var report = copier.Copy(guest, id);
+                response.Parcels += report.IsNew ? 1u : 0;
+                response.Chunks += (ulong)report.Chunks;
+                response.WrittenBytes += (ulong)report.BytesWritten;
+                response.FetchedBytes += (ulong)report.BytesRead;
+            }
+
+            return response;
         })));
     }
 

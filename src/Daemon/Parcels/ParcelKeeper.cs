@@ -82,7 +82,7 @@ internal sealed partial class ParcelKeeper(
                         if (ParcelShelf.Find(store, uuid, id, trust) is { } manifest
                             && (guest.Length == 0 || Matches(manifest, guest)))
                         {
-                            found.Add(ParcelMapping.ToApi(entry.Name, manifest, ResumedOn(store, manifest)));
+                            found.Add(ParcelMapping.ToApi(entry.Name, manifest, ResumedOn(manifest)));
                         }
                     }
                     catch (ParcelRefusedException exception)
@@ -108,7 +108,7 @@ internal sealed partial class ParcelKeeper(
         return await StoreErrors.GuardAsync(entry.Name, () => Task.Run(() =>
         {
             var store = stores.Open(entry);
-            var resumedOn = ResumedOn(store, manifest);
+            var resumedOn = ResumedOn(manifest);
             if (manifest.Kind == ParcelKind.Suspend && resumedOn.Length == 0
                 && guests.Find(Guid.Parse(manifest.Guest)) is { Record.Parcel: { Stage: not ParcelStage.Awake } note }
                 && note.Id == manifest.Id)
@@ -155,7 +155,7 @@ internal sealed partial class ParcelKeeper(
                 await recorder.PrepareAsync(stop.Token);
                 var subject = new ParcelSubject(
                     id, keepRunning ? ParcelKind.Checkpoint : ParcelKind.Suspend, settings.HostName,
-                    guest.Record.Epoch, ContractJson.Write(guest.Record.Contract), ParentOf(store, guest),
+                    store.Descriptor.Id, guest.Record.Epoch, ContractJson.Write(guest.Record.Contract), ParentOf(store, guest),
                     await machine.FeaturesMissingAsync(stop.Token));
                 await recorder.StopGuestAsync(() => clock.GetUtcNow().ToUnixTimeMilliseconds(), stop.Token);
                 var manifest = keepRunning
@@ -320,9 +320,20 @@ internal sealed partial class ParcelKeeper(
         .Where(parcel => parcel.Guest == guest.Record.Uuid.ToString()).Select(parcel => parcel.Id)
         .Max(StringComparer.Ordinal) ?? "";
 
-    private static string ResumedOn(Store store, ParcelManifest manifest) =>
-        ParcelShelf.FindClaim(store, manifest.Guest, manifest.Epoch + 1) is { } claim && claim.Parcel == manifest.Id
-            ? claim.Host : "";
+    // Known to the store that it was made in; empty if that cannot be asked.
+    private string ResumedOn(ParcelManifest manifest)
+    {
+        try
+        {
+            return TryOpenHome(manifest) is { } home
+                && ParcelShelf.FindClaim(home, manifest.Guest, manifest.Epoch + 1) is { } claim
+                && claim.Parcel == manifest.Id ? claim.Host : "";
+        }
+        catch (Exception exception) when (StoreErrors.IsKnown(exception))
+        {
+            return "";
+        }
+    }
 
     private static bool Matches(ParcelManifest manifest, string guest) =>
         manifest.Name == guest || manifest.Guest == guest

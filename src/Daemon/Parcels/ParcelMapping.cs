@@ -16,6 +16,7 @@ internal static class ParcelMapping
         Guest = manifest.Name,
         Host = manifest.Host,
         Epoch = manifest.Epoch,
+        Home = manifest.Home,
         CreatedUnixMs = manifest.CreatedUnixMs,
         Parent = manifest.Parent,
         MemoryBytes = (ulong)manifest.Memory[0].Bytes,

@@ -40,6 +40,9 @@ internal sealed partial class ControlService
     public override Task<CollectStoreResponse> CollectStore(StoreRequest request, ServerCallContext context) =>
         parcels.CollectAsync(request.Name);
 
+    public override Task<CopyParcelsResponse> CopyParcels(CopyParcelsRequest request, ServerCallContext context) =>
+        parcels.CopyAsync(request);
+
     public override Task<VerifyStoreResponse> VerifyStore(VerifyStoreRequest request, ServerCallContext context) =>
         parcels.VerifyAsync(request.Name, request.Contents, request.RepairFrom);
 

@@ -98,6 +98,12 @@ internal sealed class PeerService(
         return parcels.ResumeAsync(request, context.CancellationToken);
     }
 
+    public override async Task<Empty> NoticeResume(NoticeResumeRequest request, ServerCallContext context)
+    {
+        await parcels.LookForClaimAsync(request.GuestUuid);
+        return new Empty();
+    }
+
     public override Task<Empty> MeasureLink(MeasureLinkRequest request, ServerCallContext context) =>
         Task.FromResult(new Empty());
 }

@@ -9,10 +9,11 @@ using Godwit.Pages;
 namespace Godwit.Host.Parcels;
 
 /// <summary>Who a new parcel is of, and what it follows.</summary>
+/// <param name="Home">Id of the store that it is made in.</param>
 /// <param name="Contract">The machine, as the daemon describes it.</param>
 /// <param name="Parent">The guest's last parcel, or empty.</param>
 public sealed record ParcelSubject(
-    string Id, ParcelKind Kind, string Host, long Epoch, JsonElement Contract, string Parent,
+    string Id, ParcelKind Kind, string Host, string Home, long Epoch, JsonElement Contract, string Parent,
     IReadOnlyList<string> CpuFeaturesMissing);
 
 /// <summary>Makes a parcel of a running guest: most of it while the guest runs, the rest while it stands still.</summary>
@@ -117,6 +118,7 @@ public sealed class ParcelRecorder : IAsyncDisposable
             Guest = contract.Uuid.ToString(),
             Name = contract.Name,
             Host = subject.Host,
+            Home = subject.Home,
             Epoch = subject.Epoch,
             CreatedUnixMs = _stoodStillUnixMs,
             Parent = subject.Parent,

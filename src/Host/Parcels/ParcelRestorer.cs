@@ -1,4 +1,3 @@
-using System.Buffers;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
 using Godwit.ChunkStore;
@@ -100,7 +99,7 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
     {
         (byte[] head, byte[] tail, IReadOnlyList<(string Name, byte[] Content)> carried) = await Task.Run(
             ReadState, cancellationToken);
-        byte[] stream = BuildStream(head, tail, carried);
+        byte[] stream = StateStream.Whole(head, tail, carried);
         string path = Path.Combine(runtimeDirectory, "resume.sock");
         File.Delete(path);
         var capabilities = new JsonArray(
@@ -125,7 +124,8 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
         }
     }
 
-    private (byte[] Head, byte[] Tail, IReadOnlyList<(string Name, byte[] Content)> Carried) ReadState()
+    /// <summary>The state of the machine, without the guest's own memory.</summary>
+    internal (byte[] Head, byte[] Tail, IReadOnlyList<(string Name, byte[] Content)> Carried) ReadState()
     {
         byte[] state = ReadBlob(manifest.State);
         return (state[..manifest.StateHeadBytes], state[manifest.StateHeadBytes..],
@@ -145,41 +145,6 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
             ChunkTree.Load(part.RootId, part.Pages, reader), keep: null,
             (page, chunk) => chunk.CopyTo(content.AsSpan((int)page * Page.Size)), CancellationToken.None);
         return content[..(int)part.Bytes];
-    }
-
-    // The head as it was, the blocks without a file in the last section, then the devices.
-    private static byte[] BuildStream(
-        byte[] head, byte[] tail, IReadOnlyList<(string Name, byte[] Content)> carried)
-    {
-        var sink = new HeadSink();
-        new QemuStreamReader(sink).Feed(head);
-        QemuStreamHead known = sink.Head ?? throw new StreamFormatException(head.Length, "The state has no head.");
-        var output = new ArrayBufferWriter<byte>();
-        var writer = new QemuStreamWriter(output, known);
-        writer.Prologue(head);
-        writer.Footer();
-        writer.BeginEnd();
-        foreach ((string name, byte[] content) in carried)
-        {
-            RamBlock block = known.Blocks.FirstOrDefault(one => one.Name == name && one.Length == content.Length)
-                ?? throw new StreamFormatException(0, $"The state has no block {name} of {content.Length} bytes.");
-            for (int page = 0; page < block.PageCount; page++)
-            {
-                ReadOnlySpan<byte> one = content.AsSpan(page * Page.Size, Page.Size);
-                if (ZeroTest.IsZero(one))
-                {
-                    writer.ZeroPage(block, new PageNumber(page));
-                }
-                else
-                {
-                    writer.Page(block, new PageNumber(page), one);
-                }
-            }
-        }
-
-        writer.EndSection();
-        output.Write(tail);
-        return output.WrittenSpan.ToArray();
     }
 
     private static async Task WaitForLoadAsync(Socket qemu, CancellationToken cancellationToken)
@@ -293,7 +258,9 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
     }
 
     // The inventory knows contents by the first half of their names: the whole is held against what it gives.
-    private bool TryRebuild(ChunkId id)
+    private bool TryRebuild(ChunkId id) => TryRebuild(inventory, id, _page);
+
+    internal static bool TryRebuild(GuestInventory? inventory, ChunkId id, Span<byte> page)
     {
         if (inventory is null)
         {
@@ -302,7 +269,7 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
 
         Span<byte> name = stackalloc byte[ChunkId.Size];
         id.Write(name);
-        return inventory.TryRebuild(name[..ContentName.Size], _page) && ChunkId.Of(_page) == id;
+        return inventory.TryRebuild(name[..ContentName.Size], page) && ChunkId.Of(page) == id;
     }
 
     private static SafeFileHandle OpenDisk(string path, bool isNew)
@@ -320,27 +287,4 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
     private static GodwitException BaseDiffers(string path) => new("parcel-base-different",
         $"The image {path} that the guest's disk is based on is another one here.",
         "Put the right image there, or move this one away: the parcel brings its own.");
-
-    private sealed class HeadSink : IQemuStreamSink
-    {
-        public QemuStreamHead? Head { get; private set; }
-
-        public void Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head) => Head = head;
-
-        public void Page(int blockIndex, PageNumber page, ReadOnlySpan<byte> content)
-        {
-        }
-
-        public void SectionEnd(bool final, int pages)
-        {
-        }
-
-        public void Command(ushort number, ReadOnlySpan<byte> payload)
-        {
-        }
-
-        public void Tail(ReadOnlySpan<byte> verbatim)
-        {
-        }
-    }
 }

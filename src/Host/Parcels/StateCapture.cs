@@ -91,38 +91,6 @@ internal sealed class StateCapture(Func<RamBlock, bool> isShared) : IQemuStreamS
 
     public void Tail(ReadOnlySpan<byte> verbatim) => _tail.Write(verbatim);
 
-    /// <summary>Whether the tail is whole. Nothing in the stream says where it ends but its own last element.</summary>
-    /// <remarks>That is, after an EOF, the description of the devices: a byte 6, a length, and JSON.</remarks>
-    public bool TailIsWhole
-    {
-        get
-        {
-            const int before = 6;
-            ReadOnlySpan<byte> tail = _tail.WrittenSpan;
-            if (!RamEnded || tail.IsEmpty || tail[^1] != (byte)'}')
-            {
-                return false;
-            }
-
-            for (int from = 0; from < tail.Length - before;)
-            {
-                int found = tail[from..].IndexOf("\0\u0006"u8);
-                if (found < 0 || from + found + before > tail.Length)
-                {
-                    return false;
-                }
-
-                from += found;
-                uint length = BinaryPrimitives.ReadUInt32BigEndian(tail[(from + 2)..]);
-                if (length == tail.Length - from - before && tail[from + before] == (byte)'{')
-                {
-                    return true;
-                }
-
-                from++;
-            }
-
-            return false;
-        }
-    }
+    /// <summary>Whether the tail is whole.</summary>
+    public bool TailIsWhole => RamEnded && StateStream.DevicesEnd(_tail.WrittenSpan) >= 0;
 }

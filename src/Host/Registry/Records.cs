@@ -33,6 +33,8 @@ public enum ParcelStage
     Asleep,
     /// <summary>It is this host's, and is being put in place from the parcel; it has not run yet.</summary>
     Resuming,
+    /// <summary>It runs, and some of its memory is still in the parcel.</summary>
+    Filling,
     /// <summary>It has gone on since.</summary>
     Awake,
 }

@@ -69,6 +69,7 @@ internal sealed class StoreRig(IObjectStorage storage, StoreKey? key = null)
         Guest = Guest,
         Name = "web1",
         Host = "a",
+        Home = "aaaaaaaa-0000-0000-0000-000000000000",
         Epoch = 1,
         CreatedUnixMs = 1,
         Parent = parent,

@@ -212,6 +212,48 @@ public class StoreTests
         Assert.Equal(StorageFailure.Full, full.Failure);
     }
 
+    // Goal: a copy brings what is missing, also after a cut, and is read under the other store's key.
+    [Fact]
+    public void A_copy_brings_what_is_missing_and_goes_on_after_a_cut()
+    {
+        StoreRig left = Rig(false);
+        Store from = left.Open();
+        int[] memory = [.. Enumerable.Range(1, 600)];
+        left.Suspend(from, "p1", memory);
+        int[] later = [.. memory.Select(content => content % 50 == 0 ? content + 1000 : content)];
+        left.Suspend(from, "p2", later, "p1");
+        var storage = new MemoryStorage();
+        var right = new StoreRig(storage, new StoreKey(SHA256.HashData("another key"u8)));
+        Store to = right.Open();
+        storage.ChangesLeft = 2;
+        Assert.Throws<StorageException>(() => new StoreCopier(from, to, StoreRig.Signer, right.Options)
+            .Copy(StoreRig.Guest, "p1"));
+        storage.ChangesLeft = int.MaxValue;
+        to = right.Open();
+        var copier = new StoreCopier(from, to, StoreRig.Signer, right.Options);
+        CopyReport first = copier.Copy(StoreRig.Guest, "p1");
+        CopyReport second = copier.Copy(StoreRig.Guest, "p2");
+        Assert.True(first.IsNew && second.IsNew);
+        // 12 pages and the nodes above them.
+        Assert.InRange(second.Chunks, 12, 60);
+        Assert.False(copier.Copy(StoreRig.Guest, "p2").IsNew);
+        StoreRig.Expect(right.Open(), "p1", memory);
+        StoreRig.Expect(right.Open(), "p2", later);
+    }
+
+    [Fact]
+    public void A_parcel_that_was_made_void_never_comes()
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        Assert.True(ParcelShelf.TryVoid(store, StoreRig.Guest, "p1"));
+        Assert.True(ParcelShelf.TryVoid(store, StoreRig.Guest, "p1"));
+        Assert.False(ParcelShelf.Put(store, StoreRig.Manifest("p1", default, 1), StoreRig.Signer, rig.Fill));
+        Assert.Null(ParcelShelf.Find(store, StoreRig.Guest, "p1", StoreRig.Signer));
+        rig.Suspend(store, "p2", [1]);
+        Assert.False(ParcelShelf.TryVoid(store, StoreRig.Guest, "p2"));
+    }
+
     [Fact]
     public void A_guest_is_claimed_once()
     {

@@ -41,6 +41,46 @@ public sealed class ParcelTests
     }
 
     [Fact]
+    public async Task A_guest_may_run_before_its_memory_has_arrived()
+    {
+        await using var pair = await StartAsync();
+        await SuspendAsync(pair.A, pair);
+        await pair.B.Control.ResumeGuestAsync(
+            new ResumeGuestRequest { Reference = pair.Program.Name, Lazy = true }, cancellationToken: Token);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        await Wait.UntilAsync(
+            async () => await pair.GuestAtAsync(pair.B) is { MigrationId: "" }, "all of its memory is there");
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        // It is a guest like any other afterwards: it sleeps again, and moves.
+        await SuspendAsync(pair.B, pair);
+        await ResumeAsync(pair.A, pair);
+        await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
+        IsUnbroken(pair);
+        await Wait.UntilAsync(
+            async () => await pair.GuestAtAsync(pair.B) is { State: GuestState.Elsewhere, Host: "a" },
+            "host b has heard of it");
+        await pair.MoveAsync(pair.A, "b");
+    }
+
+    [Fact]
+    public async Task A_store_that_vanishes_under_a_guest_that_lacks_memory_makes_it_wait()
+    {
+        await using var pair = await StartAsync();
+        await SuspendAsync(pair.A, pair);
+        var packs = Path.Combine(StorePath(pair), "packs");
+        var resume = pair.B.Control.ResumeGuestAsync(
+            new ResumeGuestRequest { Reference = pair.Program.Name, Lazy = true }, cancellationToken: Token);
+        await resume;
+        Directory.Move(packs, packs + "-gone");
+        await Task.Delay(TimeSpan.FromSeconds(2), Token);
+        Directory.Move(packs + "-gone", packs);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        await Wait.UntilAsync(
+            async () => await pair.GuestAtAsync(pair.B) is { MigrationId: "" }, "all of its memory is there");
+        IsUnbroken(pair);
+    }
+
+    [Fact]
     public async Task A_checkpoint_leaves_the_guest_running_and_can_be_gone_back_to_and_forked()
     {
         await using var pair = await StartAsync();
@@ -118,6 +158,31 @@ public sealed class ParcelTests
         await SuspendAsync(pair.A, pair);
         await ResumeAsync(pair.B, pair);
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        IsUnbroken(pair);
+    }
+
+    // Goal: a copy serves where its home is reached, and never makes a second guest where it is not.
+    [Fact]
+    public async Task A_copied_parcel_is_resumed_only_with_the_word_of_its_home()
+    {
+        await using var pair = await MovePair.StartAsync();
+        var copy = Path.Combine(pair.Folder("a"), "copy");
+        await pair.A.Control.CreateStoreAsync(
+            new StoreSpec { Name = StoreName, Location = StorePath(pair) }, cancellationToken: Token);
+        await pair.A.Control.CreateStoreAsync(new StoreSpec { Name = "copy", Location = copy }, cancellationToken: Token);
+        await pair.B.Control.CreateStoreAsync(new StoreSpec { Name = "copy", Location = copy }, cancellationToken: Token);
+        await pair.A.Control.SuspendGuestAsync(
+            new SuspendGuestRequest { Guest = pair.Program.Name, Store = StoreName }, cancellationToken: Token);
+        var request = new CopyParcelsRequest { From = StoreName, To = "copy" };
+        Assert.Equal(1u, (await pair.A.Control.CopyParcelsAsync(request, cancellationToken: Token)).Parcels);
+        Assert.Equal(0u, (await pair.A.Control.CopyParcelsAsync(request, cancellationToken: Token)).Parcels);
+        await Refusals.RefusedAsync("parcel-copy", () => ResumeAsync(pair.B, pair));
+        await pair.B.Control.CreateStoreAsync(
+            new StoreSpec { Name = StoreName, Location = StorePath(pair) }, cancellationToken: Token);
+        await pair.B.Control.ResumeGuestAsync(
+            new ResumeGuestRequest { Reference = pair.Program.Name, Store = "copy" }, cancellationToken: Token);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        await Refusals.RefusedAsync("parcel-stale", () => ResumeAsync(pair.A, pair));
         IsUnbroken(pair);
     }
 
