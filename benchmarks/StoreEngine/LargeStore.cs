@@ -8,7 +8,9 @@ using Godwit.Host.Storage;
 
 namespace Godwit.StoreEngine;
 
-/// <summary>A store whose index names millions of chunks that are not there: what is measured is finding them.</summary>
+/// <summary>
+/// A store whose index names millions of chunks that are not there: what is measured is finding them.
+/// </summary>
 internal static class LargeStore
 {
     private const int ChunksOfPack = 4096;

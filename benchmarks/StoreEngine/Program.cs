@@ -22,8 +22,8 @@ if (args is ["open", var made])
 if (args.Length != 1 || args[0] is "-h" or "--help")
 {
     Console.Error.WriteLine(
-        "store-engine FILE: what a chunk store costs on one core, with the pages of FILE (a dump of guest memory, a disk\n"
-        + "image): bytes of FILE in and out per second, by coding. A store is made beside FILE and removed again.\n"
+        "store-engine FILE: what a chunk store costs on one core, with the pages of FILE (a dump of guest memory, a\n"
+        + "disk image): bytes of FILE in and out per second, by coding. A store is made beside FILE and removed again.\n"
         + "store-engine make DIRECTORY MILLIONS: makes an index of as many million chunks, without the chunks.\n"
         + "store-engine open DIRECTORY: opens it.");
     return args.Length == 0 ? 2 : 0;
@@ -33,7 +33,8 @@ byte[] dump = File.ReadAllBytes(args[0]);
 string folder = Path.GetFullPath(args[0]) + ".store-engine";
 try
 {
-    Console.WriteLine($"{"coding",-8}{"in",10}{"again",10}{"out",10}{"takes",10}   bytes of FILE, MB per second of one core");
+    Console.WriteLine(
+        $"{"coding",-8}{"in",10}{"again",10}{"out",10}{"takes",10}   bytes of FILE, MB per second of one core");
     foreach (SegmentCoding coding in (SegmentCoding[])[SegmentCoding.None, SegmentCoding.Lz4, SegmentCoding.Zstd])
     {
         Measure(coding);

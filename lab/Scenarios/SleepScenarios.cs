@@ -39,7 +39,8 @@ internal static class SleepScenarios
         if (mustBeSmall)
         {
             long whole = (long)load.MemoryMegabytes << 20;
-            run.Expect(suspended <= ShareMax, $"the second suspend wrote {suspended:P1} of the first; {ShareMax:P0} may");
+            run.Expect(
+                suspended <= ShareMax, $"the second suspend wrote {suspended:P1} of the first; {ShareMax:P0} may");
             run.Display.Line($"  {(double)back.WireBytes / whole:P1} of the memory was fetched");
         }
 

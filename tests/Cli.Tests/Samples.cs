@@ -108,7 +108,10 @@ internal static class Samples
 
     public static StoreInfo Store(string detail) => new()
     {
-        Spec = new StoreSpec { Name = "office", Location = "/mnt/office/godwit", Coding = "lz4", QuotaBytes = 8ul << 30 },
+        Spec = new StoreSpec
+        {
+            Name = "office", Location = "/mnt/office/godwit", Coding = "lz4", QuotaBytes = 8ul << 30,
+        },
         Id = "aaaaaaaa-0000-0000-0000-000000000000", Bytes = 150_000_000, Chunks = 120_000, Packs = 18, Parcels = 2,
         Detail = detail,
     };

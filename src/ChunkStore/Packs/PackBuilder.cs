@@ -10,7 +10,9 @@ namespace Godwit.ChunkStore.Packs;
 /// <param name="Slot">Which of the segment's chunks it is.</param>
 internal readonly record struct ChunkPlace(uint Offset, int Length, byte Slot);
 
-/// <summary>A pack in the making: segments, then a trailer that names every chunk; docs/formats/chunk-store.md.</summary>
+/// <summary>
+/// A pack in the making: segments, then a trailer that names every chunk; docs/formats/chunk-store.md.
+/// </summary>
 internal sealed class PackBuilder : IDisposable
 {
     /// <summary>A segment in a trailer: offset, length, slots.</summary>

@@ -3,7 +3,9 @@ using Godwit.ChunkStore.Storage;
 
 namespace Godwit.ChunkStore.Packs;
 
-/// <summary>A segment: up to 64 KiB of chunks that are coded, sealed and read together; docs/formats/chunk-store.md.</summary>
+/// <summary>
+/// A segment: up to 64 KiB of chunks that are coded, sealed and read together; docs/formats/chunk-store.md.
+/// </summary>
 internal static class Segment
 {
     /// <summary>Bytes of the header, which is never coded or sealed.</summary>

@@ -2,7 +2,9 @@ using System.Buffers.Binary;
 
 namespace Godwit.ChunkStore.Storage;
 
-/// <summary>The 32 bytes at the front of every binary object: what it is, its version, and the salt of its key.</summary>
+/// <summary>
+/// The 32 bytes at the front of every binary object: what it is, its version, and the salt of its key.
+/// </summary>
 internal readonly ref struct ObjectHeader
 {
     public const int Size = 32;

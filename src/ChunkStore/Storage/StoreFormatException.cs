@@ -1,6 +1,8 @@
 namespace Godwit.ChunkStore.Storage;
 
-/// <summary>An object of a store is not what it has to be: damaged, foreign, or of a version that is not known.</summary>
+/// <summary>
+/// An object of a store is not what it has to be: damaged, foreign, or of a version that is not known.
+/// </summary>
 /// <param name="what">The object, by its name.</param>
 /// <param name="why">What is wrong with it.</param>
 /// <param name="isNewer">It was written by a later version.</param>

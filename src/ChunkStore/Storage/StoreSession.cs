@@ -1,6 +1,8 @@
 namespace Godwit.ChunkStore.Storage;
 
-/// <summary>Says to everybody that this host works on the store: what it may rely on is not removed meanwhile.</summary>
+/// <summary>
+/// Says to everybody that this host works on the store: what it may rely on is not removed meanwhile.
+/// </summary>
 /// <remarks>
 /// The rule that makes removal safe without a lock: a session is put before its holder looks which packs are condemned,
 /// and packs are condemned before the collector looks which sessions there are. So either the session does not build on

@@ -93,7 +93,9 @@ public static class ChunkTree
         }
     }
 
-    /// <summary>Finds the pages in which two trees over as many pages differ; equal subtrees cost one comparison.</summary>
+    /// <summary>
+    /// Finds the pages in which two trees over as many pages differ; equal subtrees cost one comparison.
+    /// </summary>
     /// <param name="differs">Told a page's number and its ids in both trees.</param>
     public static void Compare(
         ChunkId left, ChunkId right, long pages, StoreReader leftReader, StoreReader rightReader,

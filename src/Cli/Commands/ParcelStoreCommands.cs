@@ -62,7 +62,8 @@ internal static class ParcelStoreCommands
     {
         var name = NameArgument();
         return godwit.Verb(
-            "forget", "Make this host forget a store; nothing in it is touched.", ["godwit store forget office"], [name],
+            "forget", "Make this host forget a store; nothing in it is touched.", ["godwit store forget office"],
+            [name],
             async (session, cancellation) =>
             {
                 var request = new StoreRequest { Name = session.Get(name) };

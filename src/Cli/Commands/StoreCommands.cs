@@ -4,7 +4,9 @@ using Godwit.Cli.Output;
 
 namespace Godwit.Cli.Commands;
 
-/// <summary><c>godwit store ...</c>: stores, and what this host can rebuild, so that it need not be sent here.</summary>
+/// <summary>
+/// <c>godwit store ...</c>: stores, and what this host can rebuild, so that it need not be sent here.
+/// </summary>
 internal static class StoreCommands
 {
     public static Command Build(GodwitCommand godwit) => godwit.Noun(

@@ -13,7 +13,10 @@ internal static class ParcelAnswers
         Names = [.. parcels.Select(parcel => parcel.Id)],
         Text = wide => [new Table(
             wide
-                ? ["ID", "GUEST", "KIND", "MADE", "ON", "STORE", "WROTE", "RESUMED ON", "MEMORY", "DISKS", "QEMU", "PARENT"]
+                ? [
+                    "ID", "GUEST", "KIND", "MADE", "ON", "STORE", "WROTE", "RESUMED ON", "MEMORY", "DISKS", "QEMU",
+                    "PARENT",
+                ]
                 : ["ID", "GUEST", "KIND", "MADE", "ON", "STORE", "WROTE", "RESUMED ON"],
             [.. parcels.Select(parcel => Row(parcel, wide))])],
     };

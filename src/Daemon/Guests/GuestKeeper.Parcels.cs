@@ -129,8 +129,8 @@ internal sealed partial class GuestKeeper
             await EndAsync(machine);
         }
 
-        // One that ran lacks memory that only the last daemon could give it: it goes back to its parcel, as a guest goes
-        // back to its disks whose host lost its power.
+        // One that ran lacks memory that only the last daemon could give it: it goes back to its parcel, as a guest
+        // goes back to its disks whose host lost its power.
         if (parcel.Stage is ParcelStage.Resuming or ParcelStage.Filling)
         {
             await NoteAsync(guest, guest.Record with

@@ -406,8 +406,8 @@ internal sealed partial class ParcelKeeper
     }, cancellationToken);
 
     private static GodwitException Stale(ParcelManifest manifest, string owner) => new("parcel-stale",
-        $"Guest '{manifest.Name}' has been resumed from parcel {manifest.Id} already, by host '{owner}': it is its owner "
-        + "now.",
+        $"Guest '{manifest.Name}' has been resumed from parcel {manifest.Id} already, by host '{owner}': it is its "
+        + "owner now.",
         $"Look at 'godwit vm show {manifest.Name}' there; 'godwit vm history {manifest.Name}' lists its parcels.");
 
     /// <summary>Refuses for every reason that can be known before anything is fetched.</summary>
@@ -443,8 +443,8 @@ internal sealed partial class ParcelKeeper
         if (contract.MemoryBytes > available)
         {
             Refuse("memory-short",
-                $"Guest '{contract.Name}' has {contract.MemoryBytes >> 20} MiB of memory; host '{settings.HostName}' has "
-                + $"{Math.Max(available, 0) >> 20} MiB to give.",
+                $"Guest '{contract.Name}' has {contract.MemoryBytes >> 20} MiB of memory; host '{settings.HostName}' "
+                + $"has {Math.Max(available, 0) >> 20} MiB to give.",
                 "Free memory there, or choose another host: 'godwit host list' shows who has how much.");
         }
 

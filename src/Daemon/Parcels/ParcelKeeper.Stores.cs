@@ -16,7 +16,9 @@ internal sealed partial class ParcelKeeper
         return Track(StoreErrors.GuardAsync(entry.Name, () => Task.Run(() =>
         {
             var now = clock.GetUtcNow();
-            var report = new StoreCollector(stores.Open(entry), trust, Stores.WriterOptions(entry) with { QuotaBytes = 0 })
+            // What moves into new packs is soon freed in old ones: the quota is not for this.
+            var options = Stores.WriterOptions(entry) with { QuotaBytes = 0 };
+            var report = new StoreCollector(stores.Open(entry), trust, options)
                 .Run(MoveId.Create(now), settings.HostName, now.ToUnixTimeMilliseconds());
             Log.StoreCollected(logger, entry.Name, report.PacksRemoved, report.BytesFreed, report.Waiting);
             return new CollectStoreResponse

@@ -155,7 +155,8 @@ internal sealed partial class ParcelKeeper(
                 await recorder.PrepareAsync(stop.Token);
                 var subject = new ParcelSubject(
                     id, keepRunning ? ParcelKind.Checkpoint : ParcelKind.Suspend, settings.HostName,
-                    store.Descriptor.Id, guest.Record.Epoch, ContractJson.Write(guest.Record.Contract), ParentOf(store, guest),
+                    store.Descriptor.Id, guest.Record.Epoch, ContractJson.Write(guest.Record.Contract),
+                    ParentOf(store, guest),
                     await machine.FeaturesMissingAsync(stop.Token));
                 await recorder.StopGuestAsync(() => clock.GetUtcNow().ToUnixTimeMilliseconds(), stop.Token);
                 var manifest = keepRunning
@@ -194,7 +195,8 @@ internal sealed partial class ParcelKeeper(
                 }
             }
         }
-        catch (GodwitException exception) when (isSettled && exception.Code.StartsWith("parcel", StringComparison.Ordinal))
+        catch (GodwitException exception)
+            when (isSettled && exception.Code.StartsWith("parcel", StringComparison.Ordinal))
         {
             throw new GodwitException(exception.Code,
                 $"{exception.Message} {guest.Record.Name} runs on {settings.HostName}.", exception.Remedy, exception);
@@ -269,7 +271,8 @@ internal sealed partial class ParcelKeeper(
                 return;
             }
 
-            await Task.Delay(SettleEvery, clock, _shutdown.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            await Task.Delay(SettleEvery, clock, _shutdown.Token)
+                .ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         }
     }
 

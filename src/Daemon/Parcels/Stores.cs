@@ -74,10 +74,10 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
 
         lock (_lock)
         {
-            if (Entries().Any(one => one.Name == spec.Name && one.Location != spec.Location))
+            if (Entries().FirstOrDefault(one => one.Name == spec.Name && one.Location != spec.Location) is { } other)
             {
                 throw new GodwitException("store-invalid",
-                    $"There is a store '{spec.Name}' already, at {Entries().First(one => one.Name == spec.Name).Location}.",
+                    $"There is a store '{spec.Name}' already, at {other.Location}.",
                     $"Choose another name, or forget that one: 'godwit store forget {spec.Name}'.");
             }
 

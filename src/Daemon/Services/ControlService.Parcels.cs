@@ -67,7 +67,8 @@ internal sealed partial class ControlService
             info.Packs = (uint)use.Packs;
             info.Parcels = (uint)use.Parcels;
         }
-        catch (Exception exception) when (StoreErrors.IsKnown(exception) || exception is Godwit.Migration.GodwitException)
+        catch (Exception exception)
+            when (StoreErrors.IsKnown(exception) || exception is Godwit.Migration.GodwitException)
         {
             info.Detail = exception.Message;
         }

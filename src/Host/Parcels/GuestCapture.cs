@@ -9,10 +9,12 @@ using Godwit.Pages;
 
 namespace Godwit.Host.Parcels;
 
-/// <summary>Holds a guest at one instant for a store: its pages while it runs, then its state while it stands still.</summary>
+/// <summary>
+/// Holds a guest at one instant for a store: its pages while it runs, then its state while it stands still.
+/// </summary>
 /// <remarks>
-/// It is a move that goes nowhere: QEMU migrates into our socket. Whoever holds this decides how it ends: the guest goes
-/// on here (<see cref="GoOnAsync"/>), or its QEMU is killed. Disposing of it without either lets the guest go on.
+/// It is a move that goes nowhere: QEMU migrates into our socket. Whoever holds this decides how it ends: the guest
+/// goes on here (<see cref="GoOnAsync"/>), or its QEMU is killed. Disposing of it without either lets the guest go on.
 /// One caller at a time; a thread of its own reads QEMU's stream.
 /// </remarks>
 internal sealed class GuestCapture : IAsyncDisposable

@@ -14,10 +14,12 @@ using Microsoft.Extensions.Logging;
 
 namespace Godwit.Host.Parcels;
 
-/// <summary>Brings the memory of a guest that runs already: what it waits for first, the rest in the background.</summary>
+/// <summary>
+/// Brings the memory of a guest that runs already: what it waits for first, the rest in the background.
+/// </summary>
 /// <remarks>
-/// QEMU is told of a postcopy whose source we are. It stops a processor that touches a page which is not there, asks for
-/// the page, and takes each page exactly once. Two threads read the store, one for what is asked for and one for the
+/// QEMU is told of a postcopy whose source we are. It stops a processor that touches a page which is not there, asks
+/// for the page, and takes each page exactly once. Two threads read the store, one for what is asked for and one for the
 /// rest; a page belongs to whoever claims it first. While the store does not answer the guest waits, and goes on when
 /// it does.
 /// </remarks>
@@ -119,7 +121,8 @@ public sealed partial class LazyMemory : IAsyncDisposable
         catch (Exception e)
         {
             await lazy.DisposeAsync();
-            throw e is SocketException or QmpException or StreamFormatException or IOException ? Refused(machine, e.Message) : e;
+            throw e is SocketException or QmpException or StreamFormatException or IOException
+                ? Refused(machine, e.Message) : e;
         }
     }
 

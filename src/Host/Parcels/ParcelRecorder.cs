@@ -16,7 +16,9 @@ public sealed record ParcelSubject(
     string Id, ParcelKind Kind, string Host, string Home, long Epoch, JsonElement Contract, string Parent,
     IReadOnlyList<string> CpuFeaturesMissing);
 
-/// <summary>Makes a parcel of a running guest: most of it while the guest runs, the rest while it stands still.</summary>
+/// <summary>
+/// Makes a parcel of a running guest: most of it while the guest runs, the rest while it stands still.
+/// </summary>
 /// <remarks>
 /// The order decides how little is stored: disks first, so that memory that caches them is known already, then memory,
 /// then both again as far as they have changed.

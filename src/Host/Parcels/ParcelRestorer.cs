@@ -21,7 +21,9 @@ namespace Godwit.Host.Parcels;
 public sealed record RestoreReport(long FetchedBytes, long KeptBytes, long RebuiltBytes, long ReadBytes);
 
 /// <summary>Puts a parcel in place on this host: disk images, memory, and the state of the machine.</summary>
-/// <remarks>Nothing reaches a guest or its disks that does not have the name that the manifest's trees give it.</remarks>
+/// <remarks>
+/// Nothing reaches a guest or its disks that does not have the name that the manifest's trees give it.
+/// </remarks>
 public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, GuestInventory? inventory)
 {
     private const int PagesAtOnce = 8192;

@@ -8,8 +8,8 @@ namespace Godwit.Host.Parcels;
 
 /// <summary>What QEMU's stream says of a guest that is put into a store: which pages changed, and its state.</summary>
 /// <remarks>
-/// Contents of the guest's own memory are not taken from the stream: whoever stores a page reads it from the memory file
-/// after the stream has named it. Blocks without a file (ROM, video memory) are kept here. The caller locks.
+/// Contents of the guest's own memory are not taken from the stream: whoever stores a page reads it from the memory
+/// file after the stream has named it. Blocks without a file (ROM, video memory) are kept here. The caller locks.
 /// </remarks>
 internal sealed class StateCapture(Func<RamBlock, bool> isShared) : IQemuStreamSink
 {
@@ -22,7 +22,9 @@ internal sealed class StateCapture(Func<RamBlock, bool> isShared) : IQemuStreamS
     /// <summary>Null until the stream has begun.</summary>
     public QemuStreamHead? Head { get; private set; }
 
-    /// <summary>Pages of the shared block that were named and not taken since; null until the stream has begun.</summary>
+    /// <summary>
+    /// Pages of the shared block that were named and not taken since; null until the stream has begun.
+    /// </summary>
     public DirtySet? Dirty { get; private set; }
 
     /// <summary>Sections of RAM that have ended.</summary>

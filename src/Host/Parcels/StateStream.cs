@@ -71,7 +71,9 @@ internal static class StateStream
         return output.WrittenSpan.ToArray();
     }
 
-    /// <summary>For a QEMU that gets its memory afterwards: the head, which says so, and blocks without a file.</summary>
+    /// <summary>
+    /// For a QEMU that gets its memory afterwards: the head, which says so, and blocks without a file.
+    /// </summary>
     public static byte[] Advised(ReadOnlySpan<byte> head, IReadOnlyList<(string Name, byte[] Content)> carried)
     {
         QemuStreamHead known = Parse(head);

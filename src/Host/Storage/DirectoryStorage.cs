@@ -52,7 +52,8 @@ public sealed partial class DirectoryStorage : IObjectStorage
 
         string folder = Path.GetDirectoryName(path)!;
         CreateFolder(folder);
-        string unfinished = Path.Combine(_root, Unfinished, Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)));
+        string unfinished = Path.Combine(
+            _root, Unfinished, Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)));
         CreateFolder(Path.GetDirectoryName(unfinished)!);
         try
         {

@@ -169,8 +169,12 @@ public sealed class ParcelTests
         var copy = Path.Combine(pair.Folder("a"), "copy");
         await pair.A.Control.CreateStoreAsync(
             new StoreSpec { Name = StoreName, Location = StorePath(pair) }, cancellationToken: Token);
-        await pair.A.Control.CreateStoreAsync(new StoreSpec { Name = "copy", Location = copy }, cancellationToken: Token);
-        await pair.B.Control.CreateStoreAsync(new StoreSpec { Name = "copy", Location = copy }, cancellationToken: Token);
+        foreach (var host in new[] { pair.A, pair.B })
+        {
+            await host.Control.CreateStoreAsync(
+                new StoreSpec { Name = "copy", Location = copy }, cancellationToken: Token);
+        }
+
         await pair.A.Control.SuspendGuestAsync(
             new SuspendGuestRequest { Guest = pair.Program.Name, Store = StoreName }, cancellationToken: Token);
         var request = new CopyParcelsRequest { From = StoreName, To = "copy" };

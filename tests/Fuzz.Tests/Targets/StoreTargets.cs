@@ -143,6 +143,7 @@ internal static class StoreTargets
     private sealed class Anybody : IParcelJudge
     {
         public string? Refusal(
-            ReadOnlySpan<byte> certificate, ReadOnlySpan<byte> bytes, ReadOnlySpan<byte> signature, string host) => null;
+            ReadOnlySpan<byte> certificate, ReadOnlySpan<byte> bytes, ReadOnlySpan<byte> signature, string host) =>
+            null;
     }
 }
