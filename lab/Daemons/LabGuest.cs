@@ -10,7 +10,7 @@ using Grpc.Core;
 namespace Godwit.Lab.Daemons;
 
 /// <summary>A guest that Godwit runs in the lab, watched by the client outside and by its own agent.</summary>
-internal sealed class LabGuest
+internal sealed partial class LabGuest
 {
     private readonly ScenarioRun _run;
     private readonly LabDaemons _daemons;

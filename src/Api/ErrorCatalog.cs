@@ -48,6 +48,7 @@ public static partial class ErrorCatalog
         AddMachines(Add);
         AddHosts(Add);
         AddMigrations(Add);
+        AddParcels(Add);
         AddCommands(Add);
         return entries;
     }

@@ -62,6 +62,7 @@ public sealed record DaemonSettings
     public string RegistryFile => Path.Combine(StateDirectory, "registry.db");
 
     public string InventoryDirectory => Path.Combine(StateDirectory, "inventory");
+    public string StoresFile => Path.Combine(StateDirectory, "stores.json");
     public string HandOverJournal => Path.Combine(StateDirectory, "handover.journal");
 
     /// <summary>Address and port of this host's Peer service.</summary>

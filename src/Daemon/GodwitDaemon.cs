@@ -5,6 +5,7 @@ using Godwit.Daemon.Cluster;
 using Godwit.Daemon.Guests;
 using Godwit.Daemon.Inventories;
 using Godwit.Daemon.Moves;
+using Godwit.Daemon.Parcels;
 using Godwit.Daemon.Services;
 using Godwit.Host.Registry;
 using Godwit.Host.Transfers;
@@ -63,6 +64,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             StartLanes(services.GetRequiredService<LaneListener>(), settings);
             await services.GetRequiredService<GuestKeeper>().StartAsync(CancellationToken.None);
             await services.GetRequiredService<OutgoingMoves>().StartAsync();
+            services.GetRequiredService<ParcelKeeper>().Start();
             services.GetRequiredService<InventoryKeeper>().Start();
             await ListenAsync(application, settings);
             GrantSockets(settings);
@@ -115,7 +117,8 @@ public sealed class GodwitDaemon : IAsyncDisposable
         // Moves first: they need the listeners and the peers to end cleanly.
         await Task.WhenAll(
             services.GetRequiredService<OutgoingMoves>().StopAsync(),
-            services.GetRequiredService<IncomingMoves>().StopAsync()).WaitAsync(patience.Token)
+            services.GetRequiredService<IncomingMoves>().StopAsync(),
+            services.GetRequiredService<ParcelKeeper>().StopAsync()).WaitAsync(patience.Token)
             .ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         await keeper.ReleaseAsync();
         using var listeners = new CancellationTokenSource(TimeSpan.FromSeconds(2));
@@ -164,6 +167,9 @@ public sealed class GodwitDaemon : IAsyncDisposable
         builder.Services.AddSingleton<HandOvers>();
         builder.Services.AddSingleton<GuestKeeper>();
         builder.Services.AddSingleton<InventoryKeeper>();
+        builder.Services.AddSingleton<ParcelTrust>();
+        builder.Services.AddSingleton<Stores>();
+        builder.Services.AddSingleton<ParcelKeeper>();
         builder.Services.AddSingleton<OutgoingMoves>();
         builder.Services.AddSingleton<IncomingMoves>();
         builder.Services.AddSingleton<DisputedGuests>();

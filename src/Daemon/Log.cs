@@ -151,6 +151,48 @@ internal static partial class Log
         "Migration {Id}: the change of owner could not be recorded: {Reason}; {Guest} runs on {Host}")]
     public static partial void OwnershipUnrecorded(ILogger logger, string id, string reason, string guest, string host);
 
+    [LoggerMessage(500, LogLevel.Information, "Parcel {Id}: {Guest} is being put into store {Store}")]
+    public static partial void ParcelBegun(ILogger logger, string id, string guest, string store);
+
+    [LoggerMessage(501, LogLevel.Information,
+        "Parcel {Id}: {Guest} is in store {Store}: {Bytes} bytes written in {Seconds:F1} s, pause {PauseMs:F0} ms")]
+    public static partial void ParcelMade(
+        ILogger logger, string id, string guest, string store, long bytes, double seconds, double pauseMs);
+
+    [LoggerMessage(502, LogLevel.Information,
+        "Parcel {Id}: {Guest} runs here from store {Store} after {Seconds:F2} s: {Fetched} bytes fetched, {Rebuilt} "
+        + "rebuilt, {Kept} in place")]
+    public static partial void ParcelResumed(
+        ILogger logger, string id, string guest, string store, double seconds, long fetched, long rebuilt, long kept);
+
+    [LoggerMessage(508, LogLevel.Information,
+        "Parcel {Id}: all memory of {Guest} is here after {Seconds:F2} s more: {Fetched} bytes fetched, it waited for "
+        + "{Pages} pages")]
+    public static partial void ParcelFilled(
+        ILogger logger, string id, string guest, double seconds, long fetched, long pages);
+
+    [LoggerMessage(509, LogLevel.Information,
+        "Parcel {Id}: host {Host} was not told that {Guest} runs here: {Reason}")]
+    public static partial void ParcelUntold(ILogger logger, string id, string guest, string host, string reason);
+
+    [LoggerMessage(503, LogLevel.Warning, "Parcel {Id}: {Guest} was not resumed here: {Reason}")]
+    public static partial void ParcelReturned(ILogger logger, string id, string guest, string reason);
+
+    [LoggerMessage(504, LogLevel.Warning,
+        "Parcel {Id}: whether {Guest} sleeps is not known before store {Store} answers: {Reason}")]
+    public static partial void ParcelUnsettled(
+        ILogger logger, string id, string guest, string store, string reason);
+
+    [LoggerMessage(505, LogLevel.Information, "Parcel {Id}: settled: {Guest} {State}")]
+    public static partial void ParcelSettled(ILogger logger, string id, string guest, string state);
+
+    [LoggerMessage(506, LogLevel.Information, "Parcel {Id} of {Guest} is removed from store {Store}")]
+    public static partial void ParcelRemoved(ILogger logger, string id, string guest, string store);
+
+    [LoggerMessage(507, LogLevel.Information,
+        "Store {Store}: {Packs} packs removed, {Bytes} bytes freed, {Waiting} sessions waited for")]
+    public static partial void StoreCollected(ILogger logger, string store, int packs, long bytes, int waiting);
+
     [LoggerMessage(413, LogLevel.Error, "Migration {Id}: {State} could not be recorded and is tried again: {Reason}")]
     public static partial void HandOverUnrecorded(ILogger logger, string id, string state, string reason);
 }

@@ -43,6 +43,30 @@ public class AnswerTests
             },
         ]),
         ["store-trimmed"] = StoreAnswers.Trimmed(new TrimInventoryResponse { FreedBytes = 507_000_000 }),
+        ["parcel-list"] = ParcelAnswers.List([Samples.Parcel("1c2k00000002", "b"), Samples.Parcel("1c2k00000001", "")]),
+        ["parcel-made"] = ParcelAnswers.Made(Samples.Parcel("1c2k00000001", ""), "sleeps in"),
+        ["parcel-resumed"] = ParcelAnswers.Resumed(
+            new ResumeGuestResponse
+            {
+                Guest = Samples.Guest(), Parcel = Samples.Parcel("1c2k00000001", "b"), TotalSeconds = 1.25,
+                FetchedBytes = 12_000_000, KeptBytes = 64 << 20, RebuiltBytes = 300 << 20, ReadBytes = 40 << 20,
+            },
+            "resumed from"),
+        ["parcel-removed"] = ParcelAnswers.Removed(Samples.Parcel("1c2k00000001", "")),
+        ["parcel-stores"] = ParcelStoreAnswers.List([Samples.Store(""), Samples.Store("it does not answer")]),
+        ["parcel-store"] = ParcelStoreAnswers.Show(Samples.Store("")),
+        ["parcel-store-forgotten"] = ParcelStoreAnswers.Forgotten("office"),
+        ["parcel-store-collected"] = ParcelStoreAnswers.Collected(new CollectStoreResponse
+        {
+            ChunksLive = 120_000, PacksRemoved = 3, FreedBytes = 24_000_000, PacksCondemned = 2, WaitingFor = 1,
+        }),
+        ["parcel-store-copied"] = ParcelStoreAnswers.Copied(
+            new CopyParcelsResponse { Parcels = 1, Chunks = 900, WrittenBytes = 2_000_000, FetchedBytes = 2_100_000 }),
+        ["parcel-store-verified"] = ParcelStoreAnswers.Verified(new VerifyStoreResponse
+        {
+            Parcels = 2, Chunks = 130_000, ReadBytes = 200_000_000, Lost = 1, Repaired = 0,
+            Problems = { "chunk ab12 is lost" },
+        }),
         ["findings"] = HostAnswers.Findings(Samples.Findings),
     };
 

@@ -98,6 +98,24 @@ internal static class Samples
         Name = "c", Address = "c.example:7443", Detail = "host-unreachable: nothing answers at c.example:7443.",
     };
 
+    public static Parcel Parcel(string id, string resumedOn) => new()
+    {
+        Id = id, Store = "office", Kind = ParcelKind.Suspend, GuestUuid = "6f1f9f4e-3b43-4b43-9c1a-5d3b1c0a7e01",
+        Guest = "web1", Host = "a", Epoch = 1, CreatedUnixMs = 1_800_000, MemoryBytes = 2ul << 30,
+        DiskBytes = 20ul << 30, WrittenBytes = 150_000_000, QemuVersion = "10.0.2", ResumedOn = resumedOn,
+        Home = "aaaaaaaa-0000-0000-0000-000000000000", TotalSeconds = 4.5,
+    };
+
+    public static StoreInfo Store(string detail) => new()
+    {
+        Spec = new StoreSpec
+        {
+            Name = "office", Location = "/mnt/office/godwit", Coding = "lz4", QuotaBytes = 8ul << 30,
+        },
+        Id = "aaaaaaaa-0000-0000-0000-000000000000", Bytes = 150_000_000, Chunks = 120_000, Packs = 18, Parcels = 2,
+        Detail = detail,
+    };
+
     public static IReadOnlyList<Finding> Findings { get; } =
     [
         new Finding { Code = "qemu", Severity = Severity.Ok, Subject = "QEMU", Detail = "10.0.2 at /usr/bin" },

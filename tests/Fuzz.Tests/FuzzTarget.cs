@@ -29,6 +29,11 @@ internal sealed record FuzzTarget(string Name, FuzzFunction Fuzz, int Runs, int 
         new("certificate-request", CertificateTarget.FuzzRequest, 100_000, BytesPerByte: 1024),
         new("handover-journal", HandOverJournalTarget.Fuzz, 200_000, BytesPerByte: 512),
         new("content-index", ContentIndexTarget.Fuzz, 300_000),
+        new("store-pack", StoreTargets.FuzzPack, 500_000, BytesPerByte: 128),
+        new("store-segment", StoreTargets.FuzzSegment, 100_000),
+        new("store-index", StoreTargets.FuzzIndex, 300_000),
+        new("store-node", StoreTargets.FuzzNode, 1_000_000),
+        new("store-manifest", StoreTargets.FuzzManifest, 50_000, BytesPerByte: 1024),
         new("join-token", JoinTokenTarget.Fuzz, 1_000_000),
     ];
 

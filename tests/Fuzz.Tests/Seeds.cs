@@ -3,10 +3,15 @@ using System.IO.Compression;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using System.Text;
+using System.Text.Json;
 using Godwit.ChunkStore;
+using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Storage;
+using Godwit.ChunkStore.Trees;
 using Godwit.Fuzz.Tests.Targets;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Host.HandOver;
+using Godwit.Host.Storage;
 using Godwit.Host.Trust;
 using Godwit.Migration.HandOver;
 using Godwit.Migration.Wire;
@@ -28,6 +33,7 @@ public class Seeds
         WriteTrust();
         WriteJournals();
         WriteIndexes();
+        WriteStore();
     }
 
     private static void Write(string target, string file, ReadOnlySpan<byte> bytes)
@@ -252,6 +258,69 @@ public class Seeds
         {
             Directory.Delete(directory, recursive: true);
         }
+    }
+
+    private static void WriteStore()
+    {
+        string root = Directory.CreateTempSubdirectory("gw-seeds-").FullName;
+        try
+        {
+            var storage = new DirectoryStorage(root);
+            storage.Prepare();
+            Store.Create(storage, "11111111-2222-3333-4444-555555555555", key: null);
+            Store store = Store.Open(storage, key: null, () => new SegmentCoder());
+            var random = new Random(1);
+            using var writer = new StoreWriter(store, new StoreWriterOptions(bytes => random.NextBytes(bytes)));
+            ChunkId[] pages = new ChunkId[20];
+            for (int i = 1; i < pages.Length; i++)
+            {
+                byte[] page = new byte[Page.Size];
+                page.AsSpan(0, 64).Fill((byte)i);
+                pages[i] = writer.Put(page, ChunkGroup.Memory);
+            }
+
+            ChunkId root1 = ChunkTree.Build(pages, node =>
+            {
+                Write("store-node", $"good-{node[1]}-{node.Length}", node);
+                return writer.Put(node, ChunkGroup.Nodes);
+            });
+            writer.Flush();
+            var manifest = new ParcelManifest
+            {
+                Format = ParcelManifest.FormatVersion, Id = "1c2k00000000", Kind = ParcelKind.Suspend,
+                Guest = "11111111-2222-3333-4444-555555555556", Name = "web1", Host = "a", Home = "s", Epoch = 1,
+                CreatedUnixMs = 1, Contract = JsonDocument.Parse("""{"cpus":1}""").RootElement, Qemu = "10.0.2",
+                State = new ParcelPart("state", 5000, root1.ToString()), StateHeadBytes = 100,
+                Memory = [new ParcelPart("pc.ram", pages.Length * Page.Size, root1.ToString())],
+                Disks = [new ParcelPart("/srv/web1.raw", 4096, default(ChunkId).ToString())],
+            };
+            ParcelShelf.Put(store, manifest, new Signer(), bytes => random.NextBytes(bytes));
+            foreach (string kind in (string[])["packs", "indexes", "parcels"])
+            {
+                string file = Directory.EnumerateFiles(
+                    Path.Combine(root, kind), "*", SearchOption.AllDirectories).Single();
+                byte[] bytes = File.ReadAllBytes(file);
+                Write(
+                    kind switch { "packs" => "store-pack", "indexes" => "store-index", _ => "store-manifest" },
+                    "good-small", bytes);
+                if (kind == "packs")
+                {
+                    int length = 12 + BitConverter.ToInt32(bytes, ObjectHeader.Size + 8);
+                    Write("store-segment", "good-lz4", bytes.AsSpan(ObjectHeader.Size, length));
+                }
+            }
+        }
+        finally
+        {
+            Directory.Delete(root, recursive: true);
+        }
+    }
+
+    private sealed class Signer : IParcelSigner
+    {
+        public ReadOnlyMemory<byte> Certificate { get; } = "certificate"u8.ToArray();
+
+        public byte[] Sign(ReadOnlySpan<byte> bytes) => SHA256.HashData(bytes);
     }
 
     private sealed class Few : IQemuStreamSink

@@ -17,6 +17,7 @@ public class ReferenceTests
         ["src/Cli"] = ["Api"],
         ["lab"] = ["Api"],
         ["benchmarks/PageEngine"] = ["Pages"],
+        ["benchmarks/StoreEngine"] = ["Host"],
     };
 
     private static readonly string[] Projects = [.. House.Files(".csproj")];

@@ -8,7 +8,7 @@ namespace Godwit.Cli.Commands;
 internal static class GuestCommands
 {
     public static Command Build(GodwitCommand godwit) => godwit.Noun(
-        "vm", "Guests: create, start, stop, look at, move.",
+        "vm", "Guests: create, start, stop, look at, move, put to sleep and wake.",
         [
             "godwit vm list -o wide",
             "godwit vm migrate web1 --to b",
@@ -16,6 +16,7 @@ internal static class GuestCommands
         [
             CreateGuestCommand.Build(godwit), Start(godwit), Stop(godwit), List(godwit), Show(godwit),
             ConsoleCommand.Build(godwit), Remove(godwit), MigrateCommand.Build(godwit),
+            .. ParcelCommands.Build(godwit),
         ]);
 
     /// <summary>The argument that names a guest; shells complete it.</summary>

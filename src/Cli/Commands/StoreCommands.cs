@@ -4,12 +4,15 @@ using Godwit.Cli.Output;
 
 namespace Godwit.Cli.Commands;
 
-/// <summary><c>godwit store ...</c>: what this host can rebuild, so that it need not be sent here.</summary>
+/// <summary>
+/// <c>godwit store ...</c>: stores, and what this host can rebuild, so that it need not be sent here.
+/// </summary>
 internal static class StoreCommands
 {
     public static Command Build(GodwitCommand godwit) => godwit.Noun(
-        "store", "What this host can rebuild, so that moves need not send it: list, trim.",
-        ["godwit store list", "godwit store trim --keep 4GiB"], [List(godwit), Trim(godwit)]);
+        "store", "Stores of parcels, and what this host can rebuild so that moves need not send it.",
+        ["godwit store create office --at /mnt/office/godwit", "godwit store gc office", "godwit store list"],
+        [List(godwit), Trim(godwit), .. ParcelStoreCommands.Build(godwit)]);
 
     private static Command List(GodwitCommand godwit) => godwit.Verb(
         "list", "List the memory that guests left behind and the indexes of disk images, the newest first.",

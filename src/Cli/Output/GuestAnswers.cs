@@ -65,6 +65,7 @@ internal static class GuestAnswers
         ["processId"] = guest.ProcessId == 0 ? null : guest.ProcessId,
         ["consoleSocket"] = Json.Text(guest.ConsoleSocket),
         ["migrationId"] = Json.Text(guest.MigrationId),
+        ["parcel"] = Json.Text(guest.Parcel),
         ["createdUnixMs"] = Json.UnixMs(guest.CreatedUnixMs),
         ["startedUnixMs"] = Json.UnixMs(guest.StartedUnixMs),
         ["detail"] = Json.Text(guest.Detail),
@@ -98,7 +99,8 @@ internal static class GuestAnswers
         List<(string, string)> pairs =
         [
             ("name", spec.Name), ("uuid", spec.Uuid), ("state", Json.Word(guest.State)), ("host", guest.Host),
-            ("detail", guest.Detail), ("migration", guest.MigrationId), ("cpus", Count(spec.Cpus)),
+            ("detail", guest.Detail), ("migration", guest.MigrationId),
+            ("parcel", guest.Parcel), ("cpus", Count(spec.Cpus)),
             ("memory", $"{Units.Bytes(spec.MemoryBytes, wide)}, {Json.Word(spec.MemoryBacking)}"),
             ("machine", spec.Machine), ("cpu model", spec.CpuModel), ("accelerator", spec.Accelerator),
             ("video", spec.Video ? "yes" : "no"),

@@ -14,6 +14,12 @@ internal sealed partial class GuestKeeper
     /// </remarks>
     private async Task RecoverAsync(LocalGuest guest, CancellationToken cancellationToken)
     {
+        if (guest.Record.Parcel is { Stage: not ParcelStage.Awake })
+        {
+            await RecoverAsleepAsync(guest, cancellationToken);
+            return;
+        }
+
         var handOver = handOvers.OfGuest(guest.Record.Uuid);
         var (machine, reason) = await TryAdoptAsync(guest.Record.Contract, cancellationToken);
         var state = machine is null ? "" : await RunStateAsync(machine, cancellationToken);

@@ -105,9 +105,10 @@ internal sealed partial class GuestKeeper(
                     $"Choose another name. {IfGone(other.Name)}");
             }
 
-            foreach (var card in other.Contract.Interfaces)
+            // One that is connected to nothing is in nobody's way.
+            foreach (var card in other.Contract.Interfaces.Where(one => one.Bridge.Length > 0))
             {
-                foreach (var mine in contract.Interfaces)
+                foreach (var mine in contract.Interfaces.Where(one => one.Bridge.Length > 0))
                 {
                     if (mine.Mac == card.Mac)
                     {
@@ -172,6 +173,8 @@ internal sealed partial class GuestKeeper(
             throw State(guest, "runs already", "There is nothing to do.");
         }
 
+        RequireAwake(guest);
+
         // Recorded first: a registry that takes nothing stops the start, and a daemon that dies in between finds out.
         var before = guest.Record;
         await DecideAsync(guest, before with
@@ -202,6 +205,7 @@ internal sealed partial class GuestKeeper(
         var guest = Find(name);
         using var alone = await EnterAsync(guest, cancellationToken);
         RequireHere(guest);
+        RequireAwake(guest);
         if (guest.Machine is not { } machine)
         {
             // A failed guest is put in order by stopping it.
@@ -284,6 +288,7 @@ internal sealed partial class GuestKeeper(
             MigrationId = guest.MigrationId,
             CreatedUnixMs = record.Created.ToUnixTimeMilliseconds(),
             StartedUnixMs = record.Started?.ToUnixTimeMilliseconds() ?? 0,
+            Parcel = record.Parcel is { } parcel ? $"{parcel.Store}/{parcel.Id}" : "",
         };
     }
 
@@ -299,6 +304,17 @@ internal sealed partial class GuestKeeper(
         {
             throw State(
                 guest, $"lives on host '{guest.Record.Host}'", $"Run the command on host '{guest.Record.Host}'.");
+        }
+    }
+
+    /// <exception cref="GodwitException"><c>guest-asleep</c>: its memory is in a parcel.</exception>
+    public static void RequireAwake(LocalGuest guest)
+    {
+        if (guest.Record.Parcel is { Stage: not (ParcelStage.Awake or ParcelStage.Filling) } parcel)
+        {
+            throw new GodwitException("guest-asleep",
+                $"Guest '{guest.Record.Name}' sleeps in parcel {parcel.Id} of store '{parcel.Store}'.",
+                $"Wake it: 'godwit vm resume {guest.Record.Name}'.");
         }
     }
 

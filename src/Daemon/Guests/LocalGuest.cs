@@ -74,11 +74,18 @@ internal sealed class LocalGuest(GuestRecord record)
             return GuestState.Elsewhere;
         }
 
+        if (Record.Parcel is { Stage: ParcelStage.Suspending or ParcelStage.Asleep or ParcelStage.Resuming })
+        {
+            return GuestState.Suspended;
+        }
+
         if (Machine is null)
         {
             return Record.Detail.Length > 0 ? GuestState.Failed : GuestState.Stopped;
         }
 
-        return MigrationId.Length > 0 ? GuestState.Migrating : IsPaused ? GuestState.Paused : GuestState.Running;
+        // Memory that still arrives does not make it any less a running one.
+        return MigrationId.Length > 0 && Record.Parcel is not { Stage: ParcelStage.Filling }
+            ? GuestState.Migrating : IsPaused ? GuestState.Paused : GuestState.Running;
     }
 }

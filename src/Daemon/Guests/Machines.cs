@@ -62,7 +62,8 @@ internal sealed class Machines(DaemonSettings settings, QemuFacts qemu, ILogger<
     }
 
     /// <summary>Readies the announcement of a guest that is about to arrive.</summary>
-    public static Announcer OpenAnnouncer(QemuMachine machine) => Announcer.Open(machine.Interfaces);
+    public static Announcer OpenAnnouncer(QemuMachine machine) => Announcer.Open(
+        [.. machine.Interfaces.Where(guest => guest.Tap.Bridge.Length > 0)]);
 
     /// <summary>Announces the guest from here; the repeats follow in the background.</summary>
     /// <returns>From the call to the first frame on the bridge; zero if there was nothing to announce.</returns>

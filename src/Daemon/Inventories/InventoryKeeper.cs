@@ -1,3 +1,4 @@
+using Godwit.ChunkStore;
 using Godwit.Daemon.Guests;
 using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
@@ -81,6 +82,13 @@ internal sealed class InventoryKeeper : IAsyncDisposable
         }
 
         return taken;
+    }
+
+    /// <summary>Tells blocks that a configured base image holds from others, by the indexes there are now.</summary>
+    public Func<ChunkId, bool> BaseTest()
+    {
+        var indexes = _inventory.OpenIndexes(Bases());
+        return id => indexes.Any(index => index.TryFind(new ContentName(id.High), out _));
     }
 
     /// <summary>

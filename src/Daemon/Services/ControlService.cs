@@ -4,6 +4,7 @@ using Godwit.Daemon.Cluster;
 using Godwit.Daemon.Guests;
 using Godwit.Daemon.Inventories;
 using Godwit.Daemon.Moves;
+using Godwit.Daemon.Parcels;
 using Grpc.Core;
 using VersionInfo = Godwit.Api.V1.VersionInfo;
 
@@ -12,7 +13,8 @@ namespace Godwit.Daemon.Services;
 /// <summary>What the operator of this host asks for, over the Unix socket.</summary>
 internal sealed partial class ControlService(
     GuestKeeper guests, DisputedGuests disputes, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
-    Membership membership, HostReports hosts, Doctor doctor, InventoryKeeper inventory) : Control.ControlBase
+    Membership membership, HostReports hosts, Doctor doctor, InventoryKeeper inventory, ParcelKeeper parcels,
+    Stores stores) : Control.ControlBase
 {
     public override Task<VersionInfo> GetVersion(GetVersionRequest request, ServerCallContext context) =>
         Task.FromResult(hosts.Version());

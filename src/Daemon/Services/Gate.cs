@@ -31,7 +31,7 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
         .. new[]
         {
             "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListMigrations", "GetMigration", "WatchMigration",
-            "ListHosts", "GetHost", "Diagnose", "ListInventory",
+            "ListHosts", "GetHost", "Diagnose", "ListInventory", "ListParcels", "ListStores",
         }.Select(method => ControlPrefix + method),
     ];
 

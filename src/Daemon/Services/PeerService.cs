@@ -2,6 +2,7 @@ using Godwit.Api.V1;
 using Godwit.Daemon.Cluster;
 using Godwit.Daemon.Guests;
 using Godwit.Daemon.Moves;
+using Godwit.Daemon.Parcels;
 using Godwit.Host.Trust;
 using Godwit.Migration;
 using Google.Protobuf;
@@ -12,7 +13,8 @@ namespace Godwit.Daemon.Services;
 /// <summary>What members ask of this host. <see cref="Gate"/> has checked their certificates.</summary>
 internal sealed class PeerService(
     Membership membership, HostReports hosts, ClusterTrust trust, GuestKeeper guests, IncomingMoves incoming,
-    HandOvers handOvers, DisputedGuests disputes, MoveReports reports, TimeProvider clock) : Peer.PeerBase
+    HandOvers handOvers, DisputedGuests disputes, MoveReports reports, ParcelKeeper parcels, TimeProvider clock)
+    : Peer.PeerBase
 {
     public override Task<Authority> GetAuthority(Empty request, ServerCallContext context) =>
         Task.FromResult(new Authority { Certificate = ByteString.CopyFrom(trust.Identity.Authority.RawData) });
@@ -95,6 +97,19 @@ internal sealed class PeerService(
         {
             GuestIsCallers = disputes.IsGivenTo(request.MigrationId, Gate.CallerOf(context)),
         });
+
+    public override Task<ResumeGuestResponse> ResumeHere(ResumeGuestRequest request, ServerCallContext context)
+    {
+        // A member asks for this host, never for a third one.
+        request.On = "";
+        return parcels.ResumeAsync(request, context.CancellationToken);
+    }
+
+    public override async Task<Empty> NoticeResume(NoticeResumeRequest request, ServerCallContext context)
+    {
+        await parcels.LookForClaimAsync(request.GuestUuid);
+        return new Empty();
+    }
 
     public override Task<Empty> MeasureLink(MeasureLinkRequest request, ServerCallContext context) =>
         Task.FromResult(new Empty());

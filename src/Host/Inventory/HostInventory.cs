@@ -196,6 +196,22 @@ public sealed partial class HostInventory : IAsyncDisposable
         return new GuestInventory(ready, missing, running ?? []);
     }
 
+    /// <summary>The indexes of some images, those that there are.</summary>
+    public IReadOnlyList<ContentIndex> OpenIndexes(IReadOnlyList<string> images)
+    {
+        List<ContentIndex> indexes = [];
+        foreach (string image in images)
+        {
+            string path = IndexOf(image);
+            if (File.Exists(path) && ContentIndex.TryOpen(File.ReadAllBytes(path), out ContentIndex? index, out _))
+            {
+                indexes.Add(index!);
+            }
+        }
+
+        return indexes;
+    }
+
     /// <summary>Everything there is, the newest first.</summary>
     public IReadOnlyList<InventoryEntry> List()
     {

@@ -45,6 +45,7 @@ public sealed partial class Tap : IDisposable
     /// <summary>
     /// Creates the device, or takes over the one a crash left behind, and makes it a port that is up.
     /// </summary>
+    /// <param name="bridge">Empty: a port that is connected to nothing.</param>
     /// <exception cref="GodwitException"><c>bridge-unknown</c>, <c>tap-failed</c> or <c>tap-in-use</c>.</exception>
     internal static Tap Create(string name, string bridge, string guestMac)
     {
@@ -52,7 +53,8 @@ public sealed partial class Tap : IDisposable
         RouteNetlink netlink = new();
         try
         {
-            Link master = netlink.Find(bridge) is { Kind: "bridge" } found ? found : throw new GodwitException(
+            Link? master = bridge.Length == 0 ? null
+                : netlink.Find(bridge) is { Kind: "bridge" } found ? found : throw new GodwitException(
                 "bridge-unknown", $"This host has no bridge named {bridge}.",
                 $"Create it with 'ip link add {bridge} type bridge', or give the guest one of this host's bridges.");
             MakeDevice(name);
@@ -65,7 +67,11 @@ public sealed partial class Tap : IDisposable
             byte[] own = [0xfe, 0xff, .. mac[2..]];
             netlink.SetMac(link.Index, own, name);
             TryDisableIpv6(name);
-            netlink.SetMaster(link.Index, master.Index, name);
+            if (master is not null)
+            {
+                netlink.SetMaster(link.Index, master.Index, name);
+            }
+
             netlink.SetUp(link.Index, true, name);
             return new Tap(netlink, name, link.Index, bridge, mac);
         }

@@ -32,6 +32,7 @@ public sealed record MachineContract
 /// <param name="Format"><c>raw</c> or <c>qcow2</c>.</param>
 public sealed record DiskContract(string Path, string Format, bool ReadOnly);
 
+/// <param name="Bridge">Empty for one that is connected to nothing, as a fork's is.</param>
 /// <param name="Mac">Kept for life; locally administered unless the user gave another.</param>
 /// <param name="Addresses">The guest's IPv4 and IPv6 addresses, announced after a move.</param>
 public sealed record InterfaceContract(string Bridge, string Mac, IReadOnlyList<string> Addresses);

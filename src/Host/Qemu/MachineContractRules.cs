@@ -249,7 +249,7 @@ public static partial class MachineContractRules
             refuse("bridge-unknown", e.Message, "Look at 'ip link'.");
             return;
         }
-        foreach (InterfaceContract guest in contract.Interfaces)
+        foreach (InterfaceContract guest in contract.Interfaces.Where(one => one.Bridge.Length > 0))
         {
             Link? bridge = links.FirstOrDefault(link => link.Kind == "bridge" && link.Name == guest.Bridge);
             if (bridge is { Up: false })

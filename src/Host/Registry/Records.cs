@@ -12,6 +12,9 @@ public sealed record GuestRecord(
     MachineContract Contract, string Host, long Epoch, GuestIntent Intent,
     DateTimeOffset Created, DateTimeOffset? Started, string Detail)
 {
+    /// <summary>The parcel that the guest sleeps in, came from, or is being put into; null if there is none.</summary>
+    public ParcelNote? Parcel { get; init; }
+
     public Guid Uuid => Contract.Uuid;
     public string Name => Contract.Name;
     public GuestOwnership Owned => new(Host, Epoch, Intent);
@@ -20,6 +23,26 @@ public sealed record GuestRecord(
     public GuestRecord With(GuestOwnership owned) =>
         this with { Host = owned.Host, Epoch = owned.Epoch, Intent = owned.Intent };
 }
+
+/// <summary>Where a guest stands with a parcel.</summary>
+public enum ParcelStage
+{
+    /// <summary>It stands still, and the parcel may be in the store already: whether it is decides.</summary>
+    Suspending,
+    /// <summary>It sleeps in the parcel; there is no copy of it here.</summary>
+    Asleep,
+    /// <summary>It is this host's, and is being put in place from the parcel; it has not run yet.</summary>
+    Resuming,
+    /// <summary>It runs, and some of its memory is still in the parcel.</summary>
+    Filling,
+    /// <summary>It has gone on since.</summary>
+    Awake,
+}
+
+/// <summary>A guest's last parcel, as its host has it.</summary>
+/// <param name="Store">Name of the store on this host.</param>
+/// <param name="Id">Of the parcel.</param>
+public sealed record ParcelNote(string Store, string Id, ParcelStage Stage);
 
 /// <summary>A member of the cluster.</summary>
 /// <param name="Address">Host and port of its Peer service.</param>

@@ -9,5 +9,6 @@ namespace Godwit.Host.Registry;
     UseStringEnumConverter = true, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
 [JsonSerializable(typeof(MachineContract))]
 [JsonSerializable(typeof(MigrationPolicy))]
+[JsonSerializable(typeof(ParcelNote))]
 [JsonSerializable(typeof(MigrationSnapshot))]
 internal sealed partial class RegistryJson : JsonSerializerContext;

@@ -6,7 +6,7 @@ namespace Godwit.Host.Registry;
 
 public sealed partial class SqliteRegistry
 {
-    private const string GuestColumns = "contract, host, epoch, intent, created, started, detail";
+    private const string GuestColumns = "contract, host, epoch, intent, created, started, detail, parcel";
     private const string MigrationColumns =
         "id, guest_uuid, guest, source, destination, policy, started, runs_on, snapshot";
     private const int SqliteConstraint = 19;
@@ -29,8 +29,8 @@ public sealed partial class SqliteRegistry
                 {
                     return Execute(
                         """
-                        INSERT INTO guests (uuid, name, contract, host, epoch, intent, created, started, detail)
-                        VALUES ($uuid, $name, $contract, $host, $epoch, $intent, $created, $started, $detail)
+                        INSERT INTO guests (uuid, name, contract, host, epoch, intent, created, started, detail, parcel)
+                        VALUES ($uuid, $name, $contract, $host, $epoch, $intent, $created, $started, $detail, $parcel)
                         """,
                         GuestParameters(guest));
                 }
@@ -48,7 +48,7 @@ public sealed partial class SqliteRegistry
             () => Execute(
                 """
                 UPDATE guests SET name = $name, contract = $contract, host = $host, epoch = $epoch, intent = $intent,
-                    created = $created, started = $started, detail = $detail
+                    created = $created, started = $started, detail = $detail, parcel = $parcel
                 WHERE uuid = $uuid AND epoch = $known
                 """,
                 [.. GuestParameters(guest), ("$known", epoch)]) == 1,
@@ -209,12 +209,16 @@ public sealed partial class SqliteRegistry
         ("$contract", Write(guest.Contract, RegistryJson.Default.MachineContract)), ("$host", guest.Host),
         ("$epoch", guest.Epoch), ("$intent", guest.Intent.ToString()), ("$created", Milliseconds(guest.Created)),
         ("$started", guest.Started is { } started ? Milliseconds(started) : null), ("$detail", guest.Detail),
+        ("$parcel", guest.Parcel is { } parcel ? Write(parcel, RegistryJson.Default.ParcelNote) : null),
     ];
 
     private static GuestRecord ReadGuest(SqliteDataReader row) => new(
         Read(row.GetString(0), RegistryJson.Default.MachineContract), row.GetString(1), row.GetInt64(2),
         Enum.Parse<GuestIntent>(row.GetString(3)), Time(row.GetInt64(4)),
-        row.IsDBNull(5) ? null : Time(row.GetInt64(5)), row.GetString(6));
+        row.IsDBNull(5) ? null : Time(row.GetInt64(5)), row.GetString(6))
+    {
+        Parcel = row.IsDBNull(7) ? null : Read(row.GetString(7), RegistryJson.Default.ParcelNote),
+    };
 
     private static MigrationRecord ReadMigration(SqliteDataReader row) => new(
         row.GetString(0), Guid.Parse(row.GetString(1)), row.GetString(2), row.GetString(3), row.GetString(4),

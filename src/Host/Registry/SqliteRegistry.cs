@@ -16,7 +16,7 @@ public sealed partial class SqliteRegistry : IRegistry
     public static int SchemaVersion => Steps.Length;
 
     // Each one leads from the schema before it to its own; a step that was released is never changed.
-    private static readonly string[] Steps = [CreateFirst, CreateRevocations];
+    private static readonly string[] Steps = [CreateFirst, CreateRevocations, AddParcels];
 
     private const string CreateFirst = """
         CREATE TABLE guests (
@@ -43,6 +43,8 @@ public sealed partial class SqliteRegistry : IRegistry
             authority TEXT NOT NULL, host TEXT NOT NULL, issued_before INTEGER NOT NULL,
             PRIMARY KEY (authority, host)) STRICT;
         """;
+
+    private const string AddParcels = "ALTER TABLE guests ADD COLUMN parcel TEXT;";
 
     private readonly SqliteConnection _connection;
     private readonly Lock _lock = new();

@@ -168,18 +168,28 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
     }
 
     /// <summary>Judges a peer's certificate against this cluster's authority, and against what was revoked.</summary>
-    public PeerVerdict Verify(X509Certificate2? certificate)
-    {
-        var verdict = Verify(certificate, _identity.Authority);
-        return verdict.Accepted && _revoked.TryGetValue(verdict.Host, out var before)
+    public PeerVerdict Verify(X509Certificate2? certificate) =>
+        CheckRevoked(certificate, Verify(certificate, _identity.Authority));
+
+    private PeerVerdict CheckRevoked(X509Certificate2? certificate, PeerVerdict verdict) =>
+        verdict.Accepted && _revoked.TryGetValue(verdict.Host, out var before)
             && CertificateAuthority.IssuedAt(certificate!) < before
                 ? new PeerVerdict("", "certificate-revoked",
                     $"the host '{verdict.Host}' was removed from the cluster on {before:u}")
                 : verdict;
+
+    /// <summary>Judges the certificate of one who signed something in the past: it may have expired since.</summary>
+    public PeerVerdict VerifySigner(X509Certificate2 certificate)
+    {
+        var verdict = Verify(certificate, _identity.Authority, certificate.NotBefore.ToUniversalTime());
+        return CheckRevoked(certificate, verdict);
     }
 
     /// <summary>Judges a certificate against any authority: a joiner does so with the one its token names.</summary>
-    public PeerVerdict Verify(X509Certificate2? certificate, X509Certificate2 authority)
+    public PeerVerdict Verify(X509Certificate2? certificate, X509Certificate2 authority) =>
+        Verify(certificate, authority, clock.GetUtcNow().UtcDateTime);
+
+    private PeerVerdict Verify(X509Certificate2? certificate, X509Certificate2 authority, DateTime at)
     {
         if (certificate is null)
         {
@@ -188,7 +198,7 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
 
         try
         {
-            return Judge(certificate, authority);
+            return Judge(certificate, authority, at);
         }
         catch (CryptographicException exception)
         {
@@ -197,14 +207,14 @@ public sealed class ClusterTrust(string directory, HostIdentity identity, TimePr
         }
     }
 
-    private PeerVerdict Judge(X509Certificate2 certificate, X509Certificate2 authority)
+    private PeerVerdict Judge(X509Certificate2 certificate, X509Certificate2 authority, DateTime at)
     {
         using var chain = new X509Chain();
         chain.ChainPolicy.TrustMode = X509ChainTrustMode.CustomRootTrust;
         chain.ChainPolicy.CustomTrustStore.Add(authority);
         chain.ChainPolicy.RevocationMode = X509RevocationMode.NoCheck;
         chain.ChainPolicy.DisableCertificateDownloads = true;
-        chain.ChainPolicy.VerificationTime = clock.GetUtcNow().UtcDateTime;
+        chain.ChainPolicy.VerificationTime = at;
         chain.ChainPolicy.ApplicationPolicy.Add(new Oid(CertificateAuthority.ClientUsage));
         chain.ChainPolicy.ApplicationPolicy.Add(new Oid(CertificateAuthority.ServerUsage));
         if (!chain.Build(certificate))

@@ -1,0 +1,79 @@
+namespace Godwit.ChunkStore.Storage;
+
+/// <summary>
+/// Says to everybody that this host works on the store: what it may rely on is not removed meanwhile.
+/// </summary>
+/// <remarks>
+/// The rule that makes removal safe without a lock: a session is put before its holder looks which packs are condemned,
+/// and packs are condemned before the collector looks which sessions there are. So either the session does not build on
+/// a condemned pack, or the collector sees it and waits for its end.
+/// </remarks>
+public sealed class StoreSession : IDisposable
+{
+    private readonly Store _store;
+    private readonly string _name;
+
+    private StoreSession(Store store, string name)
+    {
+        _store = store;
+        _name = name;
+    }
+
+    /// <summary>Begins one, and brings the store up to date.</summary>
+    /// <param name="id">Unique: letters, digits, hyphens.</param>
+    /// <param name="host">Whose it is.</param>
+    /// <param name="nowUnixMs">The time.</param>
+    /// <param name="random">Fills bytes at random.</param>
+    public static StoreSession Begin(
+        Store store, string id, string host, long nowUnixMs, Action<Span<byte>> random)
+    {
+        string name = $"{ObjectNames.Sessions}/{id}";
+        byte[] note = SealedText.Write(
+            new SessionNote(host, nowUnixMs), StoreJson.Default.SessionNote, store.Key, random);
+        if (!store.Objects.PutIfAbsent(name, note))
+        {
+            throw new ArgumentException($"There is a session {id} already.", nameof(id));
+        }
+
+        var session = new StoreSession(store, name);
+        try
+        {
+            store.Refresh();
+            return session;
+        }
+        catch
+        {
+            session.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Removes the sessions that an earlier process of this host left behind.</summary>
+    public static void RemoveLeftOvers(Store store, string host)
+    {
+        foreach (StoredObject listed in store.Objects.List(ObjectNames.Sessions))
+        {
+            if (TryRead(store, listed.Name) is { } note && note.Host == host)
+            {
+                store.Objects.Delete(listed.Name);
+            }
+        }
+    }
+
+    internal static SessionNote? TryRead(Store store, string name) =>
+        store.Objects.TryReadAll(name) is { } bytes
+            ? SealedText.Read(name, bytes.Span, StoreJson.Default.SessionNote, store.Key) : null;
+
+    /// <summary>Ends it. If storage fails the session stays until it is old.</summary>
+    public void Dispose()
+    {
+        try
+        {
+            _store.Objects.Delete(_name);
+        }
+        catch (StorageException)
+        {
+            // The collector takes no notice of it after a day.
+        }
+    }
+}

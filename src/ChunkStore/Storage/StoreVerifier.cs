@@ -1,0 +1,134 @@
+using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Trees;
+
+namespace Godwit.ChunkStore.Storage;
+
+/// <summary>What a look through a store found.</summary>
+/// <param name="Parcels">Manifests that were looked at.</param>
+/// <param name="Chunks">Chunks that they name, each counted once.</param>
+/// <param name="BytesRead">Bytes of packs that were read.</param>
+/// <param name="Problems">What is wrong, each in one line; empty if nothing is.</param>
+/// <param name="Lost">Chunks that cannot be had any more.</param>
+/// <param name="Repaired">Chunks of which a good copy was put again.</param>
+public sealed record VerificationReport(
+    int Parcels, long Chunks, long BytesRead, IReadOnlyList<string> Problems, IReadOnlyList<ChunkId> Lost,
+    int Repaired);
+
+/// <summary>Finds another copy of a chunk, outside the store; null if there is none.</summary>
+public delegate byte[]? ChunkRescue(ChunkId id);
+
+/// <summary>Looks through everything that the parcels of a store name.</summary>
+public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOptions options)
+{
+    private const int ProblemsMax = 1000;
+    private readonly List<string> _problems = [];
+
+    /// <summary>Looks through all parcels.</summary>
+    /// <param name="contents">True: every chunk is read and named again. False: that it is listed is enough.</param>
+    /// <param name="rescue">Asked for chunks that the store cannot give; null if there is nobody to ask.</param>
+    public VerificationReport Run(bool contents, ChunkRescue? rescue)
+    {
+        using StoreReader reader = store.OpenReader();
+        using var writer = new StoreWriter(store, options);
+        HashSet<ChunkId> seen = [];
+        List<ChunkId> lost = [];
+        int repaired = 0;
+        void Restore(ChunkId id, byte[]? twin)
+        {
+            if ((twin ?? rescue?.Invoke(id)) is { } chunk && ChunkId.Of(chunk) == id)
+            {
+                writer.Add(id, chunk, Packs.Segment.GroupOf(chunk.Length));
+                repaired++;
+            }
+            else
+            {
+                lost.Add(id);
+                Problem($"chunk {id} is lost");
+            }
+        }
+
+        reader.Damaged += damage =>
+            Problem($"chunk {damage.Id} in pack {damage.Pack} at byte {damage.Offset}: {damage.Why}"
+                + (damage.HasTwin ? "; another copy is good" : ""));
+        int parcels = 0;
+        foreach ((string guest, string id) in ParcelShelf.List(store))
+        {
+            try
+            {
+                if (ParcelShelf.Find(store, guest, id, judge) is not { } manifest)
+                {
+                    continue;
+                }
+
+                parcels++;
+                foreach (ParcelPart part in manifest.Parts)
+                {
+                    Look(part, reader, seen, contents, Restore);
+                }
+            }
+            catch (Exception e) when (e is ParcelRefusedException or ChunkLostException or StoreFormatException)
+            {
+                Problem($"parcel {id}: {e.Message}");
+            }
+        }
+
+        writer.Flush();
+        return new VerificationReport(parcels, seen.Count, reader.BytesRead, _problems, lost, repaired);
+    }
+
+    private void Look(
+        ParcelPart part, StoreReader reader, HashSet<ChunkId> seen, bool contents, Action<ChunkId, byte[]?> restore)
+    {
+        const int pagesAtOnce = 4096;
+        var pages = new List<ChunkId>();
+        // A damaged node hides what is below it: it is put again before the walk goes on there.
+        ChunkTree.Walk(part.RootId, part.Pages, reader, seen.Add, page =>
+        {
+            if (seen.Add(page))
+            {
+                pages.Add(page);
+            }
+        });
+        foreach (ChunkId[] ids in pages.Chunk(pagesAtOnce))
+        {
+            if (contents)
+            {
+                ReadThrough(ids, reader, restore);
+                continue;
+            }
+
+            foreach (ChunkId id in ids.Where(id => store.Find(id).Count == 0))
+            {
+                restore(id, null);
+            }
+        }
+    }
+
+    private static void ReadThrough(ChunkId[] ids, StoreReader reader, Action<ChunkId, byte[]?> restore)
+    {
+        try
+        {
+            reader.Read([.. ids.Select((id, i) => new WantedChunk(id, i))], (_, _) => { });
+        }
+        catch (ChunkLostException) when (ids.Length > 1)
+        {
+            // One of them: each by itself.
+            foreach (ChunkId id in ids)
+            {
+                ReadThrough([id], reader, restore);
+            }
+        }
+        catch (ChunkLostException e)
+        {
+            restore(e.Id, null);
+        }
+    }
+
+    private void Problem(string text)
+    {
+        if (_problems.Count < ProblemsMax && !_problems.Contains(text))
+        {
+            _problems.Add(text);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Storage;
+using Godwit.Migration;
+
+namespace Godwit.Daemon.Parcels;
+
+/// <summary>What a store's failures mean to the user.</summary>
+internal static class StoreErrors
+{
+    /// <summary>Whether <see cref="Explain"/> knows it.</summary>
+    public static bool IsKnown(Exception exception) => exception is StorageException or StoreFormatException
+        or ChunkLostException or ParcelRefusedException;
+
+    public static GodwitException Explain(string store, Exception exception) => exception switch
+    {
+        StorageException { Failure: StorageFailure.Full } full => new GodwitException("store-full",
+            $"Store '{store}' takes no more: {full.Message}",
+            $"Make room: remove parcels with 'godwit vm forget' and collect with 'godwit store gc {store}', raise its "
+            + "quota, or use another store.", exception),
+        StorageException { Failure: StorageFailure.Denied } denied => new GodwitException("store-denied",
+            $"Store '{store}' refuses this host: {denied.Message}",
+            "Check the owner and mode of its directory, or the keys of its bucket.", exception),
+        StorageException unreachable => new GodwitException("store-unreachable",
+            $"Store '{store}' cannot be reached: {unreachable.Message}",
+            "Check that its file system is mounted, or its server answers; then try again.", exception),
+        StoreFormatException { IsNewer: true } newer => new GodwitException("store-newer",
+            $"Store '{store}': {newer.Message}", "Install the godwitd version that wrote it, or a newer one.",
+            exception),
+        ParcelRefusedException { IsNewer: true } newer => new GodwitException("store-newer",
+            $"Store '{store}': {newer.Message}", "Install the godwitd version that wrote it, or a newer one.",
+            exception),
+        ParcelRefusedException refused => new GodwitException("parcel-refused",
+            $"Store '{store}': {refused.Message}",
+            "Use another parcel of the guest: 'godwit vm history' lists them. A parcel of another cluster has to be "
+            + "resumed there.", exception),
+        _ => new GodwitException("store-broken", $"Store '{store}': {exception.Message}",
+            $"See what is lost: 'godwit store verify {store}'; with '--repair-from STORE' it is brought from another "
+            + "store.", exception),
+    };
+
+    /// <summary>Runs work on a store; its failures become ones that a user understands.</summary>
+    public static async Task<T> GuardAsync<T>(string store, Func<Task<T>> work)
+    {
+        try
+        {
+            return await work();
+        }
+        catch (Exception exception) when (IsKnown(exception))
+        {
+            throw Explain(store, exception);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+using System.Net.Sockets;
+using System.Text.Json.Nodes;
+using Godwit.ChunkStore;
+using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Storage;
+using Godwit.ChunkStore.Trees;
+using Godwit.GuestStreams.Qemu;
+using Godwit.Host.Inventory;
+using Godwit.Host.Qemu;
+using Godwit.Migration;
+using Godwit.Pages;
+using Microsoft.Win32.SafeHandles;
+
+namespace Godwit.Host.Parcels;
+
+/// <summary>What a resume brought here, and from where.</summary>
+/// <param name="FetchedBytes">Bytes of packs that were read from the store.</param>
+/// <param name="KeptBytes">Content that was in place already.</param>
+/// <param name="RebuiltBytes">Content that was rebuilt from what this host has.</param>
+/// <param name="ReadBytes">Content that came out of the store.</param>
+public sealed record RestoreReport(long FetchedBytes, long KeptBytes, long RebuiltBytes, long ReadBytes);
+
+/// <summary>Puts a parcel in place on this host: disk images, memory, and the state of the machine.</summary>
+/// <remarks>
+/// Nothing reaches a guest or its disks that does not have the name that the manifest's trees give it.
+/// </remarks>
+public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, GuestInventory? inventory)
+{
+    private const int PagesAtOnce = 8192;
+    private readonly byte[] _page = new byte[Page.Size];
+    private long _kept;
+    private long _rebuilt;
+    private long _read;
+
+    /// <summary>So far.</summary>
+    public RestoreReport Report => new(reader.BytesRead, _kept, _rebuilt, _read);
+
+    /// <summary>Brings a disk image to what the parcel has, whatever lies there.</summary>
+    /// <param name="path">Where it belongs on this host.</param>
+    /// <param name="mayChange">False for an image that other guests may be based on: it has to be right, or absent.
+    /// </param>
+    /// <exception cref="GodwitException"><c>parcel-base-different</c>, <c>parcel-disk</c>.</exception>
+    /// <exception cref="ChunkLostException">A block cannot be had.</exception>
+    public void RestoreDisk(ParcelPart disk, string path, bool mayChange, CancellationToken cancellationToken)
+    {
+        try
+        {
+            bool isNew = !File.Exists(path);
+            // A new image gets its name when it is whole; one that is there is brought up to date in place: until this
+            // has succeeded the guest cannot be run from it, and it can always be done again.
+            string target = isNew ? path + ".godwit-new" : path;
+            Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+            using (SafeFileHandle file = OpenDisk(target, isNew))
+            {
+                if (!mayChange && !isNew && RandomAccess.GetLength(file) != disk.Bytes)
+                {
+                    throw BaseDiffers(path);
+                }
+
+                RestoreFile(file, disk, isNew, mayChange || isNew, cancellationToken);
+                if (RandomAccess.GetLength(file) != disk.Bytes)
+                {
+                    RandomAccess.SetLength(file, disk.Bytes);
+                }
+
+                RandomAccess.FlushToDisk(file);
+            }
+
+            if (isNew)
+            {
+                File.Move(target, path);
+            }
+        }
+        catch (Exception e) when (e is (IOException or UnauthorizedAccessException) and not StorageException)
+        {
+            throw new GodwitException("parcel-disk",
+                $"The disk image {path} cannot be restored here: {e.Message}",
+                "Check free space with 'df', and the owner and mode of its directory; then resume again.", e);
+        }
+    }
+
+    /// <summary>Fills the guest's memory, which is all zeros.</summary>
+    public void RestoreMemory(GuestMemory memory, CancellationToken cancellationToken)
+    {
+        ParcelPart part = manifest.Memory[0];
+        if (part.Name != memory.Name || part.Bytes != memory.Length)
+        {
+            throw new GodwitException("parcel-memory",
+                $"The parcel has {part.Bytes} bytes of {part.Name}, the guest {memory.Length} of {memory.Name}.",
+                "The parcel does not go with its contract: make another.");
+        }
+
+        ChunkId[] ids = ChunkTree.Load(part.RootId, part.Pages, reader);
+        Bring(ids, keep: null, (page, content) => memory.Write(new PageNumber(page), content), cancellationToken);
+    }
+
+    /// <summary>Gives QEMU the state of the machine; memory is in place.</summary>
+    /// <param name="machine">It waits for a stream; afterwards it is ready to run the guest.</param>
+    public async Task LoadStateAsync(
+        QemuMachine machine, string runtimeDirectory, CancellationToken cancellationToken)
+    {
+        (byte[] head, byte[] tail, IReadOnlyList<(string Name, byte[] Content)> carried) = await Task.Run(
+            ReadState, cancellationToken);
+        byte[] stream = StateStream.Whole(head, tail, carried);
+        string path = Path.Combine(runtimeDirectory, "resume.sock");
+        File.Delete(path);
+        var capabilities = new JsonArray(
+            new JsonObject { ["capability"] = "events", ["state"] = true },
+            new JsonObject { ["capability"] = "late-block-activate", ["state"] = true });
+        await machine.ExecuteAsync(
+            "migrate-set-capabilities", new JsonObject { ["capabilities"] = capabilities }, cancellationToken);
+        await machine.ExecuteAsync("migrate-incoming", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
+        using var qemu = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        await qemu.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken);
+        File.Delete(path);
+        try
+        {
+            await qemu.SendAsync(stream, cancellationToken);
+            await WaitForLoadAsync(qemu, cancellationToken).WaitAsync(TimeSpan.FromSeconds(60), cancellationToken);
+        }
+        catch (Exception e) when (e is SocketException or TimeoutException or IOException or StreamFormatException)
+        {
+            throw new GodwitException("parcel-load",
+                $"QEMU does not take the state of {machine.Contract.Name}: {e.Message}",
+                "What it said is in its log. A parcel of a newer QEMU needs that version here.", e);
+        }
+    }
+
+    /// <summary>The state of the machine, without the guest's own memory.</summary>
+    internal (byte[] Head, byte[] Tail, IReadOnlyList<(string Name, byte[] Content)> Carried) ReadState()
+    {
+        byte[] state = ReadBlob(manifest.State);
+        return (state[..manifest.StateHeadBytes], state[manifest.StateHeadBytes..],
+            [.. manifest.Memory.Skip(1).Select(part => (part.Name, ReadBlob(part)))]);
+    }
+
+    private byte[] ReadBlob(ParcelPart part)
+    {
+        const int blobBytesMax = 512 << 20;
+        if (part.Bytes > blobBytesMax)
+        {
+            throw new StoreFormatException($"part {part.Name}", $"it has {part.Bytes} bytes");
+        }
+
+        byte[] content = new byte[part.Pages * Page.Size];
+        Bring(
+            ChunkTree.Load(part.RootId, part.Pages, reader), keep: null,
+            (page, chunk) => chunk.CopyTo(content.AsSpan((int)page * Page.Size)), CancellationToken.None);
+        return content[..(int)part.Bytes];
+    }
+
+    private static async Task WaitForLoadAsync(Socket qemu, CancellationToken cancellationToken)
+    {
+        var path = new ReturnPathReader();
+        byte[] buffer = new byte[256];
+        while (true)
+        {
+            int count = await qemu.ReceiveAsync(buffer, cancellationToken);
+            if (count == 0)
+            {
+                throw new IOException("it closed its stream");
+            }
+
+            path.Feed(buffer.AsSpan(0, count));
+            while (path.TryTake(out ReturnPathMessage message))
+            {
+                if (message.Type == ReturnPathType.Shut)
+                {
+                    if (message.Value != 0)
+                    {
+                        throw new IOException($"it ended with code {message.Value}");
+                    }
+
+                    return;
+                }
+            }
+        }
+    }
+
+    private void RestoreFile(
+        SafeFileHandle file, ParcelPart disk, bool isNew, bool mayChange, CancellationToken cancellationToken)
+    {
+        ChunkId[] ids = ChunkTree.Load(disk.RootId, disk.Pages, reader);
+        byte[] there = new byte[Page.Size];
+        bool Keep(long block)
+        {
+            there.AsSpan().Clear();
+            int count = RandomAccess.Read(file, there, block * Page.Size);
+            bool isSame = count >= Math.Min(Page.Size, disk.Bytes - (block * Page.Size))
+                && (ids[block].IsZeros ? ZeroTest.IsZero(there) : ChunkId.Of(there) == ids[block]);
+            if (!isSame && !mayChange)
+            {
+                throw BaseDiffers(disk.Name);
+            }
+
+            if (!isSame && ids[block].IsZeros)
+            {
+                there.AsSpan().Clear();
+                RandomAccess.Write(file, there, block * Page.Size);
+            }
+
+            return isSame;
+        }
+
+        if (isNew)
+        {
+            // Blocks of zeros stay holes.
+            RandomAccess.SetLength(file, disk.Bytes);
+        }
+
+        Bring(
+            ids, isNew ? null : Keep,
+            (block, content) => RandomAccess.Write(file, content, block * Page.Size), cancellationToken);
+    }
+
+    private delegate void Place(long page, ReadOnlySpan<byte> content);
+
+    // What is in place stays, what this host can rebuild is rebuilt, the rest comes out of the store.
+    private void Bring(ChunkId[] ids, Func<long, bool>? keep, Place place, CancellationToken cancellationToken)
+    {
+        var wanted = new List<WantedChunk>(PagesAtOnce);
+        for (int from = 0; from < ids.Length; from += PagesAtOnce)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            wanted.Clear();
+            for (int page = from; page < Math.Min(ids.Length, from + PagesAtOnce); page++)
+            {
+                bool isKept = keep?.Invoke(page) == true;
+                if (ids[page].IsZeros)
+                {
+                    continue;
+                }
+
+                if (isKept)
+                {
+                    _kept += Page.Size;
+                }
+                else if (TryRebuild(ids[page]))
+                {
+                    place(page, _page);
+                    _rebuilt += Page.Size;
+                }
+                else
+                {
+                    wanted.Add(new WantedChunk(ids[page], page));
+                }
+            }
+
+            reader.Read(wanted, (page, content) =>
+            {
+                if (content.Length != Page.Size)
+                {
+                    throw new StoreFormatException($"page {page}", $"it has {content.Length} bytes");
+                }
+
+                place(page, content);
+                _read += Page.Size;
+            });
+        }
+    }
+
+    // The inventory knows contents by the first half of their names: the whole is held against what it gives.
+    private bool TryRebuild(ChunkId id) => TryRebuild(inventory, id, _page);
+
+    internal static bool TryRebuild(GuestInventory? inventory, ChunkId id, Span<byte> page)
+    {
+        if (inventory is null)
+        {
+            return false;
+        }
+
+        Span<byte> name = stackalloc byte[ChunkId.Size];
+        id.Write(name);
+        return inventory.TryRebuild(name[..ContentName.Size], page) && ChunkId.Of(page) == id;
+    }
+
+    private static SafeFileHandle OpenDisk(string path, bool isNew)
+    {
+        if (isNew)
+        {
+            File.Delete(path);
+        }
+
+        return File.OpenHandle(
+            path, isNew ? FileMode.CreateNew : FileMode.Open, FileAccess.ReadWrite,
+            FileShare.ReadWrite | FileShare.Delete);
+    }
+
+    private static GodwitException BaseDiffers(string path) => new("parcel-base-different",
+        $"The image {path} that the guest's disk is based on is another one here.",
+        "Put the right image there, or move this one away: the parcel brings its own.");
+}

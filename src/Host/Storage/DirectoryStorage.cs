@@ -1,0 +1,247 @@
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using Godwit.ChunkStore.Storage;
+using Microsoft.Win32.SafeHandles;
+
+namespace Godwit.Host.Storage;
+
+/// <summary>A store in a directory: of this host, or of a file system that several hosts have mounted.</summary>
+/// <remarks>
+/// An object is written under another name, made durable, and gets its own name by a hard link, which fails if there is
+/// one: so it appears whole and once, whoever else is writing. Any thread may use it.
+/// </remarks>
+public sealed partial class DirectoryStorage : IObjectStorage
+{
+    private const UnixFileMode OwnerOnlyFile = UnixFileMode.UserRead | UnixFileMode.UserWrite;
+    private const UnixFileMode OwnerOnly = OwnerOnlyFile | UnixFileMode.UserExecute;
+    private const string Unfinished = "unfinished";
+    private const int FileExists = 17;
+    private const int NoSpace = 28;
+    private const int QuotaExceeded = 122;
+    private readonly string _root;
+
+    /// <param name="root">Its directory.</param>
+    public DirectoryStorage(string root) => _root = Path.GetFullPath(root);
+
+    // Whatever is mounted over an empty directory takes it away with it: nothing may then be written beneath.
+    private bool IsThere => File.Exists(Path.Combine(_root, Descriptor));
+
+    private static string Descriptor => "godwit-store";
+
+    /// <summary>Makes the directory, if it is not there, and clears what an interrupted write left.</summary>
+    /// <exception cref="StorageException">It cannot be.</exception>
+    public void Prepare() => Guard("prepare", () =>
+    {
+        Directory.CreateDirectory(_root, OwnerOnly);
+        Directory.CreateDirectory(Path.Combine(_root, Unfinished), OwnerOnly);
+        return true;
+    });
+
+    public bool PutIfAbsent(string name, ReadOnlyMemory<byte> content) => Guard($"write {name}", () =>
+    {
+        if (name != Descriptor)
+        {
+            RequireThere();
+        }
+
+        string path = PathOf(name);
+        if (File.Exists(path))
+        {
+            return false;
+        }
+
+        string folder = Path.GetDirectoryName(path)!;
+        CreateFolder(folder);
+        string unfinished = Path.Combine(
+            _root, Unfinished, Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)));
+        CreateFolder(Path.GetDirectoryName(unfinished)!);
+        try
+        {
+            using (var stream = new FileStream(unfinished, new FileStreamOptions
+            {
+                Mode = FileMode.CreateNew, Access = FileAccess.Write, BufferSize = 0,
+                UnixCreateMode = OwnerOnlyFile,
+            }))
+            {
+                stream.Write(content.Span);
+                stream.Flush(flushToDisk: true);
+            }
+
+            if (Link(unfinished, path) != 0)
+            {
+                int error = Marshal.GetLastPInvokeError();
+                return error == FileExists ? false : throw Failure($"write {name}", error, null);
+            }
+        }
+        finally
+        {
+            File.Delete(unfinished);
+        }
+
+        Sync(folder);
+        return true;
+    });
+
+    public ReadOnlyMemory<byte>? TryReadAll(string name) => Guard<ReadOnlyMemory<byte>?>($"read {name}", () =>
+    {
+        string path = PathOf(name);
+        if (!File.Exists(path))
+        {
+            if (name != Descriptor)
+            {
+                RequireThere();
+            }
+
+            return null;
+        }
+
+        return File.ReadAllBytes(path);
+    });
+
+    public bool TryRead(string name, long offset, Span<byte> part)
+    {
+        try
+        {
+            using SafeFileHandle file = File.OpenHandle(PathOf(name), share: FileShare.ReadWrite | FileShare.Delete);
+            while (!part.IsEmpty)
+            {
+                int count = RandomAccess.Read(file, part, offset);
+                if (count == 0)
+                {
+                    return false;
+                }
+
+                part = part[count..];
+                offset += count;
+            }
+
+            return true;
+        }
+        catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
+        {
+            RequireThere();
+            return false;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw Failure($"read {name}", e);
+        }
+    }
+
+    public IReadOnlyList<StoredObject> List(string folder) => Guard($"list {folder}", () =>
+    {
+        var directory = new DirectoryInfo(PathOf(folder));
+        if (!directory.Exists)
+        {
+            RequireThere();
+            return (IReadOnlyList<StoredObject>)[];
+        }
+
+        var found = new List<StoredObject>();
+        foreach (FileInfo file in directory.EnumerateFiles("*", SearchOption.AllDirectories))
+        {
+            try
+            {
+                found.Add(new StoredObject(Path.GetRelativePath(_root, file.FullName), file.Length));
+            }
+            catch (FileNotFoundException)
+            {
+                // Removed since.
+            }
+        }
+
+        return found;
+    });
+
+    public void Delete(string name) => Guard($"remove {name}", () =>
+    {
+        try
+        {
+            File.Delete(PathOf(name));
+        }
+        catch (DirectoryNotFoundException)
+        {
+            RequireThere();
+        }
+
+        return true;
+    });
+
+    private string PathOf(string name) => Path.Combine(_root, name);
+
+    private void CreateFolder(string folder)
+    {
+        if (Directory.Exists(folder))
+        {
+            return;
+        }
+
+        Directory.CreateDirectory(folder, OwnerOnly);
+        // Its own name has to be durable before that of anything in it.
+        for (string? above = Path.GetDirectoryName(folder);
+            above is not null && above.Length >= _root.Length; above = Path.GetDirectoryName(above))
+        {
+            Sync(above);
+        }
+    }
+
+    private void RequireThere()
+    {
+        if (!IsThere)
+        {
+            throw new StorageException(
+                StorageFailure.Unreachable, $"there is no store in {_root} (is the file system mounted?)");
+        }
+    }
+
+    private T Guard<T>(string what, Func<T> work)
+    {
+        try
+        {
+            return work();
+        }
+        catch (Exception e) when (e is (IOException or UnauthorizedAccessException) and not StorageException)
+        {
+            throw Failure(what, e);
+        }
+    }
+
+    private StorageException Failure(string what, Exception e) => e is UnauthorizedAccessException
+        ? new StorageException(StorageFailure.Denied, $"{_root} does not let this host {what}: {e.Message}", e)
+        : Failure(what, e.HResult & 0xFFFF, e);
+
+    private StorageException Failure(string what, int error, Exception? inner)
+    {
+        string why = inner?.Message ?? Marshal.GetPInvokeErrorMessage(error);
+        return error is NoSpace or QuotaExceeded
+            ? new StorageException(StorageFailure.Full, $"no room to {what} in {_root}: {why}", inner)
+            : new StorageException(StorageFailure.Unreachable, $"cannot {what} in {_root}: {why}", inner);
+    }
+
+    private static void Sync(string folder)
+    {
+        int descriptor = Open(folder, 0x80000);   // O_RDONLY | O_CLOEXEC
+        if (descriptor < 0)
+        {
+            throw new IOException(
+                $"{folder} cannot be opened: {Marshal.GetLastPInvokeErrorMessage()}", Marshal.GetLastPInvokeError());
+        }
+
+        using var handle = new SafeFileHandle(descriptor, ownsHandle: true);
+        if (SyncFile(handle) != 0)
+        {
+            throw new IOException(
+                $"{folder} cannot be made durable: {Marshal.GetLastPInvokeErrorMessage()}",
+                Marshal.GetLastPInvokeError());
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "link", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int Link(string from, string to);
+
+    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int Open(string path, int flags);
+
+    [LibraryImport("libc", EntryPoint = "fsync", SetLastError = true)]
+    private static partial int SyncFile(SafeFileHandle file);
+}

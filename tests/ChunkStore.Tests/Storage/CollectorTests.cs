@@ -1,0 +1,209 @@
+using CsCheck;
+using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Storage;
+
+namespace Godwit.ChunkStore.Tests.Storage;
+
+public class CollectorTests
+{
+    private static readonly int[] First = [.. Enumerable.Range(1, 200)];
+    private static readonly int[] Second = [.. Enumerable.Range(150, 200)];
+
+    private static CollectionReport Collect(StoreRig rig, Store store, string id, long now = 0) =>
+        new StoreCollector(store, StoreRig.Signer, rig.Options).Run(id, "a", now);
+
+    [Fact]
+    public void What_no_parcel_names_goes_and_nothing_else()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        rig.Suspend(store, "p1", First);
+        rig.Suspend(store, "p2", Second);
+        long before = StoreUse.Of(storage).PackBytes;
+        ParcelShelf.Remove(store, StoreRig.Guest, "p1");
+        CollectionReport report = Collect(rig, store, "g1");
+        Assert.True(report.PacksRemoved > 0);
+        StoreRig.Expect(rig.Open(), "p2", Second);
+        Assert.True(StoreUse.Of(storage).PackBytes < before);
+        ParcelShelf.Remove(store, StoreRig.Guest, "p2");
+        Collect(rig, store, "g2");
+        Assert.Equal(0, StoreUse.Of(storage).PackBytes);
+        Assert.Empty(storage.List("condemned"));
+        Assert.Empty(storage.List("waits"));
+        Assert.Empty(storage.List("sessions"));
+    }
+
+    // Goal: a writer that found a chunk before its pack was condemned keeps it.
+    [Fact]
+    public void A_session_keeps_what_it_may_have_built_on()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store collecting = rig.Open();
+        rig.Suspend(collecting, "p1", First);
+        Store writing = rig.Open();
+        using StoreSession session = StoreSession.Begin(writing, "s1", "b", 0, rig.Fill);
+        using var writer = new StoreWriter(writing, rig.Options);
+        ChunkId known = writer.Put(StoreRig.Page(5), ChunkGroup.Memory);
+        Assert.Equal(0, writer.ChunksNew);
+        ParcelShelf.Remove(collecting, StoreRig.Guest, "p1");
+        Assert.True(Collect(rig, collecting, "g1").Waiting > 0);
+        // A new one does not build on what is condemned.
+        using (var later = new StoreWriter(rig.Open(), rig.Options))
+        {
+            later.Put(StoreRig.Page(5), ChunkGroup.Memory);
+            Assert.Equal(1, later.ChunksNew);
+        }
+
+        writer.Flush();
+        ChunkId root = Trees.ChunkTree.Build([known], node => writer.Put(node, ChunkGroup.Nodes));
+        writer.Flush();
+        ParcelShelf.Put(writing, StoreRig.Manifest("p2", root, 1), StoreRig.Signer, rig.Fill);
+        session.Dispose();
+        Collect(rig, collecting, "g2");
+        StoreRig.Expect(rig.Open(), "p2", [5]);
+        // The rest of what was condemned is waste again, and goes.
+        Collect(rig, collecting, "g3");
+        StoreRig.Expect(rig.Open(), "p2", [5]);
+    }
+
+    [Fact]
+    public void A_session_that_never_ended_is_waited_for_a_day()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        rig.Suspend(store, "p1", First);
+        StoreSession.Begin(store, "lost", "b", 0, rig.Fill);
+        ParcelShelf.Remove(store, StoreRig.Guest, "p1");
+        Assert.Equal(1, Collect(rig, store, "g1").Waiting);
+        Assert.Equal(0, Collect(rig, store, "g2", 1000).PacksRemoved);
+        Assert.True(Collect(rig, store, "g3", (long)TimeSpan.FromHours(25).TotalMilliseconds).PacksRemoved > 0);
+    }
+
+    [Fact]
+    public void A_manifest_that_cannot_be_read_keeps_everything()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        rig.Suspend(store, "p1", First);
+        rig.Suspend(store, "p2", Second);
+        storage.Objects.First(one => one.Key.StartsWith("parcels/", StringComparison.Ordinal)).Value[100] ^= 1;
+        Assert.Throws<ParcelRefusedException>(() => Collect(rig, store, "g1"));
+        StoreRig.Expect(rig.Open(), "p2", Second);
+    }
+
+    // Goal: power that goes at any point of suspending and collecting loses no earlier and no acknowledged parcel.
+    // Method: the story is played once to count its changes, then once for each of them, cut off there; then a new
+    // process reads everything that was acknowledged, collects, and reads it again.
+    [Fact]
+    public void Power_that_goes_at_any_point_loses_nothing_acknowledged()
+    {
+        int changes = Play(int.MaxValue, []).Changes;
+        Assert.True(changes > 30);
+        for (int cut = 0; cut < changes; cut++)
+        {
+            Dictionary<string, int[]> acknowledged = [];
+            MemoryStorage storage = Play(cut, acknowledged);
+            storage.ChangesLeft = int.MaxValue;
+            var rig = new StoreRig(storage);
+            Store store = rig.Open();
+            void ExpectAll()
+            {
+                foreach ((string id, int[] memory) in acknowledged)
+                {
+                    StoreRig.Expect(rig.Open(), id, memory);
+                }
+            }
+
+            ExpectAll();
+            StoreSession.RemoveLeftOvers(store, "a");
+            Collect(rig, store, "later1");
+            ExpectAll();
+            Collect(rig, store, "later2");
+            ExpectAll();
+            rig.Suspend(store, "after", First);
+            StoreRig.Expect(rig.Open(), "after", First);
+            Assert.Empty(new StoreVerifier(rig.Open(), StoreRig.Signer, rig.Options).Run(true, null).Problems);
+        }
+    }
+
+    private static MemoryStorage Play(int cut, Dictionary<string, int[]> acknowledged)
+    {
+        var storage = new MemoryStorage { ChangesLeft = cut };
+        var rig = new StoreRig(storage);
+        try
+        {
+            Store store = rig.Open();
+            void Suspend(string id, int[] memory)
+            {
+                rig.Suspend(store, id, memory);
+                acknowledged[id] = memory;
+            }
+
+            void Forget(string id)
+            {
+                // From here on nobody may count on it.
+                acknowledged.Remove(id);
+                ParcelShelf.Remove(store, StoreRig.Guest, id);
+            }
+
+            Suspend("p1", First);
+            Suspend("p2", Second);
+            Forget("p1");
+            Collect(rig, store, "g1");
+            int[] third = [.. Second.Select(content => content % 7 == 0 ? content + 1000 : content)];
+            Suspend("p3", third);
+            Forget("p2");
+            Collect(rig, store, "g2");
+            Suspend("p4", First);
+            Collect(rig, store, "g3");
+        }
+        catch (StorageException)
+        {
+            // The cut.
+        }
+
+        return storage;
+    }
+
+    // Goal: hosts that suspend, forget and collect at random, each with its own view of the store, keep what they have.
+    [Fact]
+    public void Hosts_that_do_not_know_of_each_other_keep_what_they_have() =>
+        Gen.Select(Gen.Int[0, 5], Gen.Int[0, 2], Gen.Int[1, 40]).Array[1, 40].Sample(steps =>
+        {
+            var storage = new MemoryStorage();
+            var rig = new StoreRig(storage);
+            Store[] hosts = [rig.Open(), rig.Open(), rig.Open()];
+            Dictionary<string, int[]> kept = [];
+            int number = 0;
+            foreach ((int what, int host, int from) in steps)
+            {
+                number++;
+                switch (what)
+                {
+                    case 0 or 1 or 2:
+                        int[] memory = [.. Enumerable.Range(from, 40)];
+                        rig.Suspend(hosts[host], $"p{number}", memory);
+                        kept[$"p{number}"] = memory;
+                        break;
+                    case 3 when kept.Count > 0:
+                        string id = kept.Keys.ElementAt(from % kept.Count);
+                        kept.Remove(id);
+                        ParcelShelf.Remove(hosts[host], StoreRig.Guest, id);
+                        break;
+                    default:
+                        Collect(rig, hosts[host], $"g{number}");
+                        break;
+                }
+            }
+
+            foreach ((string id, int[] memory) in kept)
+            {
+                StoreRig.Expect(hosts[number % 3], id, memory);
+                StoreRig.Expect(rig.Open(), id, memory);
+            }
+        }, iter: 60);
+}

@@ -1,0 +1,76 @@
+using Godwit.ChunkStore.Storage;
+
+namespace Godwit.ChunkStore.Tests.Storage;
+
+/// <summary>Storage in memory that can stop before any change, as a machine does that loses its power.</summary>
+internal sealed class MemoryStorage : IObjectStorage
+{
+    private readonly SortedDictionary<string, byte[]> _objects = new(StringComparer.Ordinal);
+
+    /// <summary>Changes that are made before every further one fails.</summary>
+    public int ChangesLeft { get; set; } = int.MaxValue;
+
+    public int Changes { get; private set; }
+
+    public IReadOnlyDictionary<string, byte[]> Objects => _objects;
+
+    public MemoryStorage Copy()
+    {
+        var copy = new MemoryStorage();
+        foreach ((string name, byte[] content) in _objects)
+        {
+            copy._objects[name] = content.ToArray();
+        }
+
+        return copy;
+    }
+
+    public bool PutIfAbsent(string name, ReadOnlyMemory<byte> content)
+    {
+        if (_objects.ContainsKey(name))
+        {
+            return false;
+        }
+
+        Change();
+        _objects[name] = content.ToArray();
+        return true;
+    }
+
+    public ReadOnlyMemory<byte>? TryReadAll(string name) =>
+        _objects.TryGetValue(name, out byte[]? content) ? (ReadOnlyMemory<byte>?)content : null;
+
+    public bool TryRead(string name, long offset, Span<byte> part)
+    {
+        if (!_objects.TryGetValue(name, out byte[]? content) || offset + part.Length > content.Length)
+        {
+            return false;
+        }
+
+        content.AsSpan((int)offset, part.Length).CopyTo(part);
+        return true;
+    }
+
+    public IReadOnlyList<StoredObject> List(string folder) =>
+        [.. _objects.Where(one => one.Key.StartsWith(folder + "/", StringComparison.Ordinal))
+            .Select(one => new StoredObject(one.Key, one.Value.Length))];
+
+    public void Delete(string name)
+    {
+        if (_objects.ContainsKey(name))
+        {
+            Change();
+            _objects.Remove(name);
+        }
+    }
+
+    private void Change()
+    {
+        if (ChangesLeft-- <= 0)
+        {
+            throw new StorageException(StorageFailure.Unreachable, "the power is off");
+        }
+
+        Changes++;
+    }
+}

@@ -1,0 +1,283 @@
+using System.Security.Cryptography;
+using CsCheck;
+using Godwit.ChunkStore.Packs;
+using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Storage;
+using Godwit.ChunkStore.Trees;
+
+namespace Godwit.ChunkStore.Tests.Storage;
+
+public class StoreTests
+{
+    private static readonly Gen<int[]> Memories = Gen.Int[0, 60].Array[1, 400];
+
+    private static StoreRig Rig(bool encrypted) => new(
+        new MemoryStorage(), encrypted ? new StoreKey(SHA256.HashData("a key"u8)) : null);
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void What_was_put_is_what_is_read(bool encrypted) => Memories.Sample(memory =>
+    {
+        StoreRig rig = Rig(encrypted);
+        rig.Suspend(rig.Open(), "p1", memory);
+        StoreRig.Expect(rig.Open(), "p1", memory);
+    }, iter: 60);
+
+    [Fact]
+    public void A_second_parcel_brings_only_what_changed()
+    {
+        StoreRig rig = Rig(false);
+        int[] memory = [.. Enumerable.Range(1, 4000)];
+        Store store = rig.Open();
+        ParcelManifest first = rig.Suspend(store, "p1", memory);
+        for (int i = 0; i < 40; i++)
+        {
+            memory[i * 97] = 100_000 + i;
+        }
+
+        ParcelManifest second = rig.Suspend(store, "p2", memory, "p1");
+        StoreRig.Expect(rig.Open(), "p2", memory);
+        // 40 of 4000 pages and the nodes above them.
+        Assert.InRange(second.BytesWritten, 1, first.BytesWritten / 20);
+    }
+
+    [Fact]
+    public void Equal_contents_have_equal_roots_wherever_they_were_built() => Memories.Sample(memory =>
+    {
+        StoreRig left = Rig(false);
+        StoreRig right = Rig(true);
+        Assert.Equal(
+            left.Suspend(left.Open(), "p1", memory).Memory[0].Root,
+            right.Suspend(right.Open(), "p2", memory).Memory[0].Root);
+    }, iter: 20);
+
+    [Fact]
+    public void Two_trees_are_compared_to_their_differences() => Gen.Select(Memories, Memories).Sample((left, right) =>
+    {
+        int count = Math.Min(left.Length, right.Length);
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        ChunkId leftRoot = rig.Suspend(store, "p1", left[..count]).Memory[0].RootId;
+        ChunkId rightRoot = rig.Suspend(store, "p2", right[..count]).Memory[0].RootId;
+        using StoreReader reader = store.OpenReader();
+        var found = new List<long>();
+        ChunkTree.Compare(leftRoot, rightRoot, count, reader, reader, (page, _, _) => found.Add(page));
+        Assert.Equal(
+            Enumerable.Range(0, count).Where(i => left[i] != right[i]).Select(i => (long)i), found.Order());
+    }, iter: 30);
+
+    [Fact]
+    public void Many_small_indexes_become_few_and_lose_nothing()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        for (int i = 0; i < 30; i++)
+        {
+            rig.Suspend(store, $"p{i}", [.. Enumerable.Range((i * 20) + 1, 50)]);
+        }
+
+        Assert.InRange(storage.List("indexes").Count, 1, 8);
+        for (int i = 0; i < 30; i++)
+        {
+            StoreRig.Expect(rig.Open(), $"p{i}", [.. Enumerable.Range((i * 20) + 1, 50)]);
+        }
+    }
+
+    // Goal: nothing damaged is ever given out, wherever the damage is, and an encrypted store shows no content.
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_flipped_bit_is_found_wherever_it_is(bool encrypted)
+    {
+        StoreRig rig = Rig(encrypted);
+        int[] memory = [.. Enumerable.Range(1, 60)];
+        rig.Suspend(rig.Open(), "p1", memory);
+        var whole = (MemoryStorage)rig.Storage;
+        Gen.Select(Gen.Int[0, whole.Objects.Count - 1], Gen.Double[0, 1], Gen.Int[0, 7]).Sample((which, where, bit) =>
+        {
+            MemoryStorage damaged = whole.Copy();
+            byte[] content = damaged.Objects.ElementAt(which).Value;
+            content[(int)(where * (content.Length - 1))] ^= (byte)(1 << bit);
+            var other = new StoreRig(damaged, rig.Key);
+            try
+            {
+                Store store = Store.Open(damaged, rig.Key, () => new Godwit.Host.Storage.SegmentCoder());
+                StoreRig.Expect(store, "p1", memory);
+            }
+            catch (Exception e) when (e is StoreFormatException or ChunkLostException or ParcelRefusedException
+                or StorageException)
+            {
+                // Found and named.
+                Assert.NotEmpty(e.Message);
+            }
+        }, iter: 400);
+    }
+
+    [Fact]
+    public void A_damaged_chunk_with_a_twin_is_read_from_the_twin()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        int[] memory = [.. Enumerable.Range(1, 60)];
+        rig.Suspend(store, "p1", memory);
+        using (var writer = new StoreWriter(store, rig.Options))
+        {
+            foreach (int content in memory)
+            {
+                byte[] page = StoreRig.Page(content);
+                writer.Add(ChunkId.Of(page), page, ChunkGroup.Memory);
+            }
+
+            writer.Flush();
+        }
+
+        byte[] pack = storage.Objects.First(one => one.Key.StartsWith("packs/", StringComparison.Ordinal)).Value;
+        pack[2000] ^= 1;
+        var damages = new List<ChunkDamage>();
+        using StoreReader reader = store.OpenReader();
+        reader.Damaged += damages.Add;
+        foreach (int content in memory)
+        {
+            Assert.Equal(StoreRig.Page(content), reader.Read(ChunkId.Of(StoreRig.Page(content))));
+        }
+
+        Assert.All(damages, damage => Assert.True(damage.HasTwin));
+        VerificationReport report = new StoreVerifier(store, StoreRig.Signer, rig.Options).Run(contents: true, null);
+        Assert.Empty(report.Lost);
+    }
+
+    [Fact]
+    public void A_lost_chunk_is_named_and_put_again_from_elsewhere()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        int[] memory = [.. Enumerable.Range(1, 60)];
+        rig.Suspend(rig.Open(), "p1", memory);
+        byte[] pack = storage.Objects.First(one => one.Key.StartsWith("packs/", StringComparison.Ordinal)).Value;
+        pack[2000] ^= 1;
+        Store store = rig.Open();
+        VerificationReport found = new StoreVerifier(store, StoreRig.Signer, rig.Options).Run(contents: true, null);
+        Assert.NotEmpty(found.Lost);
+        Assert.NotEmpty(found.Problems);
+        var pages = memory.ToDictionary(content => ChunkId.Of(StoreRig.Page(content)), StoreRig.Page);
+        VerificationReport repaired = new StoreVerifier(store, StoreRig.Signer, rig.Options)
+            .Run(contents: true, id => pages.GetValueOrDefault(id));
+        Assert.Empty(repaired.Lost);
+        Assert.Equal(found.Lost.Count, repaired.Repaired);
+        StoreRig.Expect(rig.Open(), "p1", memory);
+    }
+
+    [Fact]
+    public void A_wrong_key_opens_nothing()
+    {
+        StoreRig rig = Rig(true);
+        rig.Open();
+        Assert.Contains("not this store's", Assert.Throws<StoreFormatException>(() => Store.Open(
+            rig.Storage, new StoreKey(new byte[32]), () => null!)).Message, StringComparison.Ordinal);
+        Assert.Contains("no key", Assert.Throws<StoreFormatException>(() => Store.Open(
+            rig.Storage, null, () => null!)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void An_encrypted_store_shows_neither_contents_nor_their_names()
+    {
+        StoreRig rig = Rig(true);
+        byte[] page = StoreRig.Page(7);
+        rig.Suspend(rig.Open(), "p1", [7, 7, 0]);
+        byte[] name = new byte[ChunkId.Size];
+        ChunkId.Of(page).Write(name);
+        Assert.All(((MemoryStorage)rig.Storage).Objects.Values, content =>
+        {
+            Assert.Equal(-1, content.AsSpan().IndexOf(page.AsSpan(0, 32)));
+            Assert.Equal(-1, content.AsSpan().IndexOf(name));
+        });
+    }
+
+    [Fact]
+    public void A_full_store_says_so()
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        using var writer = new StoreWriter(store, rig.Options with { QuotaBytes = 200_000 });
+        StorageException full = Assert.Throws<StorageException>(() =>
+        {
+            for (int i = 1; i < 1000; i++)
+            {
+                writer.Put(StoreRig.Page(i), ChunkGroup.Memory);
+            }
+        });
+        Assert.Equal(StorageFailure.Full, full.Failure);
+    }
+
+    // Goal: a copy brings what is missing, also after a cut, and is read under the other store's key.
+    [Fact]
+    public void A_copy_brings_what_is_missing_and_goes_on_after_a_cut()
+    {
+        StoreRig left = Rig(false);
+        Store from = left.Open();
+        int[] memory = [.. Enumerable.Range(1, 600)];
+        left.Suspend(from, "p1", memory);
+        int[] later = [.. memory.Select(content => content % 50 == 0 ? content + 1000 : content)];
+        left.Suspend(from, "p2", later, "p1");
+        var storage = new MemoryStorage();
+        var right = new StoreRig(storage, new StoreKey(SHA256.HashData("another key"u8)));
+        Store to = right.Open();
+        storage.ChangesLeft = 2;
+        Assert.Throws<StorageException>(() => new StoreCopier(from, to, StoreRig.Signer, right.Options)
+            .Copy(StoreRig.Guest, "p1"));
+        storage.ChangesLeft = int.MaxValue;
+        to = right.Open();
+        var copier = new StoreCopier(from, to, StoreRig.Signer, right.Options);
+        CopyReport first = copier.Copy(StoreRig.Guest, "p1");
+        CopyReport second = copier.Copy(StoreRig.Guest, "p2");
+        Assert.True(first.IsNew && second.IsNew);
+        // 12 pages and the nodes above them.
+        Assert.InRange(second.Chunks, 12, 60);
+        Assert.False(copier.Copy(StoreRig.Guest, "p2").IsNew);
+        StoreRig.Expect(right.Open(), "p1", memory);
+        StoreRig.Expect(right.Open(), "p2", later);
+    }
+
+    [Fact]
+    public void A_parcel_that_was_made_void_never_comes()
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        Assert.True(ParcelShelf.TryVoid(store, StoreRig.Guest, "p1"));
+        Assert.True(ParcelShelf.TryVoid(store, StoreRig.Guest, "p1"));
+        Assert.False(ParcelShelf.Put(store, StoreRig.Manifest("p1", default, 1), StoreRig.Signer, rig.Fill));
+        Assert.Null(ParcelShelf.Find(store, StoreRig.Guest, "p1", StoreRig.Signer));
+        rig.Suspend(store, "p2", [1]);
+        Assert.False(ParcelShelf.TryVoid(store, StoreRig.Guest, "p2"));
+    }
+
+    [Fact]
+    public void A_guest_is_claimed_once()
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        var ours = new ParcelClaim("p1", "b", 5);
+        Assert.Null(ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours, rig.Fill));
+        Assert.Null(ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours with { ClaimedUnixMs = 9 }, rig.Fill));
+        Assert.Equal("b", ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours with { Host = "c" }, rig.Fill)!.Host);
+    }
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    [InlineData(16)]
+    [InlineData(17)]
+    [InlineData(256)]
+    [InlineData(4097)]
+    public void A_tree_covers_any_number_of_pages(int pages)
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        int[] memory = [.. Enumerable.Range(1, pages).Select(i => i % 5)];
+        rig.Suspend(store, "p1", memory);
+        StoreRig.Expect(rig.Open(), "p1", memory);
+    }
+}
