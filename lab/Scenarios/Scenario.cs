@@ -8,7 +8,8 @@ namespace Godwit.Lab.Scenarios;
 internal sealed record Scenario(string Name, string Summary, Action<ScenarioRun> Play, bool NeedsRelay = false)
 {
     internal static IReadOnlyList<Scenario> All { get; } =
-        [.. MoveScenarios.All, .. InventoryScenarios.All, .. InterferenceScenarios.All, RedisScenario.Scenario,
+        [.. MoveScenarios.All, .. InventoryScenarios.All, .. InterferenceScenarios.All, .. ConvergenceScenarios.All,
+            RedisScenario.Scenario,
             .. FaultMatrix.Scenarios, .. StockScenario.All];
 
     /// <exception cref="LabException">There is none of that name.</exception>

@@ -62,6 +62,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             await services.GetRequiredService<Membership>().StartAsync(CancellationToken.None);
             StartLanes(services.GetRequiredService<LaneListener>(), settings);
             await services.GetRequiredService<GuestKeeper>().StartAsync(CancellationToken.None);
+            services.GetRequiredService<IncomingMoves>().Start();
             await services.GetRequiredService<OutgoingMoves>().StartAsync();
             services.GetRequiredService<InventoryKeeper>().Start(services.GetRequiredService<GuestKeeper>().All);
             await ListenAsync(application, settings);
@@ -164,6 +165,9 @@ public sealed class GodwitDaemon : IAsyncDisposable
         builder.Services.AddSingleton<HandOvers>();
         builder.Services.AddSingleton<GuestKeeper>();
         builder.Services.AddSingleton<InventoryKeeper>();
+        builder.Services.AddSingleton<LadderBook>();
+        builder.Services.AddSingleton<BandwidthShares>();
+        builder.Services.AddSingleton<SwitchoverTurns>();
         builder.Services.AddSingleton<OutgoingMoves>();
         builder.Services.AddSingleton<IncomingMoves>();
         builder.Services.AddSingleton<IncomingChecks>();

@@ -12,7 +12,8 @@ namespace Godwit.Daemon.Services;
 /// <summary>What the operator of this host asks for, over the Unix socket.</summary>
 internal sealed partial class ControlService(
     GuestKeeper guests, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
-    Membership membership, HostReports hosts, Doctor doctor, InventoryKeeper inventory) : Control.ControlBase
+    Membership membership, HostReports hosts, Doctor doctor, InventoryKeeper inventory,
+    LadderBook ladders) : Control.ControlBase
 {
     public override Task<VersionInfo> GetVersion(GetVersionRequest request, ServerCallContext context) =>
         Task.FromResult(hosts.Version());

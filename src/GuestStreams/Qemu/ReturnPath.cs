@@ -9,17 +9,27 @@ public enum ReturnPathType : ushort
 {
     Shut = 1,
     Pong = 2,
+    /// <summary>Pages of a named block are waited for.</summary>
+    RequestPagesOf = 3,
+    /// <summary>Pages of the block that was named last are waited for.</summary>
+    RequestPages = 4,
     SwitchoverAck = 7,
 }
 
-/// <param name="Value">The number of SHUT (0: success) and PONG; else 0.</param>
-public readonly record struct ReturnPathMessage(ReturnPathType Type, uint Value);
+/// <param name="Value">The number of SHUT (0: success) and PONG, the bytes of a request; else 0.</param>
+/// <param name="Offset">Of a request: where it begins in its block, in bytes.</param>
+/// <param name="Block">Of a request: the block's name.</param>
+public readonly record struct ReturnPathMessage(ReturnPathType Type, uint Value, long Offset = 0, string Block = "");
 
-/// <summary>Takes apart the return path of a precopy: be16 type, be16 length, payload.</summary>
-public sealed class ReturnPathReader
+/// <summary>Takes apart the return path: be16 type, be16 length, payload.</summary>
+/// <param name="takenUp">
+/// Somebody else read its beginning: pages may be asked for of a block that was named to them, and is empty here.
+/// </param>
+public sealed class ReturnPathReader(bool takenUp = false)
 {
     private readonly List<byte> _bytes = [];
     private long _offset;
+    private string _block = "";
 
     public void Feed(ReadOnlySpan<byte> bytes) => _bytes.AddRange(bytes);
 
@@ -35,13 +45,15 @@ public sealed class ReturnPathReader
 
         var type = (ReturnPathType)BinaryPrimitives.ReadUInt16BigEndian(bytes);
         int length = BinaryPrimitives.ReadUInt16BigEndian(bytes[2..]);
-        int wanted = type switch
+        bool known = type switch
         {
-            ReturnPathType.Shut or ReturnPathType.Pong => 4,
-            ReturnPathType.SwitchoverAck => 0,
-            _ => -1,
+            ReturnPathType.Shut or ReturnPathType.Pong => length == 4,
+            ReturnPathType.SwitchoverAck => length == 0,
+            ReturnPathType.RequestPagesOf => length is > 13 and <= 13 + 255,
+            ReturnPathType.RequestPages => length == 12 && (_block.Length > 0 || takenUp),
+            _ => false,
         };
-        if (length != wanted)
+        if (!known)
         {
             throw new StreamFormatException(
                 _offset, $"The return path has message {(ushort)type} with {length} bytes.");
@@ -52,10 +64,31 @@ public sealed class ReturnPathReader
             return false;
         }
 
-        message = new ReturnPathMessage(type, length == 4 ? BinaryPrimitives.ReadUInt32BigEndian(bytes[4..]) : 0);
+        message = type is ReturnPathType.RequestPagesOf or ReturnPathType.RequestPages
+            ? Request(type, bytes.Slice(4, length))
+            : new ReturnPathMessage(type, length == 4 ? BinaryPrimitives.ReadUInt32BigEndian(bytes[4..]) : 0);
         _bytes.RemoveRange(0, 4 + length);
         _offset += 4 + length;
         return true;
+    }
+
+    // be64 offset, be32 bytes, and in the longer one the block's name behind its length.
+    private ReturnPathMessage Request(ReturnPathType type, ReadOnlySpan<byte> body)
+    {
+        long offset = BinaryPrimitives.ReadInt64BigEndian(body);
+        uint length = BinaryPrimitives.ReadUInt32BigEndian(body[8..]);
+        if (type == ReturnPathType.RequestPagesOf)
+        {
+            if (body[12] != body.Length - 13)
+            {
+                throw new StreamFormatException(
+                    _offset, $"A page request names a block in {body[12]} bytes; {body.Length - 13} follow.");
+            }
+
+            _block = System.Text.Encoding.Latin1.GetString(body[13..]);
+        }
+
+        return new ReturnPathMessage(type, length, offset, _block);
     }
 }
 
@@ -66,6 +99,39 @@ public static class ReturnPathWriter
     public static void Shut(IBufferWriter<byte> output, uint code) => Write(output, ReturnPathType.Shut, code);
 
     public static void Pong(IBufferWriter<byte> output, uint value) => Write(output, ReturnPathType.Pong, value);
+
+    /// <summary>The destination has every page of a block: the answer to RECV_BITMAP that asks for nothing.</summary>
+    public static void HasAllOf(IBufferWriter<byte> output, string block, long pages)
+    {
+        byte[] name = System.Text.Encoding.UTF8.GetBytes(block);
+        int bitmap = checked((int)((pages + 63) / 64 * 8));
+        int length = 4 + 1 + name.Length + 8 + bitmap + 8;
+        Span<byte> message = output.GetSpan(length);
+        BinaryPrimitives.WriteUInt16BigEndian(message, RecvBitmap);
+        BinaryPrimitives.WriteUInt16BigEndian(message[2..], checked((ushort)(1 + name.Length)));
+        message[4] = (byte)name.Length;
+        name.CopyTo(message[5..]);
+        // What follows stands outside the length that the message states.
+        Span<byte> rest = message[(5 + name.Length)..length];
+        BinaryPrimitives.WriteInt64BigEndian(rest, bitmap);
+        rest.Slice(8, bitmap).Fill(0xFF);
+        BinaryPrimitives.WriteUInt64BigEndian(rest[(8 + bitmap)..], BitmapEnd);
+        output.Advance(length);
+    }
+
+    /// <summary>The destination is ready to go on with a postcopy whose connection broke.</summary>
+    public static void ResumeAck(IBufferWriter<byte> output)
+    {
+        Span<byte> message = output.GetSpan(8);
+        BinaryPrimitives.WriteUInt16BigEndian(message, ResumeAcknowledged);
+        BinaryPrimitives.WriteUInt16BigEndian(message[2..], 4);
+        BinaryPrimitives.WriteUInt32BigEndian(message[4..], 1);
+        output.Advance(8);
+    }
+
+    private const ushort RecvBitmap = 5;
+    private const ushort ResumeAcknowledged = 6;
+    private const ulong BitmapEnd = 0x0123456789ABCDEF;
 
     public static void SwitchoverAck(IBufferWriter<byte> output)
     {

@@ -164,6 +164,16 @@ public sealed partial class SourceTransfer
                 await machine.ExecuteAsync(
                     "migrate-set-parameters", new JsonObject { ["downtime-limit"] = limit.Milliseconds }, default);
                 break;
+            case Effect.Throttle throttle:
+                await ThrottleAsync(throttle.Percent);
+                break;
+            case Effect.AskForTurn:
+                _ = AwaitTurnAsync();
+                break;
+            case Effect.StartPostcopy:
+                _startedPostcopy = true;
+                await machine.ExecuteAsync("migrate-start-postcopy", null, default);
+                break;
             case Effect.CheckMemory check:
                 CheckMemory(check.Blocks);
                 break;
@@ -271,6 +281,34 @@ public sealed partial class SourceTransfer
         }
     }
 
+    // QEMU slows the guest at its second look at a dirty rate above its threshold; from there on it knows no way down
+    // but the end of the migration, so it is asked for no more than is needed.
+    private Task<JsonNode?> ThrottleAsync(int percent) => machine.ExecuteAsync(
+        "migrate-set-parameters", new JsonObject
+        {
+            ["cpu-throttle-initial"] = percent,
+            ["cpu-throttle-increment"] = Math.Max(1, percent),
+            ["max-cpu-throttle"] = percent,
+            ["throttle-trigger-threshold"] = 1,
+        }, default);
+
+    private async Task AwaitTurnAsync()
+    {
+        IDisposable turn = await turns!.EnterAsync();
+        lock (_gate)
+        {
+            if (_ended.Task.IsCompleted)
+            {
+                turn.Dispose();
+                return;
+            }
+
+            _turn = turn;
+            _engine.TurnGranted(Now);
+            Pump();
+        }
+    }
+
     // Ends QEMU's migration whatever it is doing. Closing the socket wakes a QEMU that is blocked in its write or waits
     // for the destination's verdict; it resumes the guest by itself if it had paused it.
     private async Task AbandonQemuAsync()
@@ -289,6 +327,12 @@ public sealed partial class SourceTransfer
         catch (Exception e) when (e is QmpException or GodwitException)
         {
             // It has ended by itself meanwhile.
+        }
+
+        if (_startedPostcopy)
+        {
+            await machine.TakeBackFromPostcopyAsync(runtimeDirectory, default);
+            return;
         }
 
         for (int i = 0; i < 500; i++)

@@ -1,4 +1,6 @@
 using System.Buffers;
+using System.Buffers.Binary;
+using System.Text;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Pages;
 
@@ -37,6 +39,19 @@ internal static class ReturnPathTarget
         }
     }
 
+    private static void WriteRequest(ArrayBufferWriter<byte> written, ReturnPathMessage message)
+    {
+        byte[] name = message.Type == ReturnPathType.RequestPagesOf ? Encoding.Latin1.GetBytes(message.Block) : [];
+        byte[] tail = name.Length > 0 ? [(byte)name.Length, .. name] : [];
+        Span<byte> bytes = written.GetSpan(16 + tail.Length);
+        BinaryPrimitives.WriteUInt16BigEndian(bytes, (ushort)message.Type);
+        BinaryPrimitives.WriteUInt16BigEndian(bytes[2..], (ushort)(12 + tail.Length));
+        BinaryPrimitives.WriteInt64BigEndian(bytes[4..], message.Offset);
+        BinaryPrimitives.WriteUInt32BigEndian(bytes[12..], message.Value);
+        tail.CopyTo(bytes[16..]);
+        written.Advance(16 + tail.Length);
+    }
+
     private static void Take(ReturnPathReader reader, ReadOnlySpan<byte> piece, ArrayBufferWriter<byte> written)
     {
         reader.Feed(piece);
@@ -46,6 +61,7 @@ internal static class ReturnPathTarget
             {
                 case ReturnPathType.Shut: ReturnPathWriter.Shut(written, message.Value); break;
                 case ReturnPathType.Pong: ReturnPathWriter.Pong(written, message.Value); break;
+                case ReturnPathType.RequestPagesOf or ReturnPathType.RequestPages: WriteRequest(written, message); break;
                 default: ReturnPathWriter.SwitchoverAck(written); break;
             }
         }
