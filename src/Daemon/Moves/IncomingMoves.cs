@@ -56,7 +56,7 @@ internal sealed class IncomingMoves(
                 ?? throw new IOException("its QEMU has ended");
             // Lanes and ticket are agreed when the source asks.
             var terms = new TransferTerms(handOver.Migration, contract.Name, handOver.Peer, settings.HostName,
-                new MigrationPolicy(), RandomNumberGenerator.GetBytes(TicketBytes), WireVersions.Max, settings.Lanes,
+                new(), RandomNumberGenerator.GetBytes(TicketBytes), WireVersions.Max, settings.Lanes,
                 Postcopy: true);
             var steps = new ArrivalSteps(
                 () => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero));
