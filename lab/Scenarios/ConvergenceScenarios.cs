@@ -12,6 +12,9 @@ internal static class ConvergenceScenarios
     // A sixteenth of the default link: an emulated processor cannot outrun a gigabit with certainty.
     private const ulong Narrow = 60_000_000;
 
+    // Emulated processors that share two cores with everything else load a guest slowly.
+    private const uint Patient = 3_000;
+
     internal static GuestLoad Writer { get; } = new(
         "writer", "noise over 64 MiB, ten times as fast as the link carries it",
         "set pattern=incompressible rate=75M size=64M");
@@ -19,9 +22,9 @@ internal static class ConvergenceScenarios
     internal static IEnumerable<Scenario> All { get; } =
     [
         new("postcopy", "The guest runs at the destination first, and its memory follows", run =>
-            Play(run, GuestLoad.Text, new MigrationPolicy { Method = MigrationMethod.Postcopy }, "postcopy")),
+            Play(run, GuestLoad.Text, new MigrationPolicy { Method = MigrationMethod.Postcopy, MaxDowntimeMs = Patient }, "postcopy")),
         new("hybrid", "One round, then the guest, then the rest", run =>
-            Play(run, GuestLoad.Text, new MigrationPolicy { Method = MigrationMethod.Hybrid }, "hybrid")),
+            Play(run, GuestLoad.Text, new MigrationPolicy { Method = MigrationMethod.Hybrid, MaxDowntimeMs = Patient }, "hybrid")),
         new("writer", "A guest that writes faster than the link carries, by the default policy", run =>
             Play(run, Writer, new MigrationPolicy { BandwidthBitsPerSecond = Narrow }, "hybrid")),
         new("throttle", "A guest that writes a little too fast, by a policy without postcopy", run =>
@@ -72,7 +75,7 @@ internal static class ConvergenceScenarios
     // Slow enough that there is something left to bring.
     private static MigrationPolicy Slow => new()
     {
-        Method = MigrationMethod.Postcopy, BandwidthBitsPerSecond = 80_000_000,
+        Method = MigrationMethod.Postcopy, BandwidthBitsPerSecond = 80_000_000, MaxDowntimeMs = Patient,
     };
 
     private static void Cut(ScenarioRun run)

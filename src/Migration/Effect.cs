@@ -26,9 +26,6 @@ public abstract record Effect
     /// </summary>
     public sealed record AskForTurn : Effect;
 
-    /// <summary>Have QEMU turn to postcopy as soon as it may switch over.</summary>
-    public sealed record StartPostcopy : Effect;
-
     /// <summary>
     /// Compare the memory of shared blocks with what was sent of it, report differences with
     /// <see cref="SourceEngine.PageDiffers"/>, and then <see cref="SourceEngine.MemoryChecked"/>.

@@ -1,23 +1,24 @@
-using System.Buffers.Binary;
-using Godwit.GuestStreams.Qemu;
+using Godwit.Migration.Postcopy;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
 
 namespace Godwit.Migration;
 
-// Postcopy: the switch, and the pages that follow the guest. QEMU's own push is not read: the guest stands still here,
-// so its memory is final, and this host sends from it in an order of its own.
+// Postcopy: the switch, and the pages that follow the guest. To its own QEMU it is the end of a precopy: the guest stands
+// still, everything has been named, and the copy is kept until nobody needs it. What has not been sent by then is what
+// the destination lacks, and this host sends it in an order of its own.
 public sealed partial class SourceEngine
 {
     private bool _postcopy;
     // QEMU's package has been read to its end.
     private bool _packaged;
+    private bool _packageSent;
     // The destination may run the guest, and gets the rest of its memory.
     private bool _fetching;
     private bool _confirmed;
     // The engine began with a guest that runs at the destination already.
     private bool _resumed;
-    private bool _packageBegun;
+    private readonly PostcopyPackage _package = new();
     private FaultReport? _faults;
 
     /// <summary>
@@ -31,6 +32,7 @@ public sealed partial class SourceEngine
             Phase = MigrationPhase.Committed,
             _postcopy = true,
             _packaged = true,
+            _packageSent = false,
             _confirmed = true,
             _resumed = true,
             _switchoverRequested = true,
@@ -44,7 +46,7 @@ public sealed partial class SourceEngine
         return engine;
     }
 
-    /// <summary>The guest has been stopped for postcopy, or runs at the destination by it.</summary>
+    /// <summary>The migration turns to postcopy, or has.</summary>
     public bool InPostcopy => _postcopy;
 
     /// <summary>Pages go as they are: the destination holds no version of any that anything could build on.</summary>
@@ -64,93 +66,40 @@ public sealed partial class SourceEngine
     private void RequestPostcopy()
     {
         _postcopy = true;
-        _switchoverRequested = true;
-        _queue!.BeginLastRound();
-        // Else QEMU, seeing that the rest fits some limit of its own, would complete instead.
-        SetDowntimeLimit(DowntimeLimitNever);
-        Do(new Effect.StartPostcopy());
-        Do(new Effect.ReleaseSwitchover());
+        RequestSwitchover();
     }
 
-    // 00, the block's name behind its length, 00, then be64 start and be64 length, in bytes, of each run.
-    private void TakeDiscard(ReadOnlySpan<byte> payload)
+    // The tail comes in pieces and states no length, but how it ends tells that it has come whole.
+    private void TakeTailInPostcopy(ReadOnlySpan<byte> verbatim)
     {
-        int nameLength = payload.Length > 1 ? payload[1] : 0;
-        int at = 3 + nameLength;
-        if (payload.Length < at || payload[0] != 0 || payload[at - 1] != 0 || (payload.Length - at) % 16 != 0)
-        {
-            throw new StreamFormatException(0, $"QEMU discards pages in {payload.Length} bytes of no known layout.");
-        }
-
-        string name = System.Text.Encoding.ASCII.GetString(payload.Slice(2, nameLength));
-        RamBlock? block = _queue!.Blocks.FirstOrDefault(b => b.Name == name);
-        for (; at < payload.Length; at += 16)
-        {
-            ulong start = BinaryPrimitives.ReadUInt64BigEndian(payload[at..]);
-            ulong length = BinaryPrimitives.ReadUInt64BigEndian(payload[(at + 8)..]);
-            if (block is null || (start | length) % Page.Size != 0 || start > (ulong)block.Length
-                || length > (ulong)block.Length - start)
-            {
-                throw new StreamFormatException(
-                    0, $"QEMU discards {length} bytes at {start} of RAM block '{block?.Name}'.");
-            }
-
-            if (!IsShared(block) && length > 0)
-            {
-                // Its content comes behind the package, in QEMU's own time; nothing here could wait for it.
-                Fail(MigrationOutcome.Failed, "postcopy-carried",
-                    $"{_options.Guest} wrote to RAM block {block.Name}, whose memory is not shared, when it was to "
-                    + "turn to postcopy.");
-                return;
-            }
-
-            for (ulong offset = start; offset < start + length; offset += Page.Size)
-            {
-                _queue.Report(block.Index, new PageNumber((long)(offset / Page.Size)), zero: false);
-            }
-        }
-    }
-
-    private void TakePackage(ReadOnlySpan<byte> verbatim, bool last)
-    {
-        if (Phase == MigrationPhase.Ended)
+        _package.Add(verbatim);
+        if (_packaged || !_package.TryBuild(out byte[] package))
         {
             return;
         }
 
-        if (!_packageBegun)
+        _packaged = true;
+        foreach (RamBlock block in _queue!.Blocks.Where(IsShared))
         {
-            _packageBegun = true;
-            Pause(_now);
-            foreach (RamBlock block in _queue!.Blocks.Where(IsShared))
+            foreach (ControlMessage.PagesMissing missing in _queue.Missing(block.Index))
             {
-                foreach (ControlMessage.PagesMissing missing in _queue.Missing(block.Index))
-                {
-                    Do(new Effect.Send(missing));
-                }
+                Do(new Effect.Send(missing));
             }
-
-            Do(new Effect.Send(new ControlMessage.MissingTold()));
         }
 
-        while (!verbatim.IsEmpty)
+        Do(new Effect.Send(new ControlMessage.MissingTold()));
+        foreach (byte[] piece in package.Chunk(256 << 10))
         {
-            int length = Math.Min(verbatim.Length, 256 << 10);
-            Do(new Effect.Send(new ControlMessage.DeviceState(verbatim[..length].ToArray())));
-            verbatim = verbatim[length..];
+            Do(new Effect.Send(new ControlMessage.DeviceState(piece)));
         }
 
-        if (last)
-        {
-            _packaged = true;
-            _feedEnded = true;
-        }
+        _packageSent = true;
     }
 
     private LaneWork TakeInPostcopy(int lane, TakenPages taken, TimeSpan now, ref TimeSpan wait)
     {
         bool urgent = lane == _options.Lanes;
-        if (!_feedEnded)
+        if (!_packageSent)
         {
             // Until the destination knows what it lacks, only what is not in shared memory goes: QEMU has read it out.
             return !_resumed && !urgent && _queue!.TakeExcept(_shared, lane, taken) ? LaneWork.Batch : LaneWork.Wait;
@@ -214,6 +163,7 @@ public sealed partial class SourceEngine
     {
         _fetching = true;
         _feedEnded = true;
+        _packageSent = true;
         _link.KeepShort();
         _queue!.OrderByHeat();
     }
@@ -254,6 +204,11 @@ public sealed partial class SourceEngine
         _faults = message.Faults;
         CloseLastRound();
         Outcome = MigrationOutcome.Completed;
+        if (!_resumed)
+        {
+            Do(new Effect.ConfirmToQemu());
+        }
+
         Ended();
     }
 

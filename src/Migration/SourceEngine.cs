@@ -97,7 +97,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
     {
         _options = options;
         _policy = options.Policy;
-        _reader = new QemuStreamReader(this, options.Postcopy);
+        _reader = new QemuStreamReader(this);
         _carried = new CarriedPages(options.CarriedPagesMax);
         _barriers = new int[options.Lanes + (options.Postcopy ? 1 : 0)];
         _asksAnswered = new int[_barriers.Length];
@@ -134,7 +134,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _policy.Compression && _takesDeltas ? _coding.DeltaBytesMax : 0;
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
-    public bool FeedOpen => Phase != MigrationPhase.Ended && !_packaged && !_suspended && FeedWanted() && CarriedRoom();
+    public bool FeedOpen => Phase != MigrationPhase.Ended && !_suspended && FeedWanted() && CarriedRoom();
 
     /// <summary>RAM sections of QEMU's stream read to their end.</summary>
     public long SectionsEnded { get; private set; }
@@ -526,10 +526,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
             }
         }
 
-        if (!_packaged)
-        {
-            _queue!.Report(blockIndex, page, content.IsEmpty);
-        }
+        _queue!.Report(blockIndex, page, content.IsEmpty);
     }
 
     void IQemuStreamSink.SectionEnd(bool final, int pages)
@@ -563,22 +560,21 @@ public sealed partial class SourceEngine : IQemuStreamSink
                 Do(new Effect.Send(new ControlMessage.StreamCommand(number, payload.ToArray())));
                 break;
             case QemuCommand.OpenReturnPath:
-            case QemuCommand.PostcopyAdvise when _options.Postcopy:
-                break;
-            case QemuCommand.PostcopyRamDiscard when _postcopy:
-                TakeDiscard(payload);
                 break;
             default:
-                throw new StreamFormatException(0, $"QEMU sent command {number}, which no migration of ours has there.");
+                throw new StreamFormatException(0, $"QEMU sent command {number}, which no precopy needs.");
         }
     }
 
-    void IQemuStreamSink.Package(ReadOnlySpan<byte> verbatim, bool last) => TakePackage(verbatim, last);
-
     void IQemuStreamSink.Tail(ReadOnlySpan<byte> verbatim)
     {
-        // Behind a package it is the end of QEMU's own push, which nobody needs.
-        while (!verbatim.IsEmpty && !_packaged)
+        if (_postcopy)
+        {
+            TakeTailInPostcopy(verbatim);
+            return;
+        }
+
+        while (!verbatim.IsEmpty)
         {
             int length = Math.Min(verbatim.Length, 256 << 10);
             Do(new Effect.Send(new ControlMessage.DeviceState(verbatim[..length].ToArray())));

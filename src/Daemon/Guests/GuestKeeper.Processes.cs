@@ -152,12 +152,6 @@ internal sealed partial class GuestKeeper
     {
         await TryAsync(() => machine.ReleaseStreamAsync(CancellationToken.None));
         await TryExecuteAsync(machine, "migrate_cancel");
-        if (await MigrationStatusAsync(machine) is { } status && status.StartsWith("postcopy", StringComparison.Ordinal))
-        {
-            await TryAsync(() => machine.TakeBackFromPostcopyAsync(
-                machines.Directory(machine.Contract), CancellationToken.None));
-        }
-
         await WaitForMigrationEndAsync(machine);
         await TryExecuteAsync(machine, "cont");
         machines.SetLinks(machine, up: true);

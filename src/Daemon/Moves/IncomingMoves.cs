@@ -363,7 +363,13 @@ internal sealed class IncomingMoves(
                 return;
             }
 
-            if (machine is not null)
+            if (machine is not null && terms.Postcopy)
+            {
+                // One whose devices wait for a page does not answer; and no disk was ever its own.
+                await machine.KillAsync();
+                await machine.DisposeAsync();
+            }
+            else if (machine is not null)
             {
                 await Machines.EndAsync(machine);
             }

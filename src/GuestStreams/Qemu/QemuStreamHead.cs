@@ -21,14 +21,8 @@ public static class QemuCommand
     public const ushort OpenReturnPath = 1;
     public const ushort Ping = 2;
     public const ushort PostcopyAdvise = 3;
-    /// <summary>Pages that the destination has to forget: they were written since, or never sent.</summary>
-    public const ushort PostcopyRamDiscard = 6;
     /// <summary>Device state in one piece whose length is known, with the order to listen and to run in it.</summary>
     public const ushort Packaged = 7;
-    /// <summary>A postcopy whose connection broke goes on.</summary>
-    public const ushort PostcopyResume = 9;
-    /// <summary>Asks which pages of a block have arrived.</summary>
-    public const ushort RecvBitmap = 10;
     /// <summary>From machine type 10.0 on: the guest has stopped, what follows is the rest.</summary>
     public const ushort SwitchoverStart = 11;
 }
@@ -51,13 +45,6 @@ public interface IQemuStreamSink
 
     /// <summary>A command between sections; those before RAM's setup are part of the prologue as well.</summary>
     void Command(ushort number, ReadOnlySpan<byte> payload);
-
-    /// <summary>
-    /// Bytes of the package with which QEMU turns to postcopy, its command included, as they come.
-    /// </summary>
-    /// <param name="last">They end it.</param>
-    void Package(ReadOnlySpan<byte> verbatim, bool last) =>
-        throw new InvalidOperationException("This reader was not told of postcopy.");
 
     /// <summary>Bytes of device state and what follows, as they come.</summary>
     void Tail(ReadOnlySpan<byte> verbatim);

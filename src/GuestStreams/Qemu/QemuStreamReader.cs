@@ -6,17 +6,13 @@ namespace Godwit.GuestStreams.Qemu;
 
 /// <summary>Takes apart the migration stream that QEMU writes; docs/formats/qemu-stream.md.</summary>
 /// <remarks>
-/// A push parser: bytes in, cut anywhere, callbacks out. It understands a stream in which RAM is the only iterative
-/// section, which is what the capabilities we set produce, and refuses everything else by name. RAM contents
+/// A push parser: bytes in, cut anywhere, callbacks out. It understands a precopy stream in which RAM is the only
+/// iterative section, which is what the capabilities we set produce, and refuses everything else by name. RAM contents
 /// are handed on as spans of the bytes fed whenever a record lies whole in them. Bytes are trusted for nothing: every
 /// length and offset is checked before it is used. After an exception the reader must not be fed again.
 /// </remarks>
-/// <param name="postcopy">The stream may turn to postcopy.</param>
-public sealed partial class QemuStreamReader(IQemuStreamSink sink, bool postcopy = false)
+public sealed partial class QemuStreamReader(IQemuStreamSink sink)
 {
-    /// <summary>The longest package taken in: device state of a guest with many devices is a few megabytes.</summary>
-    public const int PackageBytesMax = 64 << 20;
-
     /// <summary>The longest prologue taken in; a block list of a thousand entries needs a quarter of it.</summary>
     public const int PrologueBytesMax = 1 << 20;
 
@@ -35,7 +31,6 @@ public sealed partial class QemuStreamReader(IQemuStreamSink sink, bool postcopy
         BlockEntry,
         BlockPageSize,
         RamRecord,
-        Package,
         Tail,
     }
 
@@ -153,7 +148,6 @@ public sealed partial class QemuStreamReader(IQemuStreamSink sink, bool postcopy
     private int Step(ReadOnlySpan<byte> b) => _state switch
     {
         State.RamRecord => RamRecord(b),
-        State.Package => Package(b),
         State.Header => Header(b),
         State.Configuration => Configuration(b),
         State.ConfigurationSubsection => ConfigurationSubsection(b),
@@ -220,13 +214,11 @@ public sealed partial class QemuStreamReader(IQemuStreamSink sink, bool postcopy
             QemuCommand.Ping => length == 4,
             QemuCommand.OpenReturnPath or QemuCommand.SwitchoverStart => length == 0,
             QemuCommand.PostcopyAdvise => length is 0 or 16 && !_ramKnown,
-            QemuCommand.PostcopyRamDiscard => postcopy && _ramKnown && !_packaged && length <= DiscardBytesMax,
-            QemuCommand.Packaged => postcopy && _ramKnown && !_packaged && length == 4,
             _ => false,
         };
         if (!known)
         {
-            throw Error($"command {number}{CommandName(number)} with {length} bytes, which does not belong there");
+            throw Error($"command {number}{CommandName(number)} with {length} bytes, which no precopy has there");
         }
 
         if (b.Length < 5 + length)
@@ -239,44 +231,9 @@ public sealed partial class QemuStreamReader(IQemuStreamSink sink, bool postcopy
         {
             Advise(payload);
         }
-        else if (number == QemuCommand.Packaged)
-        {
-            return BeginPackage(b[..(5 + length)]);
-        }
 
         sink.Command(number, payload);
         return 5 + length;
-    }
-
-    private const int DiscardBytesMax = 4096;
-    private bool _packaged;
-    private uint _packageLeft;
-
-    private int BeginPackage(ReadOnlySpan<byte> command)
-    {
-        _packageLeft = BinaryPrimitives.ReadUInt32BigEndian(command[5..]);
-        if (_packageLeft is 0 or > PackageBytesMax)
-        {
-            throw Error($"a package of {_packageLeft} bytes; 1 to {PackageBytesMax} are possible");
-        }
-
-        _packaged = true;
-        _state = State.Package;
-        sink.Package(command, last: false);
-        return command.Length;
-    }
-
-    private int Package(ReadOnlySpan<byte> b)
-    {
-        int take = (int)Math.Min((uint)b.Length, _packageLeft);
-        _packageLeft -= (uint)take;
-        if (_packageLeft == 0)
-        {
-            _state = State.Element;
-        }
-
-        sink.Package(b[..take], last: _packageLeft == 0);
-        return take;
     }
 
     private int SectionHead(ReadOnlySpan<byte> b)

@@ -558,7 +558,12 @@ public sealed partial class DestinationTransfer(
         _opening.Footer();
         if (terms.Postcopy)
         {
-            // A QEMU that may be told to listen takes all memory away first: nothing may be written before it has.
+            // The order to be ready for postcopy is ours: the source's QEMU knows nothing of it. QEMU takes all memory
+            // away then, and nothing may be written before it has.
+            Span<byte> sizes = stackalloc byte[2 * sizeof(ulong)];
+            BinaryPrimitives.WriteUInt64BigEndian(sizes, Page.Size);
+            BinaryPrimitives.WriteUInt64BigEndian(sizes[sizeof(ulong)..], Page.Size);
+            _opening.Command(QemuCommand.PostcopyAdvise, sizes);
             Span<byte> ping = stackalloc byte[sizeof(uint)];
             BinaryPrimitives.WriteUInt32BigEndian(ping, AdvisedPing);
             _opening.Command(QemuCommand.Ping, ping);

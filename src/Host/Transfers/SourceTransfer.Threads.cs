@@ -170,10 +170,6 @@ public sealed partial class SourceTransfer
             case Effect.AskForTurn:
                 _ = AwaitTurnAsync();
                 break;
-            case Effect.StartPostcopy:
-                _startedPostcopy = true;
-                await machine.ExecuteAsync("migrate-start-postcopy", null, default);
-                break;
             case Effect.CheckMemory check:
                 CheckMemory(check.Blocks);
                 break;
@@ -327,12 +323,6 @@ public sealed partial class SourceTransfer
         catch (Exception e) when (e is QmpException or GodwitException)
         {
             // It has ended by itself meanwhile.
-        }
-
-        if (_startedPostcopy)
-        {
-            await machine.TakeBackFromPostcopyAsync(runtimeDirectory, default);
-            return;
         }
 
         for (int i = 0; i < 500; i++)

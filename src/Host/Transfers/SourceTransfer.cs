@@ -59,7 +59,6 @@ public sealed partial class SourceTransfer(
     private TimeSpan _qemuDowntime;
     private volatile bool _migrating;
     private bool _held;
-    private bool _startedPostcopy;
     private IDisposable? _turn;
     private long _givenUpAt;
 
@@ -291,12 +290,12 @@ public sealed partial class SourceTransfer(
         Set("events", true);
         // Without the return path a destination that dies late leaves a source that believes it has completed.
         Set("return-path", true);
-        foreach (string off in (string[])["xbzrle", "multifd"])
+        // To this QEMU a postcopy is a precopy whose end nobody hurries to confirm.
+        foreach (string off in (string[])["xbzrle", "multifd", "postcopy-ram"])
         {
             Set(off, false);
         }
 
-        Set("postcopy-ram", terms.Postcopy);
         bool throttles = terms.Policy.Steps.Any(step => step.Action == LadderAction.Throttle);
         Set("auto-converge", throttles);
 
@@ -318,9 +317,8 @@ public sealed partial class SourceTransfer(
         };
         if (machine.Version >= SwitchoverBandwidthSince)
         {
-            // A fixed figure makes QEMU's threshold a function of the downtime limit alone, whatever we just read: a
-            // page at 1 ms, so that a guest that is to turn to postcopy does not complete instead.
-            parameters["avail-switchover-bandwidth"] = 1000 * Page.Size;
+            // A fixed figure makes QEMU's threshold a function of the downtime limit alone, whatever we just read.
+            parameters["avail-switchover-bandwidth"] = 1_000_000_000;
         }
 
         await machine.ExecuteAsync("migrate-set-parameters", parameters, cancellationToken);

@@ -8,25 +8,18 @@ internal static class QemuStreamTarget
 {
     public static bool Fuzz(ReadOnlySpan<byte> bytes)
     {
-        // A stream may turn to postcopy only where that was agreed; both readers have to hold.
-        bool postcopy = Fuzz(bytes, postcopy: true);
-        return Fuzz(bytes, postcopy: false) || postcopy;
-    }
-
-    private static bool Fuzz(ReadOnlySpan<byte> bytes, bool postcopy)
-    {
-        string whole = Outcome(bytes, bytes.Length, 1, postcopy);
+        string whole = Outcome(bytes, bytes.Length, 1);
         int piece = Math.Min(bytes.Length, 1 + (bytes.IsEmpty ? 0 : bytes[^1] % 61));
-        string cut = Outcome(bytes, piece, piece, postcopy);
+        string cut = Outcome(bytes, piece, piece);
         Require.That(whole == cut, $"pieces of {piece} give the same: {whole} - {cut}");
         return whole[0] != 'R';
     }
 
     /// <summary>All that came of the bytes, in a first piece and then equal ones; begins with R if refused.</summary>
-    public static string Outcome(ReadOnlySpan<byte> bytes, int first, int then, bool postcopy = false)
+    public static string Outcome(ReadOnlySpan<byte> bytes, int first, int then)
     {
         var sink = new Checking();
-        var reader = new QemuStreamReader(sink, postcopy);
+        var reader = new QemuStreamReader(sink);
         try
         {
             reader.Feed(bytes[..first]);
@@ -51,10 +44,8 @@ internal static class QemuStreamTarget
         private bool _final;
         private int _pages;
         private long _tail;
-        private long _package;
-        private bool _packaged;
 
-        public string Seen => $"{_hash[0].ToHashCode():x8} and {_tail} bytes of device state, {_package} packaged";
+        public string Seen => $"{_hash[0].ToHashCode():x8} and {_tail} bytes of device state";
 
         public void Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head)
         {
@@ -84,18 +75,9 @@ internal static class QemuStreamTarget
 
         public void Command(ushort number, ReadOnlySpan<byte> payload)
         {
-            Require.That(payload.Length <= (number == QemuCommand.PostcopyRamDiscard ? 4096 : 16), "a command");
+            Require.That(payload.Length <= 16, "a command");
             _hash[0].Add(number);
             _hash[0].AddBytes(payload);
-        }
-
-        public void Package(ReadOnlySpan<byte> verbatim, bool last)
-        {
-            Require.That(_head is not null && verbatim.Length > 0 && !_packaged, "a package");
-            _packaged = last;
-            _package += verbatim.Length;
-            Require.That(_package <= 9L + QemuStreamReader.PackageBytesMax, "a package's length");
-            _hash[0].AddBytes(verbatim);
         }
 
         public void Tail(ReadOnlySpan<byte> verbatim)

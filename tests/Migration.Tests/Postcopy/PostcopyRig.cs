@@ -115,14 +115,14 @@ internal sealed class PostcopyRig
         Exchange();
     }
 
-    // Names every page once, then, when it is told to, turns to postcopy with what was written since.
+    // Names every page once, and, when it may switch over, what was written since.
     private void Qemu()
     {
         if (!_fed)
         {
             _fed = true;
             Feed(Prologue());
-            Feed(Section([.. Enumerable.Range(0, Pages).Select(page => (long)page)]));
+            Feed(Section([.. Enumerable.Range(0, Pages).Select(page => (long)page)], final: false));
             Source.FeedCaughtUp(Now);
         }
         else if (_switches && !_switched)
@@ -132,16 +132,14 @@ internal sealed class PostcopyRig
             Source.GuestStopped(Now, Now);
             long[] dirty = [.. Enumerable.Range(0, Pages).Where(page => SourceMemory[page] > 100_000)
                 .Select(page => (long)page)];
-            foreach (long[] some in dirty.Chunk(12))
-            {
-                Feed(Discard(some));
-            }
-
-            Feed([8, 0, 7, 0, 4, 0, 0, 0, 3, 1, 2, 3]);
+            Feed(Section(dirty, final: true));
+            // A device's state, in which something looks like the end; the end; and the description, in two pieces.
+            Feed([4, 0, 6, 0, 0, 0, 2, (byte)'{', 9, 9, 0, 6, 0, 0]);
+            Feed([0, 2, (byte)'{', (byte)'}']);
         }
         else if (!_switched && Source.FeedOpen)
         {
-            Feed(Section([]));
+            Feed(Section([], final: false));
             Source.FeedCaughtUp(Now);
         }
     }
@@ -237,7 +235,7 @@ internal sealed class PostcopyRig
             case Effect.Send send when !_linkDead:
                 Destination.Receive(Copy(send.Message), Now);
                 break;
-            case Effect.StartPostcopy:
+            case Effect.ReleaseSwitchover:
                 _switches = true;
                 break;
             case Effect.HoldStream:
@@ -310,9 +308,6 @@ internal sealed class PostcopyRig
         b.Write("\a"u8);
         Put32(b, 11);
         b.Write("pc-q35-10.0"u8);
-        b.Write((ReadOnlySpan<byte>)[8, 0, 3, 0, 16]);
-        Put64(b, Page.Size);
-        Put64(b, Page.Size);
         b.Write((ReadOnlySpan<byte>)[1]);
         Put32(b, 1);
         b.Write("\u0003ram"u8);
@@ -327,10 +322,10 @@ internal sealed class PostcopyRig
         return b.WrittenSpan.ToArray();
     }
 
-    private static byte[] Section(long[] pages)
+    private static byte[] Section(long[] pages, bool final)
     {
         var b = new ArrayBufferWriter<byte>();
-        b.Write((ReadOnlySpan<byte>)[2]);
+        b.Write((ReadOnlySpan<byte>)[(byte)(final ? 3 : 2)]);
         Put32(b, 1);
         byte[] content = new byte[Page.Size];
         content[7] = 1;
@@ -344,21 +339,6 @@ internal sealed class PostcopyRig
         Put64(b, 0x10);
         b.Write((ReadOnlySpan<byte>)[0x7E]);
         Put32(b, 1);
-        return b.WrittenSpan.ToArray();
-    }
-
-    private static byte[] Discard(long[] pages)
-    {
-        var b = new ArrayBufferWriter<byte>();
-        b.Write((ReadOnlySpan<byte>)[8, 0, 6, 0, (byte)(9 + (16 * pages.Length)), 0]);
-        b.Write("\u0006pc.ram"u8);
-        b.Write((ReadOnlySpan<byte>)[0]);
-        foreach (long page in pages)
-        {
-            Put64(b, (ulong)page * Page.Size);
-            Put64(b, Page.Size);
-        }
-
         return b.WrittenSpan.ToArray();
     }
 
