@@ -26,7 +26,7 @@ internal static class ConvergenceScenarios
         new("hybrid", "One round, then the guest, then the rest", run =>
             Play(run, GuestLoad.Text, new MigrationPolicy { Method = MigrationMethod.Hybrid, MaxDowntimeMs = Patient }, "hybrid")),
         new("writer", "A guest that writes faster than the link carries, by the default policy", run =>
-            Play(run, Writer, new MigrationPolicy { BandwidthBitsPerSecond = Narrow }, "hybrid")),
+            Play(run, Writer, new MigrationPolicy { BandwidthBitsPerSecond = Narrow }, "precopy")),
         new("throttle", "A guest that writes a little too fast, by a policy without postcopy", run =>
             Play(
                 run, new GuestLoad("eager", "", "set pattern=incompressible rate=12M size=64M"),

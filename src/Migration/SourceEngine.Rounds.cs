@@ -341,7 +341,9 @@ public sealed partial class SourceEngine
 
     private void CheckBounds()
     {
-        if (_postcopy || (_switchoverRequested && _budgetWaived))
+        // Whoever waits for its turn goes on with short rounds, however many.
+        bool waitsForTurn = _turnAsked && !_hasTurn;
+        if (_postcopy || waitsForTurn || (_switchoverRequested && _budgetWaived))
         {
             return;
         }

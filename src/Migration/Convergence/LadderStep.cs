@@ -38,8 +38,8 @@ public sealed record Ladder(string Name, string Description, IReadOnlyList<Ladde
     /// <summary>Those that come with Godwit; a file of the host may replace them and add others.</summary>
     public static IReadOnlyList<Ladder> Shipped { get; } =
     [
-        new(DefaultName, "Slow the guest a little; if that is not enough, bring the rest after it.",
-            [new(LadderAction.Throttle, 30), new(LadderAction.Postcopy, 0, 3)]),
+        new(DefaultName, "Slow the guest by up to half if that is enough; else leave it where it is.",
+            [new(LadderAction.Throttle, 50)]),
         new("gentle", "Never slow the guest at the source: bring the rest after it.",
             [new(LadderAction.Postcopy, 0)]),
         new("safe", "Never postcopy, which loses the guest with the source host: slow it as much as it takes.",

@@ -66,6 +66,7 @@ internal sealed class PostcopyRig
         if (DestinationMemory[page] is null && _asked.Add(page))
         {
             Destination.PagesTouched(0, new PageNumber(page), 1, Now);
+            Exchange();
         }
     }
 

@@ -28,7 +28,7 @@ public class PostcopyTests
     public void A_hybrid_sends_everything_once_before_and_what_was_written_since_behind()
     {
         var rig = new PostcopyRig(_hybrid);
-        rig.Run(100);
+        rig.Run(10);
         for (int page = 100; page < 160; page++)
         {
             rig.Write(page);
@@ -52,7 +52,7 @@ public class PostcopyTests
         rig.Touch(page);
         rig.Run(3, () => !rig.Waits(page));
         Assert.False(rig.Waits(page));
-        Assert.InRange(rig.Delivered.IndexOf(page), before, before + 2 * rig.PagesPerStep);
+        Assert.Equal(before, rig.Delivered.IndexOf(page));
         rig.Run(20_000);
         FaultReport? faults = rig.Source.Snapshot(rig.Now).Faults;
         Assert.Equal(1, faults!.Count);
@@ -69,23 +69,27 @@ public class PostcopyTests
         Assert.True(rig.Waits(page));
         rig.Touch(page);
         rig.Run(60);
-        int near = rig.Delivered.SkipWhile(one => one != page).Count(one => Math.Abs(one - page) <= 2 * 512);
-        int all = rig.Delivered.SkipWhile(one => one != page).Count();
-        Assert.True(near > all * 0.8, $"{near} of {all} pages are near the fault");
+        long[] next = [.. rig.Delivered.SkipWhile(one => one != page).Take(900)];
+        Assert.Equal(900, next.Length);
+        Assert.InRange(next.Count(one => Math.Abs(one - page) <= 2 * 512), 720, 900);
     }
 
     [Fact]
     public void A_page_that_was_never_written_is_zero_and_comes_from_nobody()
     {
         var rig = new PostcopyRig(_hybrid);
-        rig.Run(50);
-        rig.Write(5);
+        rig.Run(10);
+        for (int page = 0; page < 900; page++)
+        {
+            rig.Write(page);
+        }
+
         rig.Run(5000, () => rig.RunsAtDestination);
         // As a hole of the destination's memory file: the source sent it as zero, and nothing was put there.
         rig.DestinationMemory[1000] = null;
         rig.Touch(1000);
-        rig.Run(5000);
         Assert.Equal(0, rig.DestinationMemory[1000]);
+        rig.Run(5000);
         Assert.Equal(MigrationOutcome.Completed, rig.Source.Outcome);
     }
 
