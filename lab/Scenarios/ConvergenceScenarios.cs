@@ -22,9 +22,13 @@ internal static class ConvergenceScenarios
     internal static IEnumerable<Scenario> All { get; } =
     [
         new("postcopy", "The guest runs at the destination first, and its memory follows", run =>
-            Play(run, GuestLoad.Text, new MigrationPolicy { Method = MigrationMethod.Postcopy, MaxDowntimeMs = Patient }, "postcopy")),
+            Play(
+                run, GuestLoad.Text,
+                new MigrationPolicy { Method = MigrationMethod.Postcopy, MaxDowntimeMs = Patient }, "postcopy")),
         new("hybrid", "One round, then the guest, then the rest", run =>
-            Play(run, GuestLoad.Text, new MigrationPolicy { Method = MigrationMethod.Hybrid, MaxDowntimeMs = Patient }, "hybrid")),
+            Play(
+                run, GuestLoad.Text,
+                new MigrationPolicy { Method = MigrationMethod.Hybrid, MaxDowntimeMs = Patient }, "hybrid")),
         new("writer", "A guest that writes faster than the link carries, by the default policy", run =>
             Play(run, Writer, new MigrationPolicy { BandwidthBitsPerSecond = Narrow }, "precopy")),
         new("throttle", "A guest that writes a little too fast, by a policy without postcopy", run =>

@@ -135,7 +135,8 @@ public sealed partial class DestinationEngine : IQemuStreamSink
     {
         _now = _lastHeard = now;
         _received += frameBytes;
-        if (_received - _acknowledged >= (_missingTold ? AcknowledgeBytesShort : AcknowledgeBytes) || now - _lastAcknowledgedAt >= AcknowledgeEvery)
+        if (_received - _acknowledged >= (_missingTold ? AcknowledgeBytesShort : AcknowledgeBytes)
+            || now - _lastAcknowledgedAt >= AcknowledgeEvery)
         {
             Acknowledge();
         }

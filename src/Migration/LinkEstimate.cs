@@ -54,7 +54,7 @@ internal sealed class LinkEstimate
         : Math.Clamp(
             (long)(2 * Rate * (RoundTrip.TotalSeconds + 0.005)) + WindowBytesMin, WindowBytesMin, WindowBytesMax);
 
-    /// <summary>From now on somebody waits for single pages: the queue on the link is kept as short as can be.</summary>
+    /// <summary>From now on somebody waits for single pages: the link's queue is kept as short as can be.</summary>
     public void KeepShort() => _keepsShort = true;
 
     public void OnSent(long bytes, TimeSpan now)

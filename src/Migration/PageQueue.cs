@@ -8,8 +8,9 @@ namespace Godwit.Migration;
 /// <remarks>
 /// QEMU's records come in as <see cref="Report"/>, lanes take pages out with <see cref="Take"/>. A page that is dirtied
 /// again before its turn stays where it is and is sent once. One that was dirtied after it was taken goes to the next
-/// round, or is held back for the last one while it is written in nearly every round. A region of 2 MiB belongs to one lane for the whole migration, so two versions of a page can never overtake
-/// each other on different connections. There is no locking here: the engine's owner serialises.
+/// round, or is held back for the last one while it is written in nearly every round. A region of 2 MiB belongs to one
+/// lane for all of precopy, so two versions of a page can never overtake each other on different connections. There is
+/// no locking here: the engine's owner serialises.
 /// </remarks>
 internal sealed partial class PageQueue
 {

@@ -4,8 +4,8 @@ using Godwit.Pages;
 
 namespace Godwit.Migration;
 
-// Postcopy: the switch, and the pages that follow the guest. To its own QEMU it is the end of a precopy: the guest stands
-// still, everything has been named, and the copy is kept until nobody needs it. What has not been sent by then is what
+// Postcopy: the switch, and the pages that follow the guest. To its own QEMU it is the end of a precopy: the guest
+// stands still, everything has been named, and the copy is kept until nobody needs it. What has not been sent by then is what
 // the destination lacks, and this host sends it in an order of its own.
 public sealed partial class SourceEngine
 {
@@ -52,7 +52,7 @@ public sealed partial class SourceEngine
     /// <summary>Pages go as they are: the destination holds no version of any that anything could build on.</summary>
     public bool SendsWhole => _fetching;
 
-    /// <summary>Names may stand for pages on this lane; on the urgent one a guest waits for the content itself.</summary>
+    /// <summary>Names may stand for pages on this lane; on the urgent one a guest waits for the content.</summary>
     public bool MayName(int lane) => lane < _options.Lanes;
 
     private bool CanTurnToPostcopy =>

@@ -262,7 +262,8 @@ public sealed partial class SourceEngine
         TimeSpan duration = _now - _roundStartedAt;
         // QEMU looks at its bitmap every few milliseconds at best: no rate can be told from less.
         double seconds = Math.Max(duration.TotalSeconds, 0.005);
-        long again = _options.HoldsSwitchover ? _queue!.Next + _queue.Held : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
+        long again = _options.HoldsSwitchover ? _queue!.Next + _queue.Held
+            : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
         long dirtied = again + (_queue!.Superseded - _roundSuperseded);
         _dirtyBytesPerSecond = again * (double)Page.Size / seconds;
         var round = new RoundReport(

@@ -52,8 +52,8 @@ internal static class MigrateCommand
                 "id=$(godwit vm migrate web1 --to b --detach); godwit migration watch $id",
             ],
             [
-                name, to, method, ladder, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu, noCompression, share,
-                dryRun, detach,
+                name, to, method, ladder, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu,
+                noCompression, share, dryRun, detach,
             ],
             (session, cancellation) =>
             {

@@ -6,8 +6,8 @@ using Godwit.Migration.Convergence;
 
 namespace Godwit.Daemon.Moves;
 
-/// <summary>What this host's file of policies says: ladders, and how much of the link moves may take, and when.</summary>
-/// <remarks>The file is read again for every question, so that a change needs no restart. docs/cli.md shows one.</remarks>
+/// <summary>What this host's file of policies says: ladders, and how much of the link moves may take.</summary>
+/// <remarks>It is read again for every question, so that a change needs no restart. docs/cli.md shows one.</remarks>
 internal sealed class LadderBook(DaemonSettings settings)
 {
     private const int FileBytesMax = 1 << 20;
@@ -34,8 +34,8 @@ internal sealed class LadderBook(DaemonSettings settings)
 
     /// <summary>The policy with the steps of the ladder that it names.</summary>
     /// <exception cref="GodwitException">
-    /// <c>policy-unknown</c>, <c>policy-invalid</c>; <c>policy-forbids</c>: the method that is asked for is one that the
-    /// ladder leaves out.
+    /// <c>policy-unknown</c>, <c>policy-invalid</c>; <c>policy-forbids</c>: the method that is asked for is one that
+    /// the ladder leaves out.
     /// </exception>
     public MigrationPolicy Resolve(MigrationPolicy policy)
     {
@@ -48,8 +48,8 @@ internal sealed class LadderBook(DaemonSettings settings)
         if (isForced && policy.Ladder.Length > 0 && ladder.Steps.All(step => step.Action != LadderAction.Postcopy))
         {
             throw new GodwitException("policy-forbids",
-                $"The policy '{name}' has no step 'postcopy': it does not want a guest to be lost with its source host, "
-                + $"and --method {policy.Method.ToString().ToLowerInvariant()} would allow that.",
+                $"The policy '{name}' has no step 'postcopy': it does not want a guest to be lost with its source "
+                + $"host, and --method {policy.Method.ToString().ToLowerInvariant()} would allow that.",
                 "Leave out one of the two, or choose another policy: 'godwit policy list'.");
         }
 

@@ -55,8 +55,8 @@ internal sealed partial class OutgoingMoves
         return forecast.Method switch
         {
             "" => steps + "; the rounds would not come to an end: the guest would stay where it is",
-            "precopy" => steps + $"; the pause is at most {policy.DowntimeMax.TotalMilliseconds:F0} ms, or the guest is "
-                + "not paused",
+            "precopy" => steps + $"; the pause is at most {policy.DowntimeMax.TotalMilliseconds:F0} ms, or the guest "
+                + "is not paused",
             _ => steps + "; from the switch on the guest is lost if the source host is, until all its memory has come",
         };
     }

@@ -556,7 +556,8 @@ internal sealed partial class OutgoingMoves(
 
     // In postcopy the guest's place is known long before the move is over.
     private static bool RunsThere(MigrationSnapshot snapshot) =>
-        snapshot.Phase == MigrationPhase.Committed && snapshot.Verdict == "fetching" && snapshot.Downtime > TimeSpan.Zero;
+        snapshot.Phase == MigrationPhase.Committed && snapshot.Verdict == "fetching"
+        && snapshot.Downtime > TimeSpan.Zero;
 
     private sealed class Departure(LocalGuest guest, HostRecord host, Move move, bool postcopy)
     {

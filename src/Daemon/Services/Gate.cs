@@ -30,7 +30,8 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
     [
         .. new[]
         {
-            "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListPolicies", "ListMigrations", "GetMigration", "WatchMigration",
+            "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListPolicies", "ListMigrations", "GetMigration",
+            "WatchMigration",
             "ListHosts", "GetHost", "Diagnose", "ListInventory",
         }.Select(method => ControlPrefix + method),
     ];

@@ -78,14 +78,14 @@ public sealed partial class GuestMemory : IDisposable
         }
     }
 
-    /// <summary>Takes the contents of pages away: they are holes again, and a guest that waits for pages waits for them.
-    /// </summary>
+    /// <summary>Takes the contents of pages away: they are holes again, and a guest may wait for them.</summary>
     /// <exception cref="IOException">The system refused.</exception>
     public void Punch(PageNumber first, long count)
     {
         if (Allocate(_file, PunchHole | KeepSize, Check(first, count * Page.Size), count * Page.Size) != 0)
         {
-            throw new IOException($"Pages of RAM block {Name} cannot be taken away: {Marshal.GetLastPInvokeErrorMessage()}.");
+            throw new IOException(
+                $"Pages of RAM block {Name} cannot be taken away: {Marshal.GetLastPInvokeErrorMessage()}.");
         }
     }
 

@@ -123,7 +123,7 @@ public sealed partial class QemuMachine
         }
     }
 
-    /// <summary>The process of the guest's QEMU on this host, whether it answers or not; null if it has ended.</summary>
+    /// <summary>The process of the guest's QEMU here, whether it answers or not; null if it has ended.</summary>
     public static int? FindProcess(MachineContract contract, string runtimeDirectory) =>
         RunningProcess(contract, new MachineFiles(runtimeDirectory));
 

@@ -3,7 +3,7 @@ using Godwit.Pages;
 
 namespace Godwit.Migration.Convergence;
 
-/// <summary>In which of the last rounds each page of a block was written: what tells the writable working set.</summary>
+/// <summary>In which of the last rounds each page was written: what tells the writable working set.</summary>
 /// <remarks>
 /// Source: Clark et al. 2005, section 2.2. A page that is written in nearly every round would be sent in nearly every
 /// round and in the last one too. Eight bits per page, the newest round lowest.

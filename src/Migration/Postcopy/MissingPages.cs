@@ -15,7 +15,7 @@ public sealed class MissingPages
     private readonly DirtySet?[] _given;
 
     /// <param name="blocks">As the stream's head lists them.</param>
-    /// <param name="shared">For each, whether its memory is read and written as a file; others are never missing.</param>
+    /// <param name="shared">For each, whether its memory is a file; others are never missing.</param>
     public MissingPages(IReadOnlyList<RamBlock> blocks, IReadOnlyList<bool> shared)
     {
         _missing = [.. blocks.Select((b, i) => shared[i] ? new DirtySet(b.PageCount) : null)];

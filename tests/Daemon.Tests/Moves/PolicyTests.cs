@@ -34,7 +34,8 @@ public sealed class PolicyTests : IDisposable
             { // comments and a last comma are fine
               "policies": [
                 { "name": "safe", "steps": [ { "do": "abort", "after": 5 } ] },
-                { "name": "night", "description": "Slowly", "steps": [ { "do": "throttle", "value": 20 }, { "do": "pause", "value": 2000 }, ] },
+                { "name": "night", "description": "Slowly",
+                  "steps": [ { "do": "throttle", "value": 20 }, { "do": "pause", "value": 2000 }, ] },
               ],
             }
             """);

@@ -61,7 +61,9 @@ internal static class ReturnPathTarget
             {
                 case ReturnPathType.Shut: ReturnPathWriter.Shut(written, message.Value); break;
                 case ReturnPathType.Pong: ReturnPathWriter.Pong(written, message.Value); break;
-                case ReturnPathType.RequestPagesOf or ReturnPathType.RequestPages: WriteRequest(written, message); break;
+                case ReturnPathType.RequestPagesOf or ReturnPathType.RequestPages:
+                    WriteRequest(written, message);
+                    break;
                 default: ReturnPathWriter.SwitchoverAck(written); break;
             }
         }

@@ -11,7 +11,8 @@ public class PostcopyPackageTests
     // Goal: whatever device state holds, and however it is cut, its end is found and no byte of it is lost.
     [Fact]
     public void The_end_of_any_device_state_is_found_when_it_has_come_whole() =>
-        Gen.Select(Gen.Byte.Array[0, 400], Gen.Char['a', 'z'].Array[0, 60], Gen.Int[1, 70]).Sample((state, text, piece) =>
+        Gen.Select(Gen.Byte.Array[0, 400], Gen.Char['a', 'z'].Array[0, 60], Gen.Int[1, 70]).Sample((
+            state, text, piece) =>
         {
             byte[] description = [(byte)'{', .. text.Select(letter => (byte)letter), (byte)'}'];
             byte[] tail = [.. state, 0, 6, 0, 0, 0, (byte)description.Length, .. description];
