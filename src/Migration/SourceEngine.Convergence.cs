@@ -86,6 +86,11 @@ public sealed partial class SourceEngine
         Step();
     }
 
+    // Rounds of nothing but what was written meanwhile: no more often than they are worth.
+    private static readonly TimeSpan WaitingRound = TimeSpan.FromMilliseconds(100);
+
+    private bool WaitsForTurn => _turnAsked && !_hasTurn;
+
     private bool MaySwitchOver()
     {
         if (!_options.AsksForTurn || _hasTurn)
@@ -222,7 +227,7 @@ public sealed partial class SourceEngine
         : Phase >= MigrationPhase.Switchover || _switchoverRequested ? "switching over"
         : _suspended ? "paused"
         : Phase == MigrationPhase.Preparing ? "preparing"
-        : _turnAsked && !_hasTurn ? "waiting for its turn"
+        : WaitsForTurn ? "waiting for its turn"
         : !stalled ? "converging"
         : _nextStep < _policy.Steps.Count || _policy.OnStall == OnStall.Pause ? "stalled"
         : "hopeless";

@@ -5,8 +5,8 @@ using Godwit.Pages;
 namespace Godwit.Migration;
 
 // Postcopy: the switch, and the pages that follow the guest. To its own QEMU it is the end of a precopy: the guest
-// stands still, everything has been named, and the copy is kept until nobody needs it. What has not been sent by then is what
-// the destination lacks, and this host sends it in an order of its own.
+// stands still, everything has been named, and the copy is kept until nobody needs it. What has not been sent by then
+// is what the destination lacks, and this host sends it in an order of its own.
 public sealed partial class SourceEngine
 {
     private bool _postcopy;

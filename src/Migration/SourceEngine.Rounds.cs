@@ -194,7 +194,7 @@ public sealed partial class SourceEngine
             _caughtUp = false;
             CheckBounds();
         }
-        else if (passOver)
+        else if (passOver && (!WaitsForTurn || _now - _roundStartedAt >= WaitingRound))
         {
             EndRound();
         }
@@ -342,9 +342,8 @@ public sealed partial class SourceEngine
 
     private void CheckBounds()
     {
-        // Whoever waits for its turn goes on with short rounds, however many.
-        bool waitsForTurn = _turnAsked && !_hasTurn;
-        if (_postcopy || waitsForTurn || (_switchoverRequested && _budgetWaived))
+        // Whoever waits for its turn goes on with rounds until it has it.
+        if (_postcopy || WaitsForTurn || (_switchoverRequested && _budgetWaived))
         {
             return;
         }
