@@ -32,8 +32,5 @@ public static partial class ErrorCatalog
         add("postcopy-huge-pages", ExitCodes.Refused,
             "The destination gives shared memory huge pages, which would stand in for pages that have not come.",
             "On the destination: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled.");
-        add("postcopy-carried", ExitCodes.Failed,
-            "The guest wrote to memory that is not shared at the instant of the switch. It runs on at the source.",
-            "Migrate again, or with --method precopy.");
     }
 }

@@ -154,17 +154,17 @@ internal sealed partial class OutgoingMoves(
         return (guest, host, refusals, notes);
     }
 
+    private static Refusal Refuse(string code, string message, string remedy) =>
+        new() { Code = code, Message = message, Remedy = remedy };
+
     private static IEnumerable<Refusal> CheckBudget(MigrationPolicy policy)
     {
         if (policy.DowntimeMax < SourceEngine.DowntimeLeast)
         {
-            yield return new Refusal
-            {
-                Code = "budget-impossible",
-                Message = $"A pause of {policy.DowntimeMax.TotalMilliseconds:F0} ms is too short for any guest: its "
-                    + $"devices' state alone takes about {SourceEngine.DowntimeLeast.TotalMilliseconds:F0} ms.",
-                Remedy = "Allow a longer pause with --max-downtime.",
-            };
+            yield return Refuse("budget-impossible",
+                $"A pause of {policy.DowntimeMax.TotalMilliseconds:F0} ms is too short for any guest: its devices' "
+                + $"state alone takes about {SourceEngine.DowntimeLeast.TotalMilliseconds:F0} ms.",
+                "Allow a longer pause with --max-downtime.");
         }
     }
 
@@ -178,12 +178,9 @@ internal sealed partial class OutgoingMoves(
 
         if (!answer.KnowsPostcopy)
         {
-            yield return new Refusal
-            {
-                Code = "wire-version",
-                Message = $"Host '{host.Name}' speaks no version of the wire protocol that has postcopy (3 and later).",
-                Remedy = "Bring both hosts to neighbouring versions of godwitd, or move the guest by precopy.",
-            };
+            yield return Refuse("wire-version",
+                $"Host '{host.Name}' speaks no version of the wire protocol that has postcopy (3 and later).",
+                "Bring both hosts to neighbouring versions of godwitd, or move the guest by precopy.");
         }
 
         foreach (var reason in answer.PostcopyRefusals)
