@@ -8,6 +8,7 @@ using Godwit.Fuzz.Tests.Targets;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Host.HandOver;
 using Godwit.Host.Trust;
+using Godwit.Migration;
 using Godwit.Migration.HandOver;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
