@@ -54,6 +54,7 @@ internal static class InterferenceScenarios
         MigrationPolicy policy = new()
         {
             BandwidthBitsPerSecond = 100_000_000, OnStall = OnStall.Abort, TimeoutSeconds = 60, MaxRounds = 8,
+            Ladder = "strict",
         };
         MoveResult move = guest.Move("b", client, policy);
         run.Expect(move.Outcome == "not converged", $"the hopeless move ended as \"{move.Outcome}\": {move.Error}");

@@ -9,7 +9,7 @@ internal sealed record Scenario(string Name, string Summary, Action<ScenarioRun>
 {
     internal static IReadOnlyList<Scenario> All { get; } =
         [.. MoveScenarios.All, .. InventoryScenarios.All, .. SleepScenarios.All, .. InterferenceScenarios.All,
-            RedisScenario.Scenario, .. FaultMatrix.Scenarios, .. StockScenario.All];
+            .. ConvergenceScenarios.All, RedisScenario.Scenario, .. FaultMatrix.Scenarios, .. StockScenario.All];
 
     /// <exception cref="LabException">There is none of that name.</exception>
     internal static Scenario Named(string name) =>

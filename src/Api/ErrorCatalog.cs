@@ -44,6 +44,7 @@ public static partial class ErrorCatalog
         AddDaemon(Add);
         AddTrust(Add);
         AddIncoming(Add);
+        AddConvergence(Add);
         AddGuests(Add);
         AddMachines(Add);
         AddHosts(Add);

@@ -24,6 +24,7 @@ internal sealed class GodwitCommand
         Root.Add(MigrateCommand.Build(this));
         Root.Add(MigrationCommands.Build(this));
         Root.Add(HostCommands.Build(this));
+        Root.Add(PolicyCommands.Build(this));
         Root.Add(StoreCommands.Build(this));
         Root.Add(LabCommand.Build(this));
         Root.Add(DoctorCommand.Build(this));

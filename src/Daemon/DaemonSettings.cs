@@ -57,6 +57,9 @@ public sealed record DaemonSettings
     /// </summary>
     public string InventoryImages { get; init; } = "";
 
+    /// <summary>Ladders and rates beside the shipped ones; need not exist.</summary>
+    public string PoliciesFile { get; init; } = "/etc/godwit/policies.json";
+
     public string ControlSocket => Path.Combine(RuntimeDirectory, "godwitd.sock");
     public string ViewerSocket => Path.Combine(RuntimeDirectory, "viewer.sock");
     public string RegistryFile => Path.Combine(StateDirectory, "registry.db");

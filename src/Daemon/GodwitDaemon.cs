@@ -63,6 +63,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
             await services.GetRequiredService<Membership>().StartAsync(CancellationToken.None);
             StartLanes(services.GetRequiredService<LaneListener>(), settings);
             await services.GetRequiredService<GuestKeeper>().StartAsync(CancellationToken.None);
+            services.GetRequiredService<IncomingMoves>().Start();
             await services.GetRequiredService<OutgoingMoves>().StartAsync();
             services.GetRequiredService<ParcelKeeper>().Start();
             services.GetRequiredService<InventoryKeeper>().Start();
@@ -170,6 +171,9 @@ public sealed class GodwitDaemon : IAsyncDisposable
         builder.Services.AddSingleton<ParcelTrust>();
         builder.Services.AddSingleton<Stores>();
         builder.Services.AddSingleton<ParcelKeeper>();
+        builder.Services.AddSingleton<LadderBook>();
+        builder.Services.AddSingleton<BandwidthShares>();
+        builder.Services.AddSingleton<SwitchoverTurns>();
         builder.Services.AddSingleton<OutgoingMoves>();
         builder.Services.AddSingleton<IncomingMoves>();
         builder.Services.AddSingleton<DisputedGuests>();

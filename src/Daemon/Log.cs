@@ -195,4 +195,23 @@ internal static partial class Log
 
     [LoggerMessage(413, LogLevel.Error, "Migration {Id}: {State} could not be recorded and is tried again: {Reason}")]
     public static partial void HandOverUnrecorded(ILogger logger, string id, string state, string reason);
+
+    [LoggerMessage(415, LogLevel.Warning, "Rates of all moves together are not kept: {Reason}")]
+    public static partial void PoliciesUnusable(ILogger logger, string reason);
+
+    [LoggerMessage(416, LogLevel.Information,
+        "Migration {Id}: {Guest} runs on {Host} and lacks memory; bringing it over new lanes")]
+    public static partial void RestServed(ILogger logger, string id, string guest, string host);
+
+    [LoggerMessage(417, LogLevel.Error,
+        "Migration {Id}: the copy of {Guest} that had the rest of its memory has ended; on {Host} it waits for ever")]
+    public static partial void RestLost(ILogger logger, string id, string guest, string host);
+
+    [LoggerMessage(418, LogLevel.Warning,
+        "Migration {Id}: {Guest} runs here and lacks memory; host {From} is waited for to bring it")]
+    public static partial void ArrivalTakenUp(ILogger logger, string id, string guest, string from);
+
+    [LoggerMessage(419, LogLevel.Error,
+        "Migration {Id}: {Guest} lacks memory and cannot be taken up: {Reason}")]
+    public static partial void ArrivalNotTakenUp(ILogger logger, string id, string guest, string reason);
 }

@@ -25,6 +25,7 @@ internal static partial class SettingsReader
         "hostName", "address", "listen", "peerPort", "lanePort", "pkiDirectory", "stateDirectory", "runtimeDirectory",
         "controlGroup", "viewerGroup", "qemu", "accelerator", "logFormat", "logLevel", "lanes", "reservationSeconds",
         "memoryReserveMebibytes", "inventoryMebibytes", "inventoryImages",
+        "policiesFile",
     ];
 
     private static readonly Dictionary<string, string> Options = new(StringComparer.Ordinal)
@@ -224,6 +225,7 @@ internal static partial class SettingsReader
             ReservationSeconds = Number("reservationSeconds", 30, 1, 3600),
             MemoryReserveMebibytes = Number("memoryReserveMebibytes", 256, 0, 1 << 20),
             InventoryMebibytes = Number("inventoryMebibytes", 16384, 0, 1 << 30),
+            PoliciesFile = FullPath("policiesFile", Path.Combine(Path.GetFullPath(directory), "policies.json")),
             InventoryImages = Text("inventoryImages", "").Split(':', StringSplitOptions.RemoveEmptyEntries)
                 .All(Path.IsPathRooted)
                     ? Text("inventoryImages", "") : throw Reject("inventoryImages", "its parts are absolute paths"),

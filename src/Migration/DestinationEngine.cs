@@ -1,4 +1,5 @@
 using Godwit.GuestStreams.Qemu;
+using Godwit.Migration.Postcopy;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
 
@@ -9,7 +10,7 @@ namespace Godwit.Migration;
 /// Like <see cref="SourceEngine"/> a synchronous state machine without I/O. Lanes write pages by themselves; the engine
 /// only learns of barriers and bytes. Until the commit arrives every failure ends with a guest that never runs here.
 /// </remarks>
-public sealed class DestinationEngine : IQemuStreamSink
+public sealed partial class DestinationEngine : IQemuStreamSink
 {
     private static readonly TimeSpan AcknowledgeEvery = TimeSpan.FromMilliseconds(4);
     private const long AcknowledgeBytes = 256 << 10;
@@ -50,11 +51,15 @@ public sealed class DestinationEngine : IQemuStreamSink
     private string _errorCode = "";
     private string _error = "";
 
-    public DestinationEngine(string guest, string from, int lanes, TimeSpan now)
+    /// <param name="lanes">Those that bring pages, the urgent one included.</param>
+    /// <param name="isShared">True for a RAM block whose memory the shell writes, if postcopy was agreed.</param>
+    public DestinationEngine(
+        string guest, string from, int lanes, TimeSpan now, Func<RamBlock, bool>? isShared = null)
     {
         _guest = guest;
         _from = from;
         _lanes = lanes;
+        _isShared = isShared;
         _asks = new int[lanes + 1];
         _now = _startedAt = _lastHeard = now;
     }
@@ -95,6 +100,13 @@ public sealed class DestinationEngine : IQemuStreamSink
             case ControlMessage.StreamCommand m when Blocks is not null && _switchoverStart is null && _heldBytes == 0:
                 _switchoverStart = m;
                 break;
+            case ControlMessage.PagesMissing m when _missing is not null && !_missingTold && !_isRunning:
+                _missing.Add(m);
+                break;
+            case ControlMessage.MissingTold when _missing is not null && !_missingTold && !_isRunning:
+                _missingTold = true;
+                AllPaused();
+                break;
             case ControlMessage.DeviceState m when Blocks is not null && !_loaded:
                 TakeDeviceState(m.Bytes);
                 break;
@@ -104,12 +116,12 @@ public sealed class DestinationEngine : IQemuStreamSink
             case ControlMessage.Pong m:
                 _offersHeard = Math.Max(_offersHeard, Math.Min(m.Number, _offersSent));
                 break;
-            case ControlMessage.Commit when _loaded:
+            case ControlMessage.Commit when _loaded && Phase < MigrationPhase.Committed:
                 Phase = MigrationPhase.Committed;
                 _committedAt = now;
                 Do(new Effect.RecordResuming());
                 break;
-            case ControlMessage.Abort m:
+            case ControlMessage.Abort m when Phase < MigrationPhase.Committed:
                 Fail(m.Code, $"{_from} ended the migration: {m.Text}", tellPeer: false);
                 break;
             default:
@@ -123,7 +135,8 @@ public sealed class DestinationEngine : IQemuStreamSink
     {
         _now = _lastHeard = now;
         _received += frameBytes;
-        if (_received - _acknowledged >= AcknowledgeBytes || now - _lastAcknowledgedAt >= AcknowledgeEvery)
+        if (_received - _acknowledged >= (_missingTold ? AcknowledgeBytesShort : AcknowledgeBytes)
+            || now - _lastAcknowledgedAt >= AcknowledgeEvery)
         {
             Acknowledge();
         }
@@ -195,6 +208,12 @@ public sealed class DestinationEngine : IQemuStreamSink
             return true;
         }
 
+        if (_missingTold)
+        {
+            AllSent();
+            return true;
+        }
+
         _placed = true;
         _placedAt = now;
         Phase = MigrationPhase.Switchover;
@@ -208,12 +227,18 @@ public sealed class DestinationEngine : IQemuStreamSink
     public void QemuShut(uint code, TimeSpan now)
     {
         _now = now;
+        if (_endWritten && Phase == MigrationPhase.Committed)
+        {
+            MemoryShut(code);
+            return;
+        }
+
         if (Phase >= MigrationPhase.Committed || _loaded)
         {
             return;
         }
 
-        if (code != 0 || !_placed)
+        if (code != 0 || !_placed || _missingTold)
         {
             Fail("destination-load", $"QEMU refused the guest's state (return path code {code}).", tellPeer: true);
             return;
@@ -234,6 +259,13 @@ public sealed class DestinationEngine : IQemuStreamSink
         _announcedAt = announcedAt;
         Do(new Effect.Send(new ControlMessage.Running(
             runningAt - _committedAt, announcedAt > runningAt ? announcedAt - runningAt : TimeSpan.Zero, cpuTime)));
+        _isRunning = true;
+        if (_missingTold)
+        {
+            DetachIfLost();
+            return;
+        }
+
         Outcome = MigrationOutcome.Completed;
         Phase = MigrationPhase.Ended;
         Do(new Effect.End());
@@ -316,6 +348,10 @@ public sealed class DestinationEngine : IQemuStreamSink
         {
             Fail("link-lost", text, tellPeer: true);
         }
+        else if (_missingTold)
+        {
+            Lost(text);
+        }
     }
 
     /// <summary>What the source sent breaks the format.</summary>
@@ -325,6 +361,10 @@ public sealed class DestinationEngine : IQemuStreamSink
         if (Phase < MigrationPhase.Committed)
         {
             Fail("stream-format", $"{error.Message} (offset {error.Offset})", tellPeer: true);
+        }
+        else if (_missingTold)
+        {
+            Lost(error.Message);
         }
     }
 
@@ -360,6 +400,11 @@ public sealed class DestinationEngine : IQemuStreamSink
             Acknowledge();
         }
 
+        if (now - _lastHeard > LinkSilenceMax && !IsDetached && Phase == MigrationPhase.Committed && _missingTold)
+        {
+            Lost($"{_from} has been silent for {LinkSilenceMax.TotalSeconds} s.");
+        }
+
         if (Phase < MigrationPhase.Committed && now - _lastHeard > LinkSilenceMax)
         {
             Fail("link-lost", $"{_from} has been silent for {LinkSilenceMax.TotalSeconds} s.", tellPeer: true);
@@ -375,7 +420,10 @@ public sealed class DestinationEngine : IQemuStreamSink
         TotalBytes = Blocks?.Sum(b => b.Length) ?? 0,
         WireBytes = _received,
         Elapsed = now - _startedAt,
-        Verdict = Phase == MigrationPhase.Ended ? "ended" : "receiving",
+        Verdict = Phase == MigrationPhase.Ended ? "ended"
+            : IsDetached ? "waiting for the source" : _isRunning ? "fetching" : "receiving",
+        RemainingBytes = (_missing?.Count ?? 0) * Page.Size,
+        Faults = _missingTold ? _faults.Report() : null,
         Fraction = Outcome == MigrationOutcome.Completed ? 1 : 0,
         Parts = BlackoutParts.None with
         {
@@ -423,12 +471,19 @@ public sealed class DestinationEngine : IQemuStreamSink
                 Do(new Effect.WriteCommand(command.Number, command.Payload));
             }
 
-            Do(new Effect.WriteEnd());
+            if (!_missingTold)
+            {
+                Do(new Effect.WriteEnd());
+            }
         }
 
         foreach (ReadOnlyMemory<byte> bytes in _heldDeviceState)
         {
             Do(new Effect.WriteDeviceState(bytes));
+            if (_missingTold)
+            {
+                FollowPackage(bytes.Span);
+            }
         }
 
         _heldDeviceState.Clear();
@@ -478,6 +533,10 @@ public sealed class DestinationEngine : IQemuStreamSink
     {
         Head = head;
         Blocks = head.Blocks;
+        if (_isShared is not null)
+        {
+            _missing = new MissingPages(Blocks, [.. Blocks.Select(_isShared)]);
+        }
     }
 
     void IQemuStreamSink.Command(ushort number, ReadOnlySpan<byte> payload)

@@ -18,6 +18,14 @@ public abstract record Effect
     /// <summary>Give QEMU the switchover acknowledgement that it waits for.</summary>
     public sealed record ReleaseSwitchover : Effect;
 
+    /// <summary>Let QEMU take up to so much of the guest's processor time, in percent.</summary>
+    public sealed record Throttle(int Percent) : Effect;
+
+    /// <summary>
+    /// Wait until no other migration of this host pauses its guest; then <see cref="SourceEngine.TurnGranted"/>.
+    /// </summary>
+    public sealed record AskForTurn : Effect;
+
     /// <summary>
     /// Compare the memory of shared blocks with what was sent of it, report differences with
     /// <see cref="SourceEngine.PageDiffers"/>, and then <see cref="SourceEngine.MemoryChecked"/>.
@@ -58,6 +66,23 @@ public abstract record Effect
 
     /// <summary>Give QEMU the empty section that ends RAM.</summary>
     public sealed record WriteEnd : Effect;
+
+    /// <summary>Take the contents of pages away that are to come once more, or come for the first time.</summary>
+    public sealed record ForgetMissing : Effect;
+
+    /// <summary>
+    /// From here on pages reach QEMU by its stream and each once: what was written before came before the guest.
+    /// </summary>
+    public sealed record BeginDelivery : Effect;
+
+    /// <summary>Give QEMU a page of zeros of a block that the source did not count among the missing.</summary>
+    public sealed record WriteZeroPage(int BlockIndex, PageNumber Page) : Effect;
+
+    /// <summary>Give the lanes up; the source will ask for new ones.</summary>
+    public sealed record CloseLanes(string Because) : Effect;
+
+    /// <summary>Give QEMU the end of a postcopy stream.</summary>
+    public sealed record WriteEndOfPostcopy : Effect;
 
     /// <summary>Give QEMU device state.</summary>
     public sealed record WriteDeviceState(ReadOnlyMemory<byte> Bytes) : Effect;

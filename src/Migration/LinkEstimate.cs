@@ -16,6 +16,10 @@ internal sealed class LinkEstimate
     private const long TrustedBytes = 4 << 20;
     private static readonly TimeSpan RoundTripForget = TimeSpan.FromSeconds(10);
 
+    // Half of it is what a receiver keeps unacknowledged at most then.
+    private const long WindowBytesShort = 128 << 10;
+
+    private bool _keepsShort;
     private double _bytes;
     private double _seconds;
     private TimeSpan _lastAcknowledged;
@@ -43,10 +47,15 @@ internal sealed class LinkEstimate
     /// Bytes that may be on their way: twice what the link holds, so that it never runs dry, and no more, so that the
     /// guest's own packets and the last pages before the switchover do not queue behind megabytes.
     /// </summary>
-    public long Window => Rate <= 0
+    public long Window => _keepsShort && Rate > 0
+        ? Math.Clamp((long)(1.25 * Rate * (RoundTrip.TotalSeconds + 0.003)), WindowBytesShort, WindowBytesMax)
+        : Rate <= 0
         ? WindowBytesStart
         : Math.Clamp(
             (long)(2 * Rate * (RoundTrip.TotalSeconds + 0.005)) + WindowBytesMin, WindowBytesMin, WindowBytesMax);
+
+    /// <summary>From now on somebody waits for single pages: the link's queue is kept as short as can be.</summary>
+    public void KeepShort() => _keepsShort = true;
 
     public void OnSent(long bytes, TimeSpan now)
     {

@@ -1,4 +1,19 @@
+using Godwit.Migration.Convergence;
+
 namespace Godwit.Migration;
+
+/// <summary>How memory crosses.</summary>
+public enum MigrationMethod
+{
+    /// <summary>Rounds, and what the ladder allows when they do not converge.</summary>
+    Auto,
+    /// <summary>Everything before the guest runs at the destination, whatever the ladder allows.</summary>
+    Precopy,
+    /// <summary>The guest runs at the destination as soon as it can; its memory follows.</summary>
+    Postcopy,
+    /// <summary>One round over everything, then postcopy.</summary>
+    Hybrid,
+}
 
 /// <summary>What happens when the rounds do not converge within their bounds.</summary>
 public enum OnStall
@@ -41,10 +56,17 @@ public sealed record MigrationPolicy
     public TimeSpan DowntimeMax { get; init; } = TimeSpan.FromMilliseconds(300);
     /// <summary>Cap on all lanes together; 0 for none.</summary>
     public long BandwidthBitsPerSecond { get; init; }
+    /// <summary>When the ladder has been climbed to its end.</summary>
     public OnStall OnStall { get; init; } = OnStall.Abort;
+    public MigrationMethod Method { get; init; } = MigrationMethod.Auto;
+    /// <summary>Name of the ladder; empty for none.</summary>
+    public string Ladder { get; init; } = "";
+    /// <summary>What is done, in order, when rounds do not shrink any more.</summary>
+    public IReadOnlyList<LadderStep> Steps { get; init; } = [];
     public Pacing Pacing { get; init; } = Pacing.Full;
     /// <summary>Rounds after which a migration that does not fit the budget has stalled.</summary>
-    public int RoundsMax { get; init; } = 30;
+    /// <remarks>The model ends a migration long before, unless it goes on converging.</remarks>
+    public int RoundsMax { get; init; } = 1000;
     /// <summary>Time from the first page after which a migration that does not fit the budget has stalled.</summary>
     public TimeSpan TimeMax { get; init; } = TimeSpan.FromMinutes(30);
     /// <summary>False sends every page as it is.</summary>
@@ -52,4 +74,14 @@ public sealed record MigrationPolicy
     public ContentSharing Share { get; init; } = ContentSharing.Guest;
     /// <summary>Processor time of the source's lanes, in cores, while the guest runs; 0 for no limit.</summary>
     public double Cores { get; init; }
+
+    /// <summary>
+    /// The guest may come to run at the destination before its memory has: then it is lost with either host.
+    /// </summary>
+    public bool MayTurnToPostcopy => Method switch
+    {
+        MigrationMethod.Postcopy or MigrationMethod.Hybrid => true,
+        MigrationMethod.Auto => Steps.Any(step => step.Action == LadderAction.Postcopy),
+        _ => false,
+    };
 }

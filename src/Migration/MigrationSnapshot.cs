@@ -52,6 +52,15 @@ public sealed record BlackoutParts(
     public static BlackoutParts None { get; } = new(default, default, default, default, default, default);
 }
 
+/// <summary>What a move was expected to cost.</summary>
+public sealed record ForecastReport(
+    long BytesLow, long BytesHigh, TimeSpan Fastest, TimeSpan Slowest, TimeSpan ShortestPause, TimeSpan LongestPause);
+
+/// <summary>How long a guest waited for pages that it touched before they had come.</summary>
+/// <param name="Count">Pages it waited for.</param>
+/// <param name="Mean">From QEMU's request to the page in QEMU's hands; the others likewise.</param>
+public sealed record FaultReport(long Count, TimeSpan Mean, TimeSpan Median, TimeSpan Worst99, TimeSpan Longest);
+
 /// <summary>Everything that is known of a migration at one instant; the last one is its report.</summary>
 public sealed record MigrationSnapshot
 {
@@ -75,8 +84,28 @@ public sealed record MigrationSnapshot
     public TimeSpan ExpectedDowntime { get; init; }
     /// <summary>Null while not known or not converging.</summary>
     public TimeSpan? TimeLeft { get; init; }
-    /// <summary>One of converging, stalled, holding, switching over, ended.</summary>
+    /// <summary>
+    /// One of preparing, converging, stalled, hopeless, paused, waiting for its turn, switching over, fetching, ended.
+    /// </summary>
     public string Verdict { get; init; } = "";
+    /// <summary>What happens next and when, for people; empty if there is nothing to say.</summary>
+    public string Next { get; init; } = "";
+    /// <summary>precopy, postcopy, or hybrid: precopy that turned to postcopy.</summary>
+    public string Method { get; init; } = "precopy";
+    /// <summary>Steps of the ladder taken so far, with what they were taken for.</summary>
+    public IReadOnlyList<string> StepsTaken { get; init; } = [];
+    /// <summary>Processor time that QEMU may take from the guest, in percent; 0 if it was never slowed.</summary>
+    public int ThrottlePercent { get; init; }
+    /// <summary>The most that QEMU took from it by its own account, in percent.</summary>
+    public int ThrottledPercent { get; init; }
+    /// <summary>The pause budget now; a user or the ladder may have changed it.</summary>
+    public TimeSpan DowntimeMax { get; init; }
+    /// <summary>The cap now; 0 for none.</summary>
+    public long BandwidthBitsPerSecond { get; init; }
+    /// <summary>What was expected of the move before it began; null if nobody asked.</summary>
+    public ForecastReport? Forecast { get; init; }
+    /// <summary>The guest's waits for its memory at the destination; null without postcopy.</summary>
+    public FaultReport? Faults { get; init; }
     public IReadOnlyList<RoundReport> Rounds { get; init; } = [];
     /// <summary>
     /// Bytes that did not cross the wire, by reason: zero, word, superseded, unchanged, delta, known, compressed.

@@ -1,4 +1,5 @@
 using Godwit.ChunkStore;
+using Godwit.Migration.Convergence;
 using Godwit.Pages;
 
 namespace Godwit.Migration;
@@ -7,16 +8,20 @@ namespace Godwit.Migration;
 /// <remarks>
 /// QEMU's records come in as <see cref="Report"/>, lanes take pages out with <see cref="Take"/>. A page that is dirtied
 /// again before its turn stays where it is and is sent once. One that was dirtied after it was taken goes to the next
-/// round. A region of 2 MiB belongs to one lane for the whole migration, so two versions of a page can never overtake
-/// each other on different connections. There is no locking here: the engine's owner serialises.
+/// round, or is held back for the last one while it is written in nearly every round. A region of 2 MiB belongs to one
+/// lane for all of precopy, so two versions of a page can never overtake each other on different connections. There is
+/// no locking here: the engine's owner serialises.
 /// </remarks>
-internal sealed class PageQueue
+internal sealed partial class PageQueue
 {
     private sealed class Block(RamBlock ram)
     {
         public readonly RamBlock Ram = ram;
         public readonly DirtySet Current = new(ram.PageCount);
         public readonly DirtySet Next = new(ram.PageCount);
+        // Pages of the writable working set: sent early they would only be sent again.
+        public readonly DirtySet Held = new(ram.PageCount);
+        public readonly WriteHistory Writes = new(ram.PageCount);
         // Round 0 only: pages the feed has named. A page not yet named belongs to round 0 whenever it comes.
         public readonly DirtySet Named = new(ram.PageCount);
         // Pages whose newest record said zero: they need no look at memory, which would fill holes in it.
@@ -25,7 +30,13 @@ internal sealed class PageQueue
         public readonly DirtySet?[] Known = new DirtySet?[FingerprintSet.Origins];
         // Pages that the destination could not rebuild by name: from then on they go with their contents.
         public DirtySet? Plain;
+
+        public bool Waits(PageNumber page) => Current.Contains(page) || Next.Contains(page) || Held.Contains(page);
     }
+
+    // A round of only the pages that are not hot is worth its while if there are enough of them.
+    private const int ColdPagesMin = 64;
+    private const int ColdShareMin = 8;
 
     private readonly Block[] _blocks;
     private readonly int _lanes;
@@ -54,7 +65,13 @@ internal sealed class PageQueue
     /// <summary>Pages dirtied since they were taken.</summary>
     public long Next { get; private set; }
 
-    /// <summary>Pages of both sets that are zero by their newest record: they cost next to nothing to send.</summary>
+    /// <summary>Pages held back because the guest writes them in nearly every round.</summary>
+    public long Held { get; private set; }
+
+    /// <summary>Everything that is still to be sent.</summary>
+    public long Waiting => Current + Next + Held;
+
+    /// <summary>Pages of all sets that are zero by their newest record: they cost next to nothing to send.</summary>
     public long ZeroWaiting { get; private set; }
 
     /// <summary>Records that changed nothing because their page was waiting already.</summary>
@@ -79,7 +96,12 @@ internal sealed class PageQueue
             AllNamed = true;
         }
 
-        if (block.Current.Contains(page) || block.Next.Contains(page))
+        if (!first)
+        {
+            block.Writes.Mark(page);
+        }
+
+        if (block.Waits(page))
         {
             Superseded++;
             ZeroWaiting += !turned ? 0 : zero ? 1 : -1;
@@ -127,7 +149,7 @@ internal sealed class PageQueue
         }
 
         (block.Plain ??= new DirtySet(block.Ram.PageCount)).Add(page);
-        if (!block.Current.Contains(page) && !block.Next.Contains(page))
+        if (!block.Waits(page))
         {
             // Whatever the round, at once: the destination holds its barrier for it.
             block.Current.Add(page);
@@ -139,7 +161,10 @@ internal sealed class PageQueue
     }
 
     /// <summary>This round is over: what was dirtied meanwhile becomes the new round's set.</summary>
-    public void BeginRound()
+    /// <param name="mayHold">
+    /// Pages written in nearly every round may be held back, as long as there is enough of others to send.
+    /// </param>
+    public void BeginRound(bool mayHold)
     {
         if (Current != 0)
         {
@@ -147,13 +172,44 @@ internal sealed class PageQueue
         }
 
         _firstRound = false;
+        long hot = mayHold ? CountHot() : 0;
+        bool hold = hot > 0 && Waiting - hot >= Math.Max(hot / ColdShareMin, ColdPagesMin);
         foreach (Block block in _blocks)
         {
             block.Current.Swap(block.Next);
+            block.Current.UnionWith(block.Held);
+            block.Held.Clear();
+            foreach (PageNumber page in hold ? block.Current : block.Held)
+            {
+                if (block.Writes.IsHot(page))
+                {
+                    block.Current.Remove(page);
+                    block.Held.Add(page);
+                }
+            }
+
+            block.Writes.BeginRound();
         }
 
-        (Current, Next) = (Next, 0);
+        (Current, Next, Held) = (_blocks.Sum(b => b.Current.Count), 0, _blocks.Sum(b => b.Held.Count));
         ReportedThisRound = 0;
+    }
+
+    private long CountHot()
+    {
+        long hot = 0;
+        foreach (Block block in _blocks)
+        {
+            foreach (DirtySet set in (ReadOnlySpan<DirtySet>)[block.Next, block.Held])
+            {
+                foreach (PageNumber page in set)
+                {
+                    hot += block.Writes.IsHot(page) ? 1 : 0;
+                }
+            }
+        }
+
+        return hot;
     }
 
     /// <summary>The guest is about to stop: from now on there is one set, and everything reported joins it.</summary>
@@ -164,12 +220,13 @@ internal sealed class PageQueue
         foreach (Block block in _blocks)
         {
             block.Current.UnionWith(block.Next);
+            block.Current.UnionWith(block.Held);
             block.Next.Clear();
+            block.Held.Clear();
         }
 
-        // The two sets may share pages only in theory (a page in Current is never added to Next), so the sum is exact.
-        Current += Next;
-        Next = 0;
+        // The sets share no page (one that waits in any is added to no other), so the sum is exact.
+        (Current, Next, Held) = (Waiting, 0, 0);
     }
 
     /// <summary>Takes up to a batch of the lane's pages out of this round's set; false if it has none.</summary>
@@ -235,18 +292,25 @@ internal sealed class PageQueue
         }
     }
 
-    private bool TakeRegion(Block block, long region, TakenPages taken)
+    private bool TakeRegion(Block block, long region, TakenPages taken, int from = 0, int most = Page.RegionPages)
     {
         taken.Begin(block.Ram, region);
         ReadOnlySpan<ulong> words = block.Current.Region(region);
         Span<ulong> copy = stackalloc ulong[words.Length];
         words.CopyTo(copy);
         long firstPage = region * Page.RegionPages;
-        for (int w = 0; w < copy.Length; w++)
+        copy[..(from / 64)].Clear();
+        copy[from / 64] &= ulong.MaxValue << (from % 64);
+        for (int w = from / 64; w < copy.Length; w++)
         {
             ulong word = copy[w];
             while (word != 0)
             {
+                if (taken.Count == most)
+                {
+                    return false;
+                }
+
                 var page = new PageNumber(firstPage + (w * 64) + System.Numerics.BitOperations.TrailingZeroCount(word));
                 word &= word - 1;
                 bool zero = block.Zero.Contains(page);

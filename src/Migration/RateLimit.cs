@@ -8,6 +8,9 @@ namespace Godwit.Migration;
 internal sealed class RateLimit
 {
     private const double BurstSeconds = 0.01;
+
+    // TLS records and the headers of TCP and IP, at 1448 bytes of content in a packet of 1500.
+    public const double OnTheWire = 1.04;
     private double _tokens;
     private TimeSpan _last;
 
@@ -30,11 +33,12 @@ internal sealed class RateLimit
             : TimeSpan.FromSeconds(-_tokens * 8 / BitsPerSecond);
     }
 
+    /// <summary>A frame of so many bytes is sent; what the layers below add to it is paid too.</summary>
     public void Pay(long bytes)
     {
         if (BitsPerSecond != 0)
         {
-            _tokens -= bytes;
+            _tokens -= bytes * OnTheWire;
         }
     }
 

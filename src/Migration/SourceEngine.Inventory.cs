@@ -106,6 +106,6 @@ public sealed partial class SourceEngine
 
         int lane = _queue!.LaneOf(wanted.BlockIndex, wanted.Region);
         _asksAnswered[lane]++;
-        _barrierSent[lane] = false;
+        _barriers[lane] = Math.Min(_barriers[lane], _postcopy ? 1 : 0);
     }
 }

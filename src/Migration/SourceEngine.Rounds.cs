@@ -1,4 +1,5 @@
 using Godwit.ChunkStore;
+using Godwit.Migration.Convergence;
 using Godwit.Pages;
 
 namespace Godwit.Migration;
@@ -15,6 +16,7 @@ public sealed partial class SourceEngine
     // The final rounds are worth their cost only while each one shortens the pause noticeably.
     private const double ShrinkWanted = 0.7;
     private const int PolishRoundsMax = 4;
+    // With every step taken, rounds go on for as long: the coders and the guest may still change their minds.
     private const int StuckRoundsMax = 8;
     private static readonly TimeSpan QuietEnough = TimeSpan.FromMilliseconds(4);
 
@@ -24,6 +26,9 @@ public sealed partial class SourceEngine
     // Device state, its loading, commit and resume, as measured with stock QEMU; replaced by nothing better before
     // the pause itself.
     private static readonly TimeSpan HandOverCost = TimeSpan.FromMilliseconds(25);
+
+    /// <summary>No pause budget below it can be kept, whatever the guest.</summary>
+    public static TimeSpan DowntimeLeast => HandOverCost;
 
     private const int AgainPagesTrusted = 256;
     private const int UntrustedBytesMax = 256 << 10;
@@ -58,15 +63,14 @@ public sealed partial class SourceEngine
     private long _contentFrameBytes;
     private long _previousSet = long.MaxValue;
     private int _polishRounds;
-    private int _stuckRounds;
     private double _dirtyBytesPerSecond;
     private int _downtimeLimit = DowntimeLimitNever;
 
-    private long AdaptiveCeiling => _policy.BandwidthBitsPerSecond > 0 ? _policy.BandwidthBitsPerSecond : AdaptiveMax;
+    private long AdaptiveCeiling => _bandwidth > 0 ? _bandwidth : AdaptiveMax;
 
     private long StartRate() => _policy.Pacing == Pacing.Adaptive
         ? Math.Min(AdaptiveMin, AdaptiveCeiling)
-        : _policy.BandwidthBitsPerSecond;
+        : _bandwidth;
 
     private bool CarriedRoom() => _carried.Free >= CarriedReserve;
 
@@ -89,7 +93,7 @@ public sealed partial class SourceEngine
 
     private double GatedBacklogMax()
     {
-        double seconds = Math.Min(0.03, _policy.DowntimeMax.TotalSeconds / 4);
+        double seconds = Math.Min(0.03, _downtimeMax.TotalSeconds / 4);
         return _link.Window + (EffectiveRate() * seconds);
     }
 
@@ -98,7 +102,7 @@ public sealed partial class SourceEngine
     /// </summary>
     private double EffectiveRate()
     {
-        double cap = _policy.BandwidthBitsPerSecond / 8.0;
+        double cap = _bandwidth / 8.0 / RateLimit.OnTheWire;
         return cap > 0 && (_link.Rate <= 0 || cap < _link.Rate) ? cap : _link.Rate;
     }
 
@@ -107,7 +111,7 @@ public sealed partial class SourceEngine
     /// </summary>
     private double LimitedRate() => _limit.BitsPerSecond == 0
         ? EffectiveRate()
-        : Math.Min(EffectiveRate(), _limit.BitsPerSecond / 8.0);
+        : Math.Min(EffectiveRate(), _limit.BitsPerSecond / 8.0 / RateLimit.OnTheWire);
 
     private double WireBytesPerPage() =>
         _pagesSent == 0 ? Page.Size : Math.Max(1, (double)_contentFrameBytes / _pagesSent);
@@ -127,7 +131,7 @@ public sealed partial class SourceEngine
     // Zero pages cost bits and the others kilobytes: an average over both would hide megabytes that still wait.
     private double WireBytesWaiting() => _queue is null
         ? 0
-        : _link.InFlight + ((_queue.Current + _queue.Next - _queue.ZeroWaiting) * WireBytesPerDirtyPage());
+        : _link.InFlight + ((_queue.Waiting - _queue.ZeroWaiting) * WireBytesPerDirtyPage());
 
     private TimeSpan DrainTime()
     {
@@ -167,7 +171,7 @@ public sealed partial class SourceEngine
             FirstPassDone();
         }
 
-        if (_switchoverRequested)
+        if (_switchoverRequested || _suspended)
         {
             CheckBounds();
             return;
@@ -177,6 +181,12 @@ public sealed partial class SourceEngine
         // otherwise use up its rounds while the first one is still on the wire.
         bool arrived = !_options.HoldsSwitchover || _link.InFlight == 0;
         bool drained = _queue!.Current == 0 && _firstPassDone && arrived;
+        if (_policy.Method == MigrationMethod.Postcopy && TurnsToPostcopyNow())
+        {
+            RequestPostcopy();
+            return;
+        }
+
         bool passOver = _options.HoldsSwitchover ? _caughtUp : _qemuPass > _roundPass;
         if (!drained)
         {
@@ -184,7 +194,7 @@ public sealed partial class SourceEngine
             _caughtUp = false;
             CheckBounds();
         }
-        else if (passOver)
+        else if (passOver && (!WaitsForTurn || _now - _roundStartedAt >= WaitingRound))
         {
             EndRound();
         }
@@ -204,8 +214,7 @@ public sealed partial class SourceEngine
     {
         CloseRound();
         // Without a held switchover pages go out in QEMU's order as they come, so the set is known only afterwards.
-        long set = _options.HoldsSwitchover ? _queue!.Next : _queue!.ReportedThisRound;
-        _queue.BeginRound();
+        long set = _options.HoldsSwitchover ? _queue!.Waiting : _queue!.ReportedThisRound;
         bool shrinking = set < _previousSet * ShrinkWanted;
         _previousSet = set;
         _firstRoundEnded = true;
@@ -215,9 +224,10 @@ public sealed partial class SourceEngine
         // A guest so small that hardly anything has crossed tells nothing of the link, but next to nothing waits
         // either.
         bool fits = _link.Trusted
-            ? expected <= _policy.DowntimeMax * BudgetPlanned
+            ? expected <= _downtimeMax * BudgetPlanned
             : WireBytesWaiting() <= UntrustedBytesMax;
-        _stuckRounds = shrinking || fits || !_link.Trusted ? 0 : _stuckRounds + 1;
+        _queue.BeginRound(mayHold: _options.HoldsSwitchover && !fits);
+        _model.RoundEnded(set, DirtyWireRate(), EffectiveRate(), fits || !_link.Trusted);
         bool paceAllows = FollowDirtyRate(set);
         if (!_options.HoldsSwitchover)
         {
@@ -226,7 +236,13 @@ public sealed partial class SourceEngine
             return;
         }
 
-        if (fits && paceAllows)
+        if (TurnsToPostcopyNow())
+        {
+            RequestPostcopy();
+            return;
+        }
+
+        if (fits && paceAllows && MaySwitchOver())
         {
             bool quiet = DrainTime() <= QuietEnough;
             if (quiet || !shrinking || _polishRounds >= PolishRoundsMax)
@@ -246,7 +262,8 @@ public sealed partial class SourceEngine
         TimeSpan duration = _now - _roundStartedAt;
         // QEMU looks at its bitmap every few milliseconds at best: no rate can be told from less.
         double seconds = Math.Max(duration.TotalSeconds, 0.005);
-        long again = _options.HoldsSwitchover ? _queue!.Next : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
+        long again = _options.HoldsSwitchover ? _queue!.Next + _queue.Held
+            : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
         long dirtied = again + (_queue!.Superseded - _roundSuperseded);
         _dirtyBytesPerSecond = again * (double)Page.Size / seconds;
         var round = new RoundReport(
@@ -293,7 +310,7 @@ public sealed partial class SourceEngine
             return;
         }
 
-        TimeSpan left = (_policy.DowntimeMax * BudgetPlanned) - HandOver() - (2 * _link.RoundTrip)
+        TimeSpan left = (_downtimeMax * BudgetPlanned) - HandOver() - (2 * _link.RoundTrip)
             - TimeSpan.FromSeconds(GatedBacklogMax() / Math.Max(1, EffectiveRate()));
         double share = _rounds.Count < 6 ? 0.25 : _rounds.Count < 10 ? 0.5 : 1;
         int limit = Math.Max(DowntimeLimitNever, (int)(left.TotalMilliseconds * share));
@@ -315,26 +332,35 @@ public sealed partial class SourceEngine
         _queue!.BeginLastRound();
         if (_policy.Pacing == Pacing.Adaptive)
         {
-            _limit.Set(_policy.BandwidthBitsPerSecond, _now);
+            _limit.Set(_bandwidth, _now);
         }
 
         Do(new Effect.ReleaseSwitchover());
     }
 
+    private double DirtyWireRate() => _dirtyBytesPerSecond / Page.Size * WireBytesPerDirtyPage();
+
     private void CheckBounds()
     {
-        if (_switchoverRequested && _budgetWaived)
+        // Whoever waits for its turn goes on with rounds until it has it.
+        if (_postcopy || WaitsForTurn || (_switchoverRequested && _budgetWaived))
+        {
+            return;
+        }
+
+        bool adapts = _policy.Pacing == Pacing.Full;
+        if (!_switchoverRequested && adapts && ClimbsNow())
         {
             return;
         }
 
         string? bound =
             _rounds.Count >= _policy.RoundsMax ? $"{_rounds.Count} rounds (the limit is {_policy.RoundsMax})"
-            : _now - _startedAt >= _policy.TimeMax ? $"{_policy.TimeMax.TotalSeconds:0} s (the time limit)"
-            : _stuckRounds >= StuckRoundsMax && _policy.Pacing == Pacing.Full
+            : Running(_now) >= _policy.TimeMax ? $"{_policy.TimeMax.TotalSeconds:0} s (the time limit)"
+            : _model.StalledRounds >= StuckRoundsMax && adapts
                 ? $"{StuckRoundsMax} rounds in a row that did not shrink"
             : null;
-        if (bound is null)
+        if (bound is null || (!_switchoverRequested && Climb()))
         {
             return;
         }
@@ -357,12 +383,17 @@ public sealed partial class SourceEngine
             return;
         }
 
+        NotConverged($"after {bound}");
+    }
+
+    private void NotConverged(string when)
+    {
         double dirty = _dirtyBytesPerSecond / 1e6;
         double rate = EffectiveRate() / 1e6;
         Fail(MigrationOutcome.NotConverged, "migration-not-converged",
-            $"The memory of {_options.Guest} did not converge after {bound}: it dirties {dirty:0.0} MB/s, the link "
+            $"The memory of {_options.Guest} did not converge {when}: it dirties {dirty:0.0} MB/s, the link "
             + $"carries {rate:0.0} MB/s, and pausing it now would take "
-            + $"{ExpectedDowntime().TotalMilliseconds:0} ms of the {_policy.DowntimeMax.TotalMilliseconds:0} ms "
+            + $"{ExpectedDowntime().TotalMilliseconds:0} ms of the {_downtimeMax.TotalMilliseconds:0} ms "
             + "allowed. Allow a longer pause (--max-downtime), accept any (--on-stall pause), or give it more "
             + "bandwidth.");
     }

@@ -34,7 +34,7 @@ public sealed partial class SourceEngine
         {
             Phase = MigrationPhase.Switchover;
             _pausedAt = at;
-            _limit.Set(_policy.BandwidthBitsPerSecond, _now);
+            _limit.Set(_bandwidth, _now);
             if (!_switchoverRequested)
             {
                 _queue!.BeginLastRound();
@@ -51,7 +51,7 @@ public sealed partial class SourceEngine
     {
         if (Phase == MigrationPhase.Committed)
         {
-            if (_now - _committedAt > ConfirmMax)
+            if (!_confirmed && _now - _committedAt > ConfirmMax)
             {
                 Unsettled($"{_options.To} has not confirmed within {ConfirmMax.TotalSeconds:0} s that the guest runs.");
             }
@@ -65,27 +65,27 @@ public sealed partial class SourceEngine
         }
 
         TimeSpan paused = _now - _pausedAt;
-        if (_feedEnded && !_budgetChecked)
+        if (_feedEnded && !_budgetChecked && !_postcopy)
         {
             _budgetChecked = true;
             TimeSpan expected = paused + ExpectedDowntime();
             // A guest so small that the rate is not known yet is not turned back on a guess; the limit below holds.
-            if (expected > _policy.DowntimeMax && _link.Trusted)
+            if (expected > _downtimeMax && _link.Trusted)
             {
                 Fail(MigrationOutcome.NotConverged, "pause-budget",
                     $"With {_options.Guest} paused, {WireBytesWaiting() / 1e6:0.0} MB were left to send: a pause of "
-                    + $"{expected.TotalMilliseconds:0} ms; {_policy.DowntimeMax.TotalMilliseconds:0} ms are allowed. "
+                    + $"{expected.TotalMilliseconds:0} ms; {_downtimeMax.TotalMilliseconds:0} ms are allowed. "
                     + "Allow a longer pause (--max-downtime) or accept any (--on-stall pause).");
                 return;
             }
         }
 
-        TimeSpan limit = (2 * _policy.DowntimeMax) + PauseGrace;
+        TimeSpan limit = (2 * _downtimeMax) + PauseGrace;
         if (paused > limit)
         {
             Fail(MigrationOutcome.NotConverged, "pause-budget",
                 $"{_options.Guest} has been paused for {paused.TotalMilliseconds:0} ms and {_options.To} has not "
-                + $"loaded it yet; {_policy.DowntimeMax.TotalMilliseconds:0} ms are allowed.");
+                + $"loaded it yet; {_downtimeMax.TotalMilliseconds:0} ms are allowed.");
         }
     }
 
@@ -94,6 +94,13 @@ public sealed partial class SourceEngine
         _downtime = _now - _pausedAt;
         _parts = _parts with { Resume = message.Resume, Announcement = message.Announcement };
         _destinationCpuTime = message.CpuTime;
+        _confirmed = true;
+        if (_postcopy)
+        {
+            // It runs there and lacks pages that only this host has.
+            return;
+        }
+
         CloseLastRound();
         Outcome = MigrationOutcome.Completed;
         Do(new Effect.ConfirmToQemu());
@@ -117,6 +124,12 @@ public sealed partial class SourceEngine
 
         if (Phase == MigrationPhase.Committed)
         {
+            if (_confirmed && _postcopy)
+            {
+                FetchingBroken(text);
+                return;
+            }
+
             Unsettled(text);
             return;
         }
@@ -158,11 +171,11 @@ public sealed partial class SourceEngine
     {
         bool ended = Phase == MigrationPhase.Ended;
         TimeSpan elapsed = (ended ? _endedAt : now) - _startedAt;
-        long waiting = _queue is null ? 0 : (_queue.Current + _queue.Next) * Page.Size;
+        long waiting = _queue is null ? 0 : _queue.Waiting * Page.Size;
         double rate = LimitedRate();
-        double dirtyWire = _dirtyBytesPerSecond / Page.Size * WireBytesPerDirtyPage();
+        double dirtyWire = _fetching ? 0 : DirtyWireRate();
         bool stalled = _firstRoundEnded && rate > 0 && dirtyWire >= rate * 0.95 && Phase == MigrationPhase.Copying;
-        TimeSpan? left = ended ? TimeSpan.Zero : TimeLeft(rate, dirtyWire, stalled);
+        TimeSpan? left = ended ? TimeSpan.Zero : _suspended ? null : TimeLeft(rate, dirtyWire, stalled);
         // A move that was cancelled or failed got as far as it got.
         double fraction = ended ? Outcome == MigrationOutcome.Completed ? 1 : _fraction
             : left is { } l && elapsed > TimeSpan.Zero ? Math.Min(0.99, elapsed / (elapsed + l))
@@ -180,10 +193,11 @@ public sealed partial class SourceEngine
             WireBytes = _link.Sent,
             WireBytesPerSecond = rate,
             DirtyBytesPerSecond = _dirtyBytesPerSecond,
-            ExpectedDowntime = ended || rate <= 0 ? TimeSpan.Zero : ExpectedDowntime(),
+            ExpectedDowntime = ended || rate <= 0 || _fetching ? TimeSpan.Zero : ExpectedDowntime(),
             TimeLeft = left,
-            Verdict = ended ? "ended" : Phase >= MigrationPhase.Switchover || _switchoverRequested ? "switching over"
-                : stalled ? "stalled" : Phase == MigrationPhase.Preparing ? "preparing" : "converging",
+            Verdict = Verdict(ended, stalled),
+            Next = ended ? "" : NextText(),
+            Method = _postcopy ? _policy.Method == MigrationMethod.Postcopy ? "postcopy" : "hybrid" : "precopy",
             Rounds = [.. _rounds],
             SavedBytes = SavedBytesByReason(),
             Elapsed = elapsed,
@@ -191,6 +205,11 @@ public sealed partial class SourceEngine
             Parts = _parts,
             SharedMemory = _shared.Any(s => s),
             DaemonCpuTime = _destinationCpuTime,
+            StepsTaken = [.. _stepsTaken],
+            ThrottlePercent = _throttleMax,
+            DowntimeMax = _downtimeMax,
+            BandwidthBitsPerSecond = _bandwidth,
+            Faults = _faults,
         };
     }
 
@@ -205,7 +224,7 @@ public sealed partial class SourceEngine
             return null;
         }
 
-        double unsent = _firstRoundEnded
+        double unsent = _firstRoundEnded || _fetching
             ? WireBytesWaiting()
             : _link.InFlight + (Math.Max(0, _queue.TotalPages - _pagesSent) * WireBytesPerPage());
         // Each round leaves what was dirtied while it ran: a geometric series.

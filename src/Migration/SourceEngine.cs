@@ -1,5 +1,6 @@
 using Godwit.ChunkStore;
 using Godwit.GuestStreams.Qemu;
+using Godwit.Migration.Convergence;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
 
@@ -32,6 +33,14 @@ public sealed record SourceEngineOptions
     /// version 1, or the user does not want it.
     /// </summary>
     public int OffersMax { get; init; }
+    /// <summary>
+    /// Both QEMUs can turn to postcopy, and a lane for urgent pages was agreed: the last one.
+    /// </summary>
+    public bool Postcopy { get; init; }
+    /// <summary>
+    /// Other migrations of this host may be about to pause their guests: this one asks for its turn first.
+    /// </summary>
+    public bool AsksForTurn { get; init; }
 }
 
 /// <summary>What a lane shall do next.</summary>
@@ -43,6 +52,8 @@ public enum LaneWork
     Batch,
     /// <summary>Send a barrier: every page of this lane is on its way.</summary>
     Barrier,
+    /// <summary>Send a barrier of the pause: what this lane had before the guest was stopped is on its way.</summary>
+    PauseBarrier,
     /// <summary>The migration has ended.</summary>
     End,
 }
@@ -68,7 +79,8 @@ public sealed partial class SourceEngine : IQemuStreamSink
     private readonly CoreLimit _cores;
     private readonly CodingChooser _coding;
     private readonly CarriedPages _carried;
-    private readonly bool[] _barrierSent;
+    // Sent by each lane: one at the end of precopy, or one at the pause and one at the end of postcopy.
+    private readonly int[] _barriers;
 
     private PageQueue? _queue;
     private bool[] _shared = [];
@@ -87,8 +99,10 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _policy = options.Policy;
         _reader = new QemuStreamReader(this);
         _carried = new CarriedPages(options.CarriedPagesMax);
-        _barrierSent = new bool[options.Lanes];
-        _asksAnswered = new int[options.Lanes];
+        _barriers = new int[options.Lanes + (options.Postcopy ? 1 : 0)];
+        _asksAnswered = new int[_barriers.Length];
+        _downtimeMax = _policy.DowntimeMax;
+        _bandwidth = _policy.BandwidthBitsPerSecond;
         _offered = new FingerprintSet(options.OffersMax);
         _believes = options.OffersMax > 0;
         _now = _startedAt = _lastHeard = _roundStartedAt = _lastCaughtUp = now;
@@ -120,7 +134,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _policy.Compression && _takesDeltas ? _coding.DeltaBytesMax : 0;
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
-    public bool FeedOpen => Phase != MigrationPhase.Ended && FeedWanted() && CarriedRoom();
+    public bool FeedOpen => Phase != MigrationPhase.Ended && !_suspended && FeedWanted() && CarriedRoom();
 
     /// <summary>RAM sections of QEMU's stream read to their end.</summary>
     public long SectionsEnded { get; private set; }
@@ -185,7 +199,8 @@ public sealed partial class SourceEngine : IQemuStreamSink
                 _offersComplete = true;
                 _takesDeltas = m.TakesDeltas;
                 break;
-            case ControlMessage.PagesWanted m when Phase is MigrationPhase.Copying or MigrationPhase.Switchover:
+            case ControlMessage.PagesWanted m when
+                Phase is MigrationPhase.Copying or MigrationPhase.Switchover or MigrationPhase.Committed:
                 ReturnPages(m);
                 break;
             case ControlMessage.PagesPlaced when Phase == MigrationPhase.Switchover:
@@ -197,8 +212,20 @@ public sealed partial class SourceEngine : IQemuStreamSink
                 _parts = _parts with { DeviceState = m.Handed, Load = m.Load };
                 Do(new Effect.HoldStream());
                 break;
-            case ControlMessage.Running m when Phase == MigrationPhase.Committed:
+            case ControlMessage.Running m when Phase == MigrationPhase.Committed && !_confirmed:
                 Confirmed(m);
+                break;
+            case ControlMessage.PagesRequested m when _postcopy:
+                RequestPages(m);
+                break;
+            case ControlMessage.PagesMissing m when _resumed && !_feedEnded:
+                TakeMissing(m);
+                break;
+            case ControlMessage.MissingTold when _resumed && !_feedEnded:
+                BeginFetching();
+                break;
+            case ControlMessage.MemoryComplete m when _fetching && Phase == MigrationPhase.Committed:
+                MemoryComplete(m);
                 break;
             // Whether the guest is lost only this host can tell: it has not left.
             case ControlMessage.Abort m when m.Code == "guest-lost":
@@ -245,6 +272,10 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _committedAt = now;
         _parts = _parts with { Commit = now - _loadedAt };
         Do(new Effect.Send(new ControlMessage.Commit()));
+        if (_postcopy)
+        {
+            BeginFetching();
+        }
     }
 
     /// <summary>The commit could not be recorded; nobody has been told of it.</summary>
@@ -363,10 +394,15 @@ public sealed partial class SourceEngine : IQemuStreamSink
             return LaneWork.End;
         }
 
-        if (_queue is null || _link.InFlight >= _link.Window)
+        if (_queue is not null && _postcopy)
         {
-            WaitsForLink = _queue is not null;
-            return LaneWork.Wait;
+            return TakeInPostcopy(lane, taken, now, ref wait);
+        }
+
+        if (_queue is null || _suspended || _link.InFlight >= _link.Window || lane >= _options.Lanes)
+        {
+            WaitsForLink = _queue is not null && !_suspended;
+            return lane >= _options.Lanes && _feedEnded && LastBarrier(lane) ? LaneWork.Barrier : LaneWork.Wait;
         }
 
         if (AwaitsOffers(now))
@@ -390,13 +426,14 @@ public sealed partial class SourceEngine : IQemuStreamSink
             return LaneWork.Batch;
         }
 
-        if (_feedEnded && !_barrierSent[lane] && !_queue.HasPagesFor(lane))
-        {
-            _barrierSent[lane] = true;
-            return LaneWork.Barrier;
-        }
+        return _feedEnded && !_queue.HasPagesFor(lane) && LastBarrier(lane) ? LaneWork.Barrier : LaneWork.Wait;
+    }
 
-        return LaneWork.Wait;
+    private bool LastBarrier(int lane)
+    {
+        bool first = _barriers[lane] == 0;
+        _barriers[lane] = Math.Max(_barriers[lane], 1);
+        return first;
     }
 
     /// <summary>
@@ -531,6 +568,12 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
     void IQemuStreamSink.Tail(ReadOnlySpan<byte> verbatim)
     {
+        if (_postcopy)
+        {
+            TakeTailInPostcopy(verbatim);
+            return;
+        }
+
         while (!verbatim.IsEmpty)
         {
             int length = Math.Min(verbatim.Length, 256 << 10);

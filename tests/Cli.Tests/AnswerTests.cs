@@ -99,7 +99,8 @@ public class AnswerTests
         var report = MigrationAnswers.ReportData(Samples.Migration());
         Assert.Equal(
             ["guest", "from", "to", "method", "outcome", "totalSeconds", "wireBytes", "downtimeMs", "blackoutMs",
-                "blackoutParts", "savedBytes", "rounds"],
+                "blackoutParts", "savedBytes", "rounds", "stepsTaken", "throttlePercent", "throttledPercent", "faults",
+                "forecast"],
             report.Select(field => field.Key));
         Assert.Equal("completed", report["outcome"]!.GetValue<string>());
         Assert.Null(report["blackoutMs"]);

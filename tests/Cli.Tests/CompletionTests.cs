@@ -16,7 +16,7 @@ public class CompletionTests
     // far.
     [Theory]
     [InlineData("godwit vm mig", "migrate")]
-    [InlineData("godwit migration ", "list show watch cancel settle report")]
+    [InlineData("godwit migration ", "list show watch set pause resume cancel settle report")]
     [InlineData("godwit vm migrate web1 --to b --on-stall ", "abort pause")]
     [InlineData("godwit vm migrate web1 --max-d", "--max-downtime")]
     [InlineData("godwit -o json vm l", "list")]

@@ -19,7 +19,8 @@ public sealed class RoleTests
         using var channel = TestHost.OpenSocket(a.Settings.ViewerSocket);
         string[] looking =
         [
-            "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListMigrations", "GetMigration", "WatchMigration",
+            "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListPolicies", "ListMigrations", "GetMigration",
+            "WatchMigration",
             "ListHosts", "GetHost", "Diagnose", "ListInventory",
         ];
         var service = GodwitReflection.Descriptor.Services.Single(one => one.Name == "Control");

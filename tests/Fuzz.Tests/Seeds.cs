@@ -13,6 +13,7 @@ using Godwit.GuestStreams.Qemu;
 using Godwit.Host.HandOver;
 using Godwit.Host.Storage;
 using Godwit.Host.Trust;
+using Godwit.Migration;
 using Godwit.Migration.HandOver;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
@@ -67,6 +68,11 @@ public class Seeds
         Write("return-path", "good-failed", [0, 1, 0, 4, 0xFF, 0xFF, 0xFF, 0xEA]);
         Write("return-path", "good-half-a-message", [0, 2, 0, 4, 0, 0]);
         Write("return-path", "bad-page-request", [0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0]);
+        Write("return-path", "good-page-requests",
+        [
+            0, 3, 0, 19, 0, 0, 0, 0, 0, 0x0C, 0, 0, 0, 0, 0x10, 0, 6, .. "pc.ram"u8,
+            0, 4, 0, 12, 0, 0, 0, 0, 0, 0x0D, 0, 0, 0, 0, 0x10, 0,
+        ]);
         Write("return-path", "bad-length", [0, 1, 0xFF, 0xFF, 0, 0, 0, 0]);
     }
 
@@ -123,6 +129,10 @@ public class Seeds
             new ControlMessage.Prologue(Encoding.ASCII.GetBytes("QEVM and so on")),
             new ControlMessage.StreamCommand(11, ReadOnlyMemory<byte>.Empty),
             new ControlMessage.DeviceState(new byte[3000]), new ControlMessage.DeviceState(new byte[] { 1, 2, 3 }),
+            new ControlMessage.PagesMissing(1, (byte[])[2, 0, 0, 0, 0xFF, .. new byte[63]]),
+            new ControlMessage.MissingTold(), new ControlMessage.PagesRequested(1, new PageNumber(1030), 1),
+            new ControlMessage.MemoryComplete(new FaultReport(9, TimeSpan.FromMilliseconds(2),
+                TimeSpan.FromMilliseconds(1), TimeSpan.FromMilliseconds(7), TimeSpan.FromMilliseconds(8))),
             new ControlMessage.Received(1L << 40), new ControlMessage.Ping(7), new ControlMessage.Pong(-1),
             new ControlMessage.PagesPlaced(), new ControlMessage.Loaded(TimeSpan.FromTicks(4), TimeSpan.FromTicks(5)),
             new ControlMessage.Commit(),

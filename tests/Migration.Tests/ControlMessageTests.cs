@@ -23,6 +23,11 @@ public class ControlMessageTests
         new ControlMessage.InventoryOffer(ContentOrigin.Disk, new byte[16]),
         new ControlMessage.InventoryReady(false), new ControlMessage.InventoryReady(true),
         new ControlMessage.PagesWanted(3, 70_000, (byte[])[1, .. new byte[63]]),
+        new ControlMessage.PagesMissing(3, (byte[])[7, 0, 0, 0, 1, .. new byte[63]]),
+        new ControlMessage.MissingTold(),
+        new ControlMessage.PagesRequested(3, new PageNumber(70_000), 2),
+        new ControlMessage.MemoryComplete(new FaultReport(
+            5, TimeSpan.FromTicks(1), TimeSpan.FromTicks(2), TimeSpan.FromTicks(3), TimeSpan.FromTicks(4))),
     ];
 
     [Theory]
@@ -86,6 +91,38 @@ public class ControlMessageTests
         body[^1] = 0x80;
         var wanted = (ControlMessage.PagesWanted)ControlMessage.Decode(FrameType.PagesWanted, body);
         Assert.Equal([1024, 1031, 1535], wanted.Pages().Select(page => page.Value));
+    }
+
+    [Fact]
+    public void Missing_pages_come_back_as_the_set_they_were() =>
+        Gen.Select(Gen.Int[1, 5000], Gen.Int[0, 4999].Array[0, 400]).Sample((count, pages) =>
+        {
+            var set = new DirtySet(count);
+            foreach (int page in pages.Where(page => page < count))
+            {
+                set.Add(new PageNumber(page));
+            }
+
+            var read = new DirtySet(count);
+            foreach (ControlMessage.PagesMissing told in ControlMessage.PagesMissing.Of(2, set))
+            {
+                (FrameHeader header, byte[] body) = Encode(told);
+                ((ControlMessage.PagesMissing)ControlMessage.Decode(header.Type, body)).AddTo(read);
+            }
+
+            return set.SequenceEqual(read);
+        });
+
+    [Fact]
+    public void Missing_pages_outside_of_the_block_or_out_of_order_are_refused()
+    {
+        byte[] entry = [9, 0, 0, 0, 1, .. new byte[63]];
+        byte[][] bad = [[], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, .. entry, .. entry], [0, 0, 0xFF, 0xFF, 0, 0, 1]];
+        Assert.All(bad, body => Assert.Throws<StreamFormatException>(
+            () => ControlMessage.Decode(FrameType.PagesMissing, body)));
+        var outside = (ControlMessage.PagesMissing)ControlMessage.Decode(
+            FrameType.PagesMissing, (byte[])[0, 0, 0, 0, 0, 0, .. entry]);
+        Assert.Throws<StreamFormatException>(() => outside.AddTo(new DirtySet(4096)));
     }
 
     [Theory]

@@ -44,7 +44,7 @@ internal sealed class SourceRig
     public SourceRig(
         MigrationPolicy? policy = null, int pages = 4096, double linkBytesPerSecond = 100e6,
         double dirtyPagesPerSecond = 0, int dirtyRange = 4096, bool holds = true, bool shared = true,
-        bool missesWrites = false)
+        bool missesWrites = false, bool asksForTurn = false)
     {
         _missesWrites = missesWrites;
         Pages = new byte[pages];
@@ -68,6 +68,7 @@ internal sealed class SourceRig
                 IsShared = _ => shared,
                 MemoryCheck = missesWrites ? TimeSpan.FromMilliseconds(3) : null,
                 OffersMax = Known is null ? 0 : OffersMax,
+                AsksForTurn = asksForTurn,
             },
             TimeSpan.Zero));
         for (int i = 0; i < pages; i++)
@@ -142,6 +143,16 @@ internal sealed class SourceRig
 
         Perform();
         return Engine.Snapshot(Now);
+    }
+
+    /// <summary>The guest writes to pages, besides what it does by itself.</summary>
+    public void Touch(IEnumerable<long> pages)
+    {
+        foreach (long page in GuestRuns ? pages : [])
+        {
+            Pages[page]++;
+            _qemuDirty.Add(page);
+        }
     }
 
     private void GuestWrites()

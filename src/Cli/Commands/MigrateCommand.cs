@@ -36,13 +36,19 @@ internal static class MigrateCommand
         var maxDowntime = Option.Milliseconds(
             "--max-downtime", "The longest the guest may stand still, never exceeded silently (default: 300ms).");
         var bandwidth = Option.BitsPerSecond("--bandwidth", "Cap on what goes over the wire (default: no cap).");
+        var method = Option.Among(
+            "--method", "Memory before the guest, behind it, or one round before and the rest behind; auto: as the "
+                + "policy says when rounds do not shrink.",
+            ["auto", "precopy", "postcopy", "hybrid"], "auto");
+        var ladder = Option.Text(
+            "--policy", "What to do, step by step, when rounds do not shrink (default: default).", "NAME");
         var onStall = Option.Among(
-            "--on-stall", "If the rest never fits the pause: leave the guest here, or pause it as long as it takes.",
+            "--on-stall", "If no step helps: leave the guest here, or pause it as long as it takes.",
             ["abort", "pause"], "abort");
         var pacing = Option.Among(
             "--pacing", "As fast as the link allows, or a rate that follows the guest's dirty rate.",
             ["full", "adaptive"], "full");
-        var maxRounds = Option.Count("--max-rounds", "Rounds after which it has stalled (default: 30).", 10_000);
+        var maxRounds = Option.Count("--max-rounds", "Rounds after which it has stalled (default: 1000).", 10_000);
         var timeout = Option.Milliseconds("--timeout", "Time after which it has stalled (default: 30m).");
         var cpu = Option.Cores(
             "--cpu", "Processor time to spend here while the guest runs, in cores (default: what the lanes get).");
@@ -59,12 +65,13 @@ internal static class MigrateCommand
                 "godwit vm migrate web1 --to b",
                 "godwit vm migrate web1 web2 web3 --to b --share host",
                 "godwit vm migrate web1 --to b --dry-run",
-                "godwit vm migrate db1 --to b --max-downtime 100ms --bandwidth 400Mbit --on-stall abort",
+                "godwit vm migrate db1 --to b --max-downtime 100ms --bandwidth 400Mbit --policy safe",
+                "godwit vm migrate db1 --to b --method hybrid",
                 "id=$(godwit vm migrate web1 --to b --detach); godwit migration watch $id",
             ],
             [
-                names, to, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu, noCompression, share,
-                dryRun, detach,
+                names, to, method, ladder, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu, noCompression,
+                share, dryRun, detach,
             ],
             (session, cancellation) =>
             {
@@ -73,6 +80,14 @@ internal static class MigrateCommand
                     To = session.Get(to),
                     Policy = new MigrationPolicy
                     {
+                        Method = session.Get(method) switch
+                        {
+                            "precopy" => MigrationMethod.Precopy,
+                            "postcopy" => MigrationMethod.Postcopy,
+                            "hybrid" => MigrationMethod.Hybrid,
+                            _ => MigrationMethod.Auto,
+                        },
+                        Ladder = session.Get(ladder) ?? "",
                         MaxDowntimeMs = (uint)session.Get(maxDowntime),
                         BandwidthBitsPerSecond = session.Get(bandwidth),
                         OnStall = session.Get(onStall) == "pause" ? OnStall.Pause : OnStall.Abort,

@@ -10,9 +10,12 @@ namespace Godwit.Cli.Commands;
 internal static class MigrationCommands
 {
     public static Command Build(GodwitCommand godwit) => godwit.Noun(
-        "migration", "Moves in progress and past ones: list, follow, cancel, report, settle.",
+        "migration", "Moves in progress and past ones: list, follow, change, pause, cancel, report, settle.",
         ["godwit migration list", "godwit migration watch web1", "godwit migration report web1 -o json"],
-        [List(godwit), Show(godwit), Watch(godwit), Cancel(godwit), Settle(godwit), Report(godwit)]);
+        [
+            List(godwit), Show(godwit), Watch(godwit), Set(godwit), Suspend(godwit, "pause"),
+            Suspend(godwit, "resume"), Cancel(godwit), Settle(godwit), Report(godwit),
+        ]);
 
     private static Argument<string> MigrationArgument() => new("ID")
     {
@@ -104,6 +107,62 @@ internal static class MigrationCommands
 
                 return ExitCodes.Ok;
             });
+    }
+
+    private static Command Set(GodwitCommand godwit)
+    {
+        var id = MigrationArgument();
+        var bandwidth = Option.BitsPerSecond("--bandwidth", "The cap on what goes over the wire from now on.");
+        var noCap = Option.Flag("--no-bandwidth-cap", "No cap from now on.");
+        var pause = Option.Milliseconds("--pause", "The longest the guest may stand still.");
+        return godwit.Verb(
+            "set", "Change what a migration may cost while it runs.",
+            ["godwit migration set web1 --bandwidth 200Mbit", "godwit migration set web1 --pause 100ms"],
+            [id, bandwidth, noCap, pause],
+            (session, cancellation) =>
+            {
+                var request = new ChangeMigrationRequest { Id = session.Get(id) };
+                if (session.Get(bandwidth) is > 0 and var rate)
+                {
+                    request.BandwidthBitsPerSecond = rate;
+                }
+                else if (session.Get(noCap))
+                {
+                    request.BandwidthBitsPerSecond = 0;
+                }
+
+                if (session.Get(pause) is > 0 and var budget)
+                {
+                    request.MaxDowntimeMs = (uint)budget;
+                }
+
+                return request.HasBandwidthBitsPerSecond || request.HasMaxDowntimeMs
+                    ? ChangeAsync(session, request, cancellation)
+                    : throw new CommandException("usage",
+                        "there is nothing to change: give --bandwidth, --no-bandwidth-cap or --pause.");
+            });
+    }
+
+    private static Command Suspend(GodwitCommand godwit, string verb)
+    {
+        var id = MigrationArgument();
+        return godwit.Verb(
+            verb,
+            verb == "pause"
+                ? "Stop sending for a while; the guest runs on, and nothing that has arrived is lost."
+                : "Go on with a migration that was paused.",
+            [$"godwit migration {verb} web1"], [id],
+            (session, cancellation) => ChangeAsync(
+                session, new ChangeMigrationRequest { Id = session.Get(id), Suspended = verb == "pause" },
+                cancellation));
+    }
+
+    private static async Task<int> ChangeAsync(
+        Session session, ChangeMigrationRequest request, CancellationToken cancellation)
+    {
+        session.Answer(MigrationAnswers.Show(await session.Client.AskAsync(
+            (daemon, options) => daemon.ChangeMigrationAsync(request, options), cancellation)));
+        return ExitCodes.Ok;
     }
 
     private static Command Cancel(GodwitCommand godwit)

@@ -62,6 +62,13 @@ internal static class MigrationAnswers
             ["downtimeMsLow"] = plan.DowntimeMsLow,
             ["downtimeMsHigh"] = plan.DowntimeMsHigh,
             ["basis"] = Json.Text(plan.Basis),
+            ["dirtyBytesPerSecond"] = plan.DirtyBytesPerSecond < 0 ? null : Json.Number(plan.DirtyBytesPerSecond),
+            ["notes"] = Json.Array(plan.Notes.Select(note => (JsonNode)new JsonObject
+            {
+                ["code"] = note.Code,
+                ["message"] = note.Message,
+                ["remedy"] = note.Remedy,
+            })),
         },
         Names = [guest],
         Text = wide => PlanText(guest, to, plan, wide),
@@ -93,7 +100,35 @@ internal static class MigrationAnswers
             ["dirtyBytesPerSecond"] = Json.Number(round.DirtyBytesPerSecond),
             ["coding"] = Json.Text(round.Coding),
         })),
+        ["stepsTaken"] = Json.Array(migration.StepsTaken.Select(step => (JsonNode)JsonValue.Create(step))),
+        ["throttlePercent"] = migration.ThrottlePercent,
+        ["throttledPercent"] = migration.ThrottledPercent,
+        ["faults"] = migration.Faults is not { } faults ? null : new JsonObject
+        {
+            ["count"] = faults.Count,
+            ["meanMs"] = Json.Number(faults.MeanMs),
+            ["medianMs"] = Json.Number(faults.MedianMs),
+            ["worst99Ms"] = Json.Number(faults.Worst99Ms),
+            ["longestMs"] = Json.Number(faults.LongestMs),
+        },
+        ["forecast"] = migration.Forecast is not { } forecast ? null : new JsonObject
+        {
+            ["bytesLow"] = forecast.BytesLow,
+            ["bytesHigh"] = forecast.BytesHigh,
+            ["secondsLow"] = Json.Number(forecast.SecondsLow),
+            ["secondsHigh"] = Json.Number(forecast.SecondsHigh),
+            ["downtimeMsLow"] = forecast.DowntimeMsLow,
+            ["downtimeMsHigh"] = forecast.DowntimeMsHigh,
+            ["bytesErrorPercent"] = ErrorPercent(
+                forecast.BytesLow, forecast.BytesHigh, migration.WireBytes),
+            ["secondsErrorPercent"] = ErrorPercent(
+                forecast.SecondsLow, forecast.SecondsHigh, migration.TotalSeconds),
+        },
     };
+
+    /// <summary>How far the middle of a forecast was from what came, in percent of what came.</summary>
+    private static JsonNode? ErrorPercent(double low, double high, double came) =>
+        came <= 0 ? null : Json.Number(100 * Math.Abs(((low + high) / 2) - came) / came);
 
     /// <summary>
     /// All that is known of a migration: the id, then the report's fields, then the state and the policy.
@@ -127,9 +162,12 @@ internal static class MigrationAnswers
             ["expectedDowntimeMs"] = progress.ExpectedDowntimeMs,
             ["secondsLeft"] = progress.SecondsLeft < 0 ? null : Json.Number(progress.SecondsLeft),
             ["verdict"] = Json.Text(progress.Verdict),
+            ["next"] = Json.Text(progress.Next),
         };
         data["policy"] = new JsonObject
         {
+            ["method"] = Json.Word(policy.Method),
+            ["ladder"] = Json.Text(policy.Ladder),
             ["maxDowntimeMs"] = policy.MaxDowntimeMs,
             ["bandwidthBitsPerSecond"] = policy.BandwidthBitsPerSecond,
             ["onStall"] = Json.Word(policy.OnStall),
@@ -224,7 +262,21 @@ internal static class MigrationAnswers
                 ? Units.Invariant($"{Units.Pause(migration.DowntimeMs)} of {budget} ms allowed")
                 : ""),
             ("pause parts", migration.DowntimeMs > 0 ? pause : ""),
-            ("policy", $"{Json.Word(policy.Pacing)} pacing, {cap}, on stall {Json.Word(policy.OnStall)}"),
+            ("faults", migration.Faults is { Count: > 0 } faults
+                ? Units.Invariant($"{faults.Count}, mean {Units.Pause(faults.MeanMs)}, ")
+                    + $"99 % within {Units.Pause(faults.Worst99Ms)}, longest {Units.Pause(faults.LongestMs)}"
+                : ""),
+            ("slowed", migration.ThrottlePercent > 0
+                ? Units.Invariant($"by up to {migration.ThrottlePercent} % of its processor time") : ""),
+            .. migration.StepsTaken.Select((step, index) => (index == 0 ? "steps" : "", step)),
+            ("forecast", migration.Forecast is { } forecast
+                ? $"{Range(Units.Bytes(forecast.BytesLow, wide), Units.Bytes(forecast.BytesHigh, wide))}, "
+                    + $"{Range(Units.Duration(forecast.SecondsLow), Units.Duration(forecast.SecondsHigh))}, pause "
+                    + Range(Units.Pause(forecast.DowntimeMsLow), Units.Pause(forecast.DowntimeMsHigh))
+                : ""),
+            ("next", migration.Progress?.Next ?? ""),
+            ("policy", $"{(policy.Ladder.Length > 0 ? $"{policy.Ladder}, " : "")}method {Json.Word(policy.Method)}, "
+                + $"{Json.Word(policy.Pacing)} pacing, {cap}, on stall {Json.Word(policy.OnStall)}"),
             ("coding", migration.Rounds.LastOrDefault()?.Coding ?? ""),
             ("daemon CPU", migration.DaemonCpuSeconds > 0 ? Units.Duration(migration.DaemonCpuSeconds) : ""),
         ]);
@@ -255,6 +307,11 @@ internal static class MigrationAnswers
             {
                 yield return new Line($"    {refusal.Remedy}");
             }
+        }
+
+        foreach (var note in plan.Notes)
+        {
+            yield return new Line($"  without postcopy: {note.Code}: {note.Message}");
         }
 
         if (plan.BytesHigh > 0)

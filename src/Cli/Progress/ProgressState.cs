@@ -70,7 +70,8 @@ internal sealed class ProgressState
         ExpectedDowntimeMs = progress.ExpectedDowntimeMs;
         BudgetMs = migration.Policy is { MaxDowntimeMs: > 0 } policy ? policy.MaxDowntimeMs : 300;
         SecondsLeft = progress.SecondsLeft >= 0 ? progress.SecondsLeft : null;
-        Verdict = AnswerWriter.Printable(progress.Verdict);
+        Verdict = AnswerWriter.Printable(
+            progress.Next.Length > 0 ? $"{progress.Verdict}: {progress.Next}" : progress.Verdict);
         return Phase != phase || Round != round;
     }
 
@@ -90,7 +91,8 @@ internal sealed class ProgressState
                 + $"  left {Left}";
         }
 
-        return Verdict.Length > 0 && Phase is MigrationPhase.Copying or MigrationPhase.Preparing
+        return Verdict.Length > 0
+            && Phase is MigrationPhase.Copying or MigrationPhase.Preparing or MigrationPhase.Committed
             ? $"{line}  {Verdict}"
             : line;
     }

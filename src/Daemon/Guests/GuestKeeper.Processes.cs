@@ -1,5 +1,6 @@
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
+using Godwit.Host.Transfers;
 using Godwit.Migration;
 using Godwit.Migration.HandOver;
 
@@ -21,6 +22,11 @@ internal sealed partial class GuestKeeper
         }
 
         var handOver = handOvers.OfGuest(guest.Record.Uuid);
+        if (await TryTakeUpAsync(guest, handOver))
+        {
+            return;
+        }
+
         var (machine, reason) = await TryAdoptAsync(guest.Record.Contract, cancellationToken);
         var state = machine is null ? "" : await RunStateAsync(machine, cancellationToken);
         var copy = machine is null ? GuestCopy.Gone : state == "running" ? GuestCopy.Running : GuestCopy.Paused;
@@ -91,6 +97,61 @@ internal sealed partial class GuestKeeper
         }
     }
 
+    // A guest that came by postcopy and lacks memory: its QEMU may not answer before it has more of it, and the source
+    // can bring that only when this daemon is up.
+    private async Task<bool> TryTakeUpAsync(LocalGuest guest, HandOverRecord? handOver)
+    {
+        var (record, directory) = (guest.Record, machines.Directory(guest.Record.Contract));
+        if (handOver is not { State: HandOverState.Resuming } || handOver.Epoch < record.Epoch
+            || HeldStream.Load(directory) is not { } held || held.Migration != handOver.Migration
+            || QemuMachine.FindProcess(record.Contract, directory) is null)
+        {
+            return false;
+        }
+
+        guest.MigrationId = handOver.Migration;
+        guest.TakenUp = handOver;
+        if (record.Intent == GuestIntent.Incoming)
+        {
+            try
+            {
+                await TakeAsync(guest);
+            }
+            catch (GodwitException exception)
+            {
+                Log.OwnershipUnrecorded(
+                    logger, handOver.Migration, exception.Message, record.Name, settings.HostName);
+            }
+        }
+
+        _ = AdoptWhenItAnswersAsync(guest);
+        return true;
+    }
+
+    private async Task AdoptWhenItAnswersAsync(LocalGuest guest)
+    {
+        var contract = guest.Record.Contract;
+        while (!_released && QemuMachine.FindProcess(contract, machines.Directory(contract)) is not null)
+        {
+            var (machine, _) = await TryAdoptAsync(contract, CancellationToken.None);
+            if (machine is null)
+            {
+                await Task.Delay(TimeSpan.FromMilliseconds(200));
+                continue;
+            }
+
+            if (await RunStateAsync(machine, CancellationToken.None) != "running")
+            {
+                await TryExecuteAsync(machine, "cont");
+                machines.Announce(Machines.OpenAnnouncer(machine), contract.Name);
+            }
+
+            Attach(guest, machine);
+            Log.GuestAdopted(logger, contract.Name, machine.ProcessId, "running, without all of its memory");
+            return;
+        }
+    }
+
     /// <summary>Ends what is left of a migration in QEMU and lets the guest run here.</summary>
     /// <returns>QEMU's run state then.</returns>
     public async Task<string> GoOnAsync(QemuMachine machine)
@@ -143,21 +204,26 @@ internal sealed partial class GuestKeeper
         const int Attempts = 250;
         for (var attempt = 0; attempt < Attempts; attempt++)
         {
-            try
-            {
-                var migration = await machine.ExecuteAsync("query-migrate", null, CancellationToken.None);
-                var status = migration?["status"]?.GetValue<string>() ?? "none";
-                if (status is "none" or "failed" or "cancelled" or "completed")
-                {
-                    return;
-                }
-            }
-            catch (Exception exception) when (exception is QmpException or IOException or GodwitException)
+            if (await MigrationStatusAsync(machine) is null or "none" or "failed" or "cancelled" or "completed")
             {
                 return;
             }
 
             await Task.Delay(20);
+        }
+    }
+
+    // Null if QEMU does not answer.
+    private static async Task<string?> MigrationStatusAsync(QemuMachine machine)
+    {
+        try
+        {
+            var migration = await machine.ExecuteAsync("query-migrate", null, CancellationToken.None);
+            return migration?["status"]?.GetValue<string>() ?? "none";
+        }
+        catch (Exception exception) when (exception is QmpException or IOException or GodwitException)
+        {
+            return null;
         }
     }
 

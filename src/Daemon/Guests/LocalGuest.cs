@@ -59,6 +59,12 @@ internal sealed class LocalGuest(GuestRecord record)
 
     public bool IsPaused { get; set; }
 
+    /// <summary>
+    /// What an earlier daemon left of its arrival: it runs here, lacks memory, and its QEMU may not answer until it has
+    /// more. Null for every other guest.
+    /// </summary>
+    public HandOverRecord? TakenUp { get; set; }
+
     /// <summary>Set by QEMU's SHUTDOWN event: the guest switched itself off, or it was told to.</summary>
     public bool HasShutDown { get; set; }
 
@@ -77,6 +83,11 @@ internal sealed class LocalGuest(GuestRecord record)
         if (Record.Parcel is { Stage: ParcelStage.Suspending or ParcelStage.Asleep or ParcelStage.Resuming })
         {
             return GuestState.Suspended;
+        }
+
+        if (Machine is null && TakenUp is not null)
+        {
+            return GuestState.Migrating;
         }
 
         if (Machine is null)

@@ -37,6 +37,16 @@ internal sealed class IncomingChecks(DaemonSettings settings, GuestKeeper guests
         return refusals;
     }
 
+    /// <summary>Why no guest can come to this host before its memory does; empty if one can.</summary>
+    public IEnumerable<Refusal> CheckPostcopy()
+    {
+        if (Version.TryParse(qemu.VersionText, out var version)
+            && PostcopySupport.CheckDestination(settings.HostName, version) is { } refusal)
+        {
+            yield return new Refusal { Code = refusal.Code, Message = refusal.Message, Remedy = refusal.Remedy };
+        }
+    }
+
     /// <remarks>
     /// What a peer sends becomes QEMU's command line: it is held against the same rules as a guest that is created
     /// here.

@@ -21,6 +21,7 @@ internal sealed class IncomingMoves(
     HandOvers handOvers, MoveReports reports, InventoryKeeper inventory, TimeProvider clock,
     ILogger<IncomingMoves> logger) : IDisposable
 {
+    private const int TicketBytes = 32;
     private static readonly TimeSpan SettlePatience = TimeSpan.FromSeconds(5);
     private readonly ConcurrentDictionary<string, Arrival> _arrivals = new();
     private readonly SemaphoreSlim _preparing = new(1);
@@ -31,6 +32,52 @@ internal sealed class IncomingMoves(
     public Task<List<Refusal>> CheckAsync(
         CheckIncomingRequest request, string from, CancellationToken cancellationToken) =>
         checks.CheckAsync(request, from, ReservedBytes, cancellationToken);
+
+    /// <summary>Takes up arrivals that an earlier daemon left without all of their memory.</summary>
+    public void Start()
+    {
+        foreach (var guest in guests.All.Where(guest => guest.TakenUp is not null))
+        {
+            var arrival = TakeUp(guest, guest.TakenUp!);
+            if (arrival is not null)
+            {
+                _arrivals[guest.MigrationId] = arrival;
+                arrival.Finished = Task.Run(() => ReceiveAsync(arrival, guest, null), CancellationToken.None);
+            }
+        }
+    }
+
+    private Arrival? TakeUp(LocalGuest guest, HandOverRecord handOver)
+    {
+        var contract = guest.Record.Contract;
+        try
+        {
+            var held = HeldGuest.TryOpen(contract, machines.Directory(contract), handOver.Migration)
+                ?? throw new IOException("its QEMU has ended");
+            // Lanes and ticket are agreed when the source asks.
+            var terms = new TransferTerms(handOver.Migration, contract.Name, handOver.Peer, settings.HostName,
+                new(), RandomNumberGenerator.GetBytes(TicketBytes), WireVersions.Max, settings.Lanes,
+                Postcopy: true);
+            var steps = new ArrivalSteps(
+                () => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero));
+            var transfer = new DestinationTransfer(
+                null, terms, machines.Directory(contract), steps, null, logger, held);
+            Log.ArrivalTakenUp(logger, handOver.Migration, contract.Name, handOver.Peer);
+            return new Arrival(contract, transfer, null, new Move(new MigrationRecord(
+                terms.MigrationId, contract.Uuid, contract.Name, terms.From, terms.To, terms.Policy, clock.GetUtcNow(),
+                settings.HostName, new MigrationSnapshot())));
+        }
+        catch (Exception exception) when (exception is IOException or GodwitException)
+        {
+            // Its QEMU had all of its memory by then, or has ended: whoever watches it finds out.
+            Log.ArrivalNotTakenUp(logger, handOver.Migration, contract.Name, exception.Message);
+            guest.MigrationId = "";
+            guest.TakenUp = null;
+            return null;
+        }
+    }
+
+    public IEnumerable<Refusal> CheckPostcopy() => checks.CheckPostcopy();
 
     public IEnumerable<Move> All => _arrivals.Values.Select(arrival => arrival.Move);
 
@@ -73,8 +120,14 @@ internal sealed class IncomingMoves(
 
         var terms = new TransferTerms(
             request.MigrationId, contract.Name, request.From, settings.HostName, MoveMapping.ToPolicy(request.Policy),
-            RandomNumberGenerator.GetBytes(32), (int)Math.Min(request.WireVersionMax, (uint)WireVersions.Max),
+            RandomNumberGenerator.GetBytes(TicketBytes), (int)Math.Min(request.WireVersionMax, (uint)WireVersions.Max),
             (int)request.Lanes);
+        terms = terms with { Postcopy = request.Postcopy && terms.WireVersion >= WireVersions.Postcopy };
+        if (terms.Postcopy && CheckPostcopy().FirstOrDefault() is { } impossible)
+        {
+            throw new GodwitException(impossible.Code, impossible.Message, impossible.Remedy);
+        }
+
         var created = DateTimeOffset.FromUnixTimeMilliseconds(
             Math.Clamp(request.CreatedUnixMs, 0, DateTimeOffset.MaxValue.ToUnixTimeMilliseconds()));
         var guest = await guests.ExpectAsync(contract, request.From, request.Epoch, created, request.MigrationId);
@@ -159,6 +212,12 @@ internal sealed class IncomingMoves(
         if (_arrivals.TryGetValue(request.MigrationId, out var arrival))
         {
             RequireParty(request.MigrationId, arrival.Transfer.Terms.From, caller);
+            // Whoever asks keeps what the guest lacks.
+            if (arrival.Transfer.IsFetching && await TryRejoinAsync(arrival.Transfer, response))
+            {
+                return response;
+            }
+
             // Whoever asks has lost the lanes: what has not been committed on them never will be.
             arrival.Transfer.Abandon($"Host '{caller}' asks how the move has ended.");
             await arrival.Finished.WaitAsync(SettlePatience, cancellationToken)
@@ -197,6 +256,23 @@ internal sealed class IncomingMoves(
         response.Detail = guest?.Record.Detail ?? "";
         Log.MoveAsked(logger, request.MigrationId, caller, answer.ToString());
         return response;
+    }
+
+    private async Task<bool> TryRejoinAsync(DestinationTransfer transfer, SettleMigrationResponse response)
+    {
+        var ticket = RandomNumberGenerator.GetBytes(TicketBytes);
+        if (!await Task.Run(() => transfer.TryRejoin(ticket)))
+        {
+            return false;
+        }
+
+        lanes.Expect(transfer);
+        response.Verdict = HandOverVerdict.Fetching;
+        response.Ticket = ByteString.CopyFrom(ticket);
+        response.LanePort = (uint)lanes.Port;
+        response.WireVersion = (uint)transfer.Terms.WireVersion;
+        response.Lanes = (uint)transfer.Terms.Lanes;
+        return true;
     }
 
     private void RequireParty(string migration, string source, string caller)
@@ -259,7 +335,8 @@ internal sealed class IncomingMoves(
         return announced;
     }
 
-    private async Task ReceiveAsync(Arrival arrival, LocalGuest guest, QemuMachine machine)
+    /// <param name="machine">Null for an arrival that was taken up.</param>
+    private async Task ReceiveAsync(Arrival arrival, LocalGuest guest, QemuMachine? machine)
     {
         var terms = arrival.Transfer.Terms;
         var snapshot = await arrival.Transfer.RunAsync(_shutdown.Token);
@@ -271,6 +348,7 @@ internal sealed class IncomingMoves(
         if (snapshot.Outcome == MigrationOutcome.Completed)
         {
             guest.MigrationId = "";
+            guest.TakenUp = null;
             arrival.Move.Set(record => record with { Snapshot = snapshot, GuestRunsOn = settings.HostName });
             Log.MoveEnded(logger, terms.MigrationId, "completed", snapshot.Elapsed.TotalSeconds, snapshot.WireBytes,
                 snapshot.Downtime.TotalMilliseconds, arrival.Contract.Name, settings.HostName);
@@ -278,14 +356,25 @@ internal sealed class IncomingMoves(
         else
         {
             arrival.Move.Set(record => record with { Snapshot = snapshot });
-            arrival.Announcer.Dispose();
+            arrival.Announcer?.Dispose();
             if (!await JournalIsPutBackAsync())
             {
                 // The next daemon finds QEMU, and in the journal whether the guest may run.
                 return;
             }
 
-            await Machines.EndAsync(machine);
+            if (machine is not null && terms.Postcopy)
+            {
+                // One whose devices wait for a page does not answer; and no disk was ever its own.
+                await machine.KillAsync();
+                await machine.DisposeAsync();
+            }
+            else if (machine is not null)
+            {
+                await Machines.EndAsync(machine);
+            }
+
+            guest.TakenUp = null;
             try
             {
                 if (handOvers.Find(terms.MigrationId) is { State: HandOverState.Resuming })
@@ -353,11 +442,11 @@ internal sealed class IncomingMoves(
     }
 
     private sealed class Arrival(
-        MachineContract contract, DestinationTransfer transfer, Announcer announcer, Move move)
+        MachineContract contract, DestinationTransfer transfer, Announcer? announcer, Move move)
     {
         public MachineContract Contract => contract;
         public DestinationTransfer Transfer => transfer;
-        public Announcer Announcer => announcer;
+        public Announcer? Announcer => announcer;
         public Move Move => move;
         public Task Finished { get; set; } = Task.CompletedTask;
     }

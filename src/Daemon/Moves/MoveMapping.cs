@@ -1,5 +1,6 @@
 using Godwit.Host.Registry;
 using Godwit.Migration;
+using Godwit.Migration.Convergence;
 using Wire = Godwit.Api.V1;
 
 namespace Godwit.Daemon.Moves;
@@ -32,11 +33,31 @@ internal static class MoveMapping
                 _ => ContentSharing.Guest,
             },
             Cores = double.IsFinite(policy.Cores) ? Math.Clamp(policy.Cores, 0, 1024) : 0,
+            Method = Enum.IsDefined((MigrationMethod)policy.Method) ? (MigrationMethod)policy.Method : default,
+            Ladder = policy.Ladder,
+            Steps = [.. policy.Steps.Select(ToStep).OfType<LadderStep>()],
         };
     }
 
+    // A step that this build does not know is one that it does not take.
+    private static LadderStep? ToStep(Wire.LadderStep step) =>
+        Enum.TryParse<LadderAction>(step.Action, ignoreCase: true, out var action)
+            ? new LadderStep(action, (int)Math.Min(step.Value, int.MaxValue),
+                (int)Math.Clamp(step.StalledRounds, 1, 1000))
+            : null;
+
+    public static Wire.LadderStep ToApi(LadderStep step) => new()
+    {
+        Action = step.Action.ToString().ToLowerInvariant(),
+        Value = (uint)step.Value,
+        StalledRounds = (uint)step.StalledRounds,
+    };
+
     public static Wire.MigrationPolicy ToApi(MigrationPolicy policy) => new()
     {
+        Method = (Wire.MigrationMethod)policy.Method,
+        Ladder = policy.Ladder,
+        Steps = { policy.Steps.Select(ToApi) },
         MaxDowntimeMs = (uint)policy.DowntimeMax.TotalMilliseconds,
         BandwidthBitsPerSecond = (ulong)policy.BandwidthBitsPerSecond,
         OnStall = policy.OnStall == OnStall.Pause ? Wire.OnStall.Pause : Wire.OnStall.Abort,
@@ -62,7 +83,7 @@ internal static class MoveMapping
             Guest = record.Guest,
             From = record.From,
             To = record.To,
-            Method = "precopy",
+            Method = snapshot.Method,
             Phase = (Wire.MigrationPhase)snapshot.Phase,
             Outcome = (Wire.MigrationOutcome)snapshot.Outcome,
             ErrorCode = snapshot.ErrorCode,
@@ -80,6 +101,7 @@ internal static class MoveMapping
                 ExpectedDowntimeMs = (uint)snapshot.ExpectedDowntime.TotalMilliseconds,
                 SecondsLeft = snapshot.TimeLeft?.TotalSeconds ?? -1,
                 Verdict = snapshot.Verdict,
+                Next = snapshot.Next,
             },
             StartedUnixMs = record.Started.ToUnixTimeMilliseconds(),
             TotalSeconds = snapshot.Elapsed.TotalSeconds,
@@ -88,6 +110,18 @@ internal static class MoveMapping
             QemuDowntimeMs = snapshot.QemuDowntime.TotalMilliseconds,
             MemoryBacking = snapshot.SharedMemory ? "shared" : "carried",
             DaemonCpuSeconds = snapshot.DaemonCpuTime.TotalSeconds,
+            StepsTaken = { snapshot.StepsTaken },
+            ThrottlePercent = (uint)snapshot.ThrottlePercent,
+            ThrottledPercent = (uint)snapshot.ThrottledPercent,
+            Faults = snapshot.Faults is not { } faults ? null : new Wire.Faults
+            {
+                Count = (ulong)faults.Count,
+                MeanMs = faults.Mean.TotalMilliseconds,
+                MedianMs = faults.Median.TotalMilliseconds,
+                Worst99Ms = faults.Worst99.TotalMilliseconds,
+                LongestMs = faults.Longest.TotalMilliseconds,
+            },
+            Forecast = record.Snapshot.Forecast is not { } forecast ? null : ToApi(forecast),
         };
         migration.Rounds.AddRange(snapshot.Rounds.Select(round => new Wire.Round
         {
@@ -146,7 +180,29 @@ internal static class MoveMapping
                 Part(migration, "commit_ms"), Part(migration, "resume_ms"), Part(migration, "announcement_ms")),
             SharedMemory = migration.MemoryBacking == "shared",
             DaemonCpuTime = TimeSpan.FromSeconds(migration.DaemonCpuSeconds),
+            Method = migration.Method,
+            StepsTaken = [.. migration.StepsTaken],
+            ThrottlePercent = (int)migration.ThrottlePercent,
+            ThrottledPercent = (int)migration.ThrottledPercent,
+            Faults = migration.Faults is not { } faults ? null : new FaultReport(
+                (long)faults.Count, TimeSpan.FromMilliseconds(faults.MeanMs),
+                TimeSpan.FromMilliseconds(faults.MedianMs), TimeSpan.FromMilliseconds(faults.Worst99Ms),
+                TimeSpan.FromMilliseconds(faults.LongestMs)),
+            Forecast = migration.Forecast is not { } forecast ? null : new ForecastReport(
+                (long)forecast.BytesLow, (long)forecast.BytesHigh, TimeSpan.FromSeconds(forecast.SecondsLow),
+                TimeSpan.FromSeconds(forecast.SecondsHigh), TimeSpan.FromMilliseconds(forecast.DowntimeMsLow),
+                TimeSpan.FromMilliseconds(forecast.DowntimeMsHigh)),
         });
+
+    public static Wire.Forecast ToApi(ForecastReport forecast) => new()
+    {
+        BytesLow = (ulong)forecast.BytesLow,
+        BytesHigh = (ulong)forecast.BytesHigh,
+        SecondsLow = forecast.Fastest.TotalSeconds,
+        SecondsHigh = forecast.Slowest.TotalSeconds,
+        DowntimeMsLow = (uint)forecast.ShortestPause.TotalMilliseconds,
+        DowntimeMsHigh = (uint)forecast.LongestPause.TotalMilliseconds,
+    };
 
     private static TimeSpan Part(Wire.Migration migration, string name) =>
         TimeSpan.FromMilliseconds(migration.BlackoutParts.TryGetValue(name, out var value) ? value : 0);

@@ -2,79 +2,142 @@ using System.Diagnostics;
 using System.Globalization;
 using Godwit.Api.V1;
 using Godwit.Daemon.Guests;
+using Godwit.Host.Forecasts;
 using Godwit.Host.Registry;
+using Godwit.Migration.Convergence;
 using Google.Protobuf;
 using MigrationOutcome = Godwit.Migration.MigrationOutcome;
 using MigrationPolicy = Godwit.Migration.MigrationPolicy;
+using PlayedForecast = Godwit.Migration.Convergence.Forecast;
 
 namespace Godwit.Daemon.Moves;
 
 /// <summary>What a move would cost, said with what the forecast rests on.</summary>
 internal sealed partial class OutgoingMoves
 {
-    // Before a guest has moved once, nothing is known of its contents or how fast it dirties them. Measured on guests
-    // of several kinds, pages coded to 0.3 to 1 of their size, and a busy guest re-sent its memory about once.
-    private const double CodedLow = 0.3;
-    private const double ResentHigh = 2.0;
-    private const double RepeatLow = 0.6;
-    private const double RepeatHigh = 1.6;
-    private const uint DowntimeLowMs = 20;
+    // Memory that cannot be read tells nothing: what guests of several kinds took, and a slow writer.
+    private const double UnseenBytesPerPage = 2000;
+    private const double UnseenPagesPerSecond = 500;
 
     public async Task<MigrationPlan> PlanAsync(
         string name, string to, MigrationPolicy policy, CancellationToken cancellationToken)
     {
-        var (guest, host, refusals) = await CheckAsync(name, to, cancellationToken);
-        var plan = new MigrationPlan { Possible = refusals.Count == 0, Method = "precopy" };
+        policy = ladders.Resolve(policy);
+        var (guest, host, refusals, notes) = await CheckAsync(name, to, policy, cancellationToken);
+        var plan = new MigrationPlan { Possible = refusals.Count == 0, Method = "precopy", DirtyBytesPerSecond = -1 };
         plan.Refusals.AddRange(refusals);
+        plan.Notes.AddRange(notes);
         if (!plan.Possible)
         {
             plan.Basis = "No forecast: the move is not possible.";
             return plan;
         }
 
+        var (forecast, facts, basis) = await ForecastAsync(
+            guest, host, policy, policy.MayTurnToPostcopy && notes.Count == 0, cancellationToken);
+        var report = MoveMapping.ToApi(forecast.Report);
+        plan.Method = forecast.Method.Length > 0 ? forecast.Method : "none";
+        plan.BytesLow = report.BytesLow;
+        plan.BytesHigh = report.BytesHigh;
+        plan.SecondsLow = report.SecondsLow;
+        plan.SecondsHigh = report.SecondsHigh;
+        plan.DowntimeMsLow = report.DowntimeMsLow;
+        plan.DowntimeMsHigh = forecast.Method == "precopy"
+            ? Math.Min(report.DowntimeMsHigh, (uint)policy.DowntimeMax.TotalMilliseconds) : report.DowntimeMsHigh;
+        plan.DirtyBytesPerSecond = facts.DirtyPagesPerSecond * Godwit.Pages.Page.Size;
+        plan.Basis = basis + Ending(forecast, policy);
+        return plan;
+    }
+
+    private static string Ending(PlayedForecast forecast, MigrationPolicy policy)
+    {
+        var steps = forecast.Steps.Count > 0 ? $"; steps: {string.Join(", then ", forecast.Steps)}" : "";
+        return forecast.Method switch
+        {
+            "" => steps + "; the rounds would not come to an end: the guest would stay where it is",
+            "precopy" => steps + $"; the pause is at most {policy.DowntimeMax.TotalMilliseconds:F0} ms, or the guest "
+                + "is not paused",
+            _ => steps + "; from the switch on the guest is lost if the source host is, until all its memory has come",
+        };
+    }
+
+    private async Task<(PlayedForecast Forecast, ForecastFacts Facts, string Basis)> ForecastAsync(
+        LocalGuest guest, HostRecord host, MigrationPolicy policy, bool postcopy, CancellationToken cancellationToken)
+    {
+        var sampling = SampleAsync(guest, cancellationToken);
         var last = (await reports.ListAsync(guest.Record.Name, 20, cancellationToken)).FirstOrDefault(
             record => record.Snapshot.Outcome == MigrationOutcome.Completed && record.Snapshot.WireBytes > 0);
-        var used = UsedBytes(guest);
-        string sizeBasis;
-        if (last is not null)
-        {
-            plan.BytesLow = (ulong)(last.Snapshot.WireBytes * RepeatLow);
-            plan.BytesHigh = (ulong)(last.Snapshot.WireBytes * RepeatHigh);
-            sizeBasis = $"bytes from this guest's move {last.Id} ({last.Snapshot.WireBytes >> 20} MiB)";
-        }
-        else
-        {
-            plan.BytesLow = (ulong)(used * CodedLow);
-            plan.BytesHigh = (ulong)(used * ResentHigh);
-            sizeBasis = $"bytes from {used >> 20} MiB of memory in use; this guest has not moved before";
-        }
-
         var (rate, rateBasis) = await LinkRateAsync(host, last, cancellationToken);
-        if (policy.BandwidthBitsPerSecond > 0 && policy.BandwidthBitsPerSecond / 8.0 < rate)
+        var sample = await sampling;
+        var used = sample?.UsedPages ?? UsedBytes(guest) / Godwit.Pages.Page.Size;
+        var (dirty, set) = sample is null
+            ? (UnseenPagesPerSecond, used / 4.0)
+            : PlayedForecast.FromSample(
+                used, sample.EarlyShare, sample.EarlySeconds, sample.LateShare, sample.LateSeconds);
+        var perPage = sample?.WireBytesPerPage ?? UnseenBytesPerPage;
+        var comesBack = last is not null && last.From == host.Name;
+        if (comesBack)
         {
-            rate = policy.BandwidthBitsPerSecond / 8.0;
-            rateBasis = "rate from your --bandwidth";
+            // What the guest left there goes by name: as much of it as last time.
+            perPage = Math.Min(perPage, (double)last!.Snapshot.WireBytes / Math.Max(1, used));
         }
 
-        plan.SecondsLow = plan.BytesLow / rate;
-        plan.SecondsHigh = plan.BytesHigh / rate * 1.5;
-        var budget = (uint)policy.DowntimeMax.TotalMilliseconds;
-        var pause = last is null ? DowntimeLowMs : (uint)last.Snapshot.Downtime.TotalMilliseconds;
-        plan.DowntimeMsLow = Math.Min(pause, budget);
-        plan.DowntimeMsHigh = budget;
-        plan.Basis = $"{sizeBasis}; {rateBasis}; the pause is at most the budget of {budget} ms or the move is "
-            + "not made; how fast the guest dirties its memory is not known before the move";
-        return plan;
+        var facts = new ForecastFacts
+        {
+            UsedPages = used,
+            WireBytesPerPage = policy.Compression ? perPage : Godwit.Pages.Page.Size,
+            DirtyPagesPerSecond = dirty,
+            WorkingSetPages = set,
+            LinkBytesPerSecond = rate,
+            Postcopy = postcopy,
+        };
+        var basis = string.Create(CultureInfo.InvariantCulture,
+            $"{used >> 8} MiB in use, {facts.WireBytesPerPage:F0} bytes a page coded")
+            + (sample is null ? "; private memory: its contents and its writes are not known"
+                : string.Create(CultureInfo.InvariantCulture,
+                    $"; {dirty * Godwit.Pages.Page.Size / 1e6:F1} MB/s written, in a sample of a second"))
+            + $"; {rateBasis}";
+        return (PlayedForecast.Of(facts, policy), facts, basis);
+    }
+
+    private static async Task<MemorySample?> SampleAsync(LocalGuest guest, CancellationToken cancellationToken)
+    {
+        if (guest.Machine is not { } machine || machine.OpenMemory() is not [var memory])
+        {
+            return null;
+        }
+
+        using (memory)
+        {
+            return await Task.Run(() => MemorySample.TakeAsync(memory, cancellationToken), cancellationToken);
+        }
+    }
+
+    /// <summary>Puts a forecast beside the move that is beginning, so that its report tells how good it was.</summary>
+    private async Task ForecastBesideAsync(Departure departure, CancellationToken cancellationToken)
+    {
+        try
+        {
+            var move = departure.Move;
+            var (forecast, _, _) = await ForecastAsync(
+                departure.Guest, departure.Host, move.Record.Policy, departure.Postcopy, cancellationToken);
+            move.Set(record => record with { Snapshot = record.Snapshot with { Forecast = forecast.Report } });
+        }
+        catch (Exception exception) when (exception is Godwit.Migration.GodwitException or IOException
+            or OperationCanceledException or ObjectDisposedException)
+        {
+            // The move needs none.
+        }
     }
 
     private async Task<(double BytesPerSecond, string Basis)> LinkRateAsync(
         HostRecord host, MigrationRecord? last, CancellationToken cancellationToken)
     {
-        if (last is { } move && move.Snapshot.Elapsed > TimeSpan.FromSeconds(1) && move.To == host.Name
+        if (last is { } move && move.Snapshot.WireBytesPerSecond > 0 && move.To == host.Name
             && move.Policy.BandwidthBitsPerSecond == 0)
         {
-            var rate = move.Snapshot.WireBytes / move.Snapshot.Elapsed.TotalSeconds;
-            return (rate, $"rate from that move ({Megabits(rate)} Mbit/s)");
+            return (move.Snapshot.WireBytesPerSecond,
+                $"rate from move {move.Id} ({Megabits(move.Snapshot.WireBytesPerSecond)} Mbit/s)");
         }
 
         // Two sizes, so that the connection's setup and the round trip drop out of the difference.

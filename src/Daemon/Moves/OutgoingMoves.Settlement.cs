@@ -1,7 +1,9 @@
+using System.Net;
 using Godwit.Api.V1;
 using Godwit.Daemon.Guests;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
+using Godwit.Host.Transfers;
 using Godwit.Migration;
 using Godwit.Migration.HandOver;
 using MigrationOutcome = Godwit.Migration.MigrationOutcome;
@@ -14,6 +16,7 @@ namespace Godwit.Daemon.Moves;
 internal sealed partial class OutgoingMoves
 {
     private static readonly TimeSpan AskDeadline = TimeSpan.FromSeconds(8);
+    private static readonly TimeSpan ServeAgain = TimeSpan.FromMilliseconds(200);
 
     /// <summary>An operator decides where the guest of an unsettled move runs.</summary>
     /// <exception cref="GodwitException">
@@ -96,7 +99,7 @@ internal sealed partial class OutgoingMoves
             };
         }
 
-        var departure = new Departure(guest, host, new Move(recorded));
+        var departure = new Departure(guest, host, new Move(recorded), recorded.Policy.MayTurnToPostcopy);
         _departures[handOver.Migration] = departure;
         departure.Finished = Task.Run(
             () => SettleAsync(departure, recorded.Snapshot, isPrepared: false), CancellationToken.None);
@@ -159,8 +162,12 @@ internal sealed partial class OutgoingMoves
                     _shutdown.Token.ThrowIfCancellationRequested();
                     break;
                 case SettlementStep.Ask ask:
-                    var (answer, detail) = await AskAsync(handOver, ask.Fence, settlement.Epoch);
+                    var (answer, detail) = await AskAsync(departure, handOver, ask.Fence, settlement.Epoch);
                     settlement.Answered(answer, detail, Now());
+                    break;
+                case SettlementStep.Serve:
+                    final = await ServeAsync(departure, final);
+                    settlement.Done();
                     break;
                 case SettlementStep.Write write:
                     if (await TryRecordAsync(write.Record))
@@ -204,6 +211,84 @@ internal sealed partial class OutgoingMoves
             }
         }
     }
+
+    /// <summary>Brings the guest at the destination what it lacks, until it has all or the link breaks.</summary>
+    private async Task<MigrationSnapshot> ServeAsync(Departure departure, MigrationSnapshot final)
+    {
+        try
+        {
+            final = await ServeOnceAsync(departure, final);
+        }
+        catch (GodwitException exception)
+        {
+            Log.MoveUnanswered(
+                logger, departure.Move.Id, departure.Guest.Record.Name, departure.Host.Name, exception.Message);
+        }
+
+        if (final.Outcome != MigrationOutcome.Completed)
+        {
+            await Task.Delay(ServeAgain, clock, _shutdown.Token);
+        }
+
+        // What the destination says counts, not what was sent to it.
+        return final with { Outcome = MigrationOutcome.Unsettled };
+    }
+
+    private async Task<MigrationSnapshot> ServeOnceAsync(Departure departure, MigrationSnapshot final)
+    {
+        const int TicketBytes = 32;
+        var (move, guest) = (departure.Move, departure.Guest);
+        if (guest.Machine is not { } machine)
+        {
+            Log.RestLost(logger, move.Id, guest.Record.Name, move.Record.To);
+            await Task.Delay(AskDeadline, clock, _shutdown.Token);
+            return final;
+        }
+
+        if (departure.Fetching is not { Ticket.Length: TicketBytes, LanePort: > 0 and <= 65535,
+            Lanes: > 0 and <= 16, WireVersion: >= WireVersions.Postcopy and <= WireVersions.Max } offer)
+        {
+            return final;
+        }
+
+        var host = await membership.FindAsync(move.Record.To, _shutdown.Token);
+        var terms = new TransferTerms(move.Id, guest.Record.Name, settings.HostName, host.Name, move.Record.Policy,
+            offer.Ticket.ToByteArray(), (int)offer.WireVersion, (int)offer.Lanes, Postcopy: true);
+        var endpoint = new IPEndPoint(await ResolveAsync(host, _shutdown.Token), (int)offer.LanePort);
+        Log.RestServed(logger, move.Id, guest.Record.Name, host.Name);
+        var steps = new DepartureSteps(() => Task.CompletedTask, () => Task.CompletedTask);
+        var transfer = new SourceTransfer(machine, terms, endpoint, trust.ClientOptions(host.Name, _ => { }),
+            machines.Directory(guest.Record.Contract), steps, logger);
+        transfer.Changed += snapshot => move.Set(record => record with
+        {
+            GuestRunsOn = host.Name,
+            Snapshot = Monotonic(record.Snapshot, Joined(final, snapshot)),
+        });
+        departure.Transfer = transfer;
+        shares.Set(transfer, move.Record.Policy.BandwidthBitsPerSecond);
+        var served = await transfer.ServeRestAsync(_shutdown.Token);
+        shares.Remove(transfer);
+        return Joined(final, served);
+    }
+
+    // One report of a move in two parts.
+    private static MigrationSnapshot Joined(MigrationSnapshot first, MigrationSnapshot second) => first with
+    {
+        Phase = second.Phase,
+        Outcome = second.Outcome,
+        Verdict = second.Verdict,
+        Next = second.Next,
+        Method = first.Method == "precopy" ? second.Method : first.Method,
+        Fraction = Math.Max(first.Fraction, second.Fraction),
+        RemainingBytes = second.RemainingBytes,
+        TotalBytes = Math.Max(first.TotalBytes, second.TotalBytes),
+        WireBytesPerSecond = second.WireBytesPerSecond,
+        TimeLeft = second.TimeLeft,
+        WireBytes = first.WireBytes + second.WireBytes,
+        Elapsed = first.Elapsed + second.Elapsed,
+        DaemonCpuTime = first.DaemonCpuTime + second.DaemonCpuTime,
+        Faults = second.Faults ?? first.Faults,
+    };
 
     private static CommitFate FateOf(MigrationSnapshot final) => final.Outcome switch
     {
@@ -311,7 +396,11 @@ internal sealed partial class OutgoingMoves
         var (move, host) = (departure.Move, departure.Host);
         var record = move.Record with
         {
-            Snapshot = final with { Phase = MigrationPhase.Ended }, GuestRunsOn = runsOn,
+            Snapshot = final with
+            {
+                Phase = MigrationPhase.Ended, Forecast = final.Forecast ?? move.Record.Snapshot.Forecast,
+            },
+            GuestRunsOn = runsOn,
         };
         try
         {
@@ -345,7 +434,7 @@ internal sealed partial class OutgoingMoves
     }
 
     private async Task<(HandOverAnswer Answer, string Detail)> AskAsync(
-        HandOverRecord handOver, bool fence, long epoch)
+        Departure departure, HandOverRecord handOver, bool fence, long epoch)
     {
         try
         {
@@ -362,8 +451,10 @@ internal sealed partial class OutgoingMoves
                 return (HandOverAnswer.None, $"host '{host.Name}' has another journal than at the start of the move");
             }
 
+            departure.Fetching = response.Verdict == HandOverVerdict.Fetching ? response : null;
             return (response.Verdict switch
             {
+                HandOverVerdict.Fetching => HandOverAnswer.Fetching,
                 HandOverVerdict.Runs => HandOverAnswer.Runs,
                 HandOverVerdict.Died => HandOverAnswer.Died,
                 HandOverVerdict.Refused => HandOverAnswer.Refused,

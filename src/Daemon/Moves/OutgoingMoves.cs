@@ -10,6 +10,7 @@ using Godwit.Host.Transfers;
 using Godwit.Host.Trust;
 using Godwit.Migration;
 using Godwit.Migration.HandOver;
+using MigrationMethod = Godwit.Migration.MigrationMethod;
 using MigrationPolicy = Godwit.Migration.MigrationPolicy;
 using MigrationPhase = Godwit.Migration.MigrationPhase;
 using MigrationOutcome = Godwit.Migration.MigrationOutcome;
@@ -20,7 +21,7 @@ namespace Godwit.Daemon.Moves;
 internal sealed partial class OutgoingMoves(
     DaemonSettings settings, GuestKeeper guests, Machines machines, QemuFacts qemu, Membership membership,
     PeerLinks links, ClusterTrust trust, HandOvers handOvers, MoveReports reports, InventoryKeeper inventory,
-    TimeProvider clock,
+    LadderBook ladders, SwitchoverTurns turns, BandwidthShares shares, TimeProvider clock,
     ILogger<OutgoingMoves> logger)
     : IDisposable
 {
@@ -91,7 +92,8 @@ internal sealed partial class OutgoingMoves(
     public async Task<Move> StartAsync(
         string name, string to, MigrationPolicy policy, CancellationToken cancellationToken)
     {
-        var (guest, host, refusals) = await CheckAsync(name, to, cancellationToken);
+        policy = ladders.Resolve(policy);
+        var (guest, host, refusals, notes) = await CheckAsync(name, to, policy, cancellationToken);
         MoveRefusals.Throw(guest.Record.Name, to, refusals);
         _shutdown.Token.ThrowIfCancellationRequested();
         QemuMachine machine;
@@ -106,7 +108,7 @@ internal sealed partial class OutgoingMoves(
         var record = guest.Record;
         var departure = new Departure(guest, host, new Move(new MigrationRecord(
             id, record.Uuid, record.Name, settings.HostName, host.Name, policy, clock.GetUtcNow(), settings.HostName,
-            new MigrationSnapshot())));
+            new MigrationSnapshot())), policy.MayTurnToPostcopy && notes.Count == 0);
         _departures[id] = departure;
         Log.MoveStarted(logger, id, record.Name, settings.HostName, host.Name);
         departure.Finished = Task.Run(() => MoveAsync(departure, machine), CancellationToken.None);
@@ -115,8 +117,9 @@ internal sealed partial class OutgoingMoves(
 
     /// <summary>Every reason against the move that can be known beforehand, from both hosts.</summary>
     /// <exception cref="GodwitException">The guest or the host is not known, or the host does not answer.</exception>
-    public async Task<(LocalGuest Guest, HostRecord Host, List<Refusal> Refusals)> CheckAsync(
-        string name, string to, CancellationToken cancellationToken)
+    /// <returns>Notes are reasons against postcopy alone, for a policy that can do without.</returns>
+    private async Task<(LocalGuest Guest, HostRecord Host, List<Refusal> Refusals, List<Refusal> Notes)> CheckAsync(
+        string name, string to, MigrationPolicy policy, CancellationToken cancellationToken)
     {
         var guest = guests.Find(name);
         var host = await membership.FindAsync(to, cancellationToken);
@@ -140,7 +143,51 @@ internal sealed partial class OutgoingMoves(
             disk => File.Exists(disk.Path) ? (ulong)new FileInfo(disk.Path).Length : 0));
         var answer = await links.CallAsync(
             host, CheckDeadline, (peer, options) => peer.CheckIncomingAsync(request, options), cancellationToken);
-        return (guest, host, [.. HostReadiness.Check(settings, isDestination: false), .. answer.Refusals]);
+        List<Refusal> refusals =
+            [.. HostReadiness.Check(settings, isDestination: false), .. CheckBudget(policy), .. answer.Refusals];
+        List<Refusal> notes = policy.MayTurnToPostcopy ? [.. CheckPostcopy(machine, host, answer)] : [];
+        if (policy.Method is MigrationMethod.Postcopy or MigrationMethod.Hybrid)
+        {
+            refusals.AddRange(notes);
+            notes = [];
+        }
+
+        return (guest, host, refusals, notes);
+    }
+
+    private static Refusal Refuse(string code, string message, string remedy) =>
+        new() { Code = code, Message = message, Remedy = remedy };
+
+    private static IEnumerable<Refusal> CheckBudget(MigrationPolicy policy)
+    {
+        if (policy.DowntimeMax < SourceEngine.DowntimeLeast)
+        {
+            yield return Refuse("budget-impossible",
+                $"A pause of {policy.DowntimeMax.TotalMilliseconds:F0} ms is too short for any guest: its devices' "
+                + $"state alone takes about {SourceEngine.DowntimeLeast.TotalMilliseconds:F0} ms.",
+                "Allow a longer pause with --max-downtime.");
+        }
+    }
+
+    private static IEnumerable<Refusal> CheckPostcopy(
+        QemuMachine machine, HostRecord host, CheckIncomingResponse answer)
+    {
+        if (PostcopySupport.CheckSource(machine.Contract, machine.Version) is { } refusal)
+        {
+            yield return new Refusal { Code = refusal.Code, Message = refusal.Message, Remedy = refusal.Remedy };
+        }
+
+        if (!answer.KnowsPostcopy)
+        {
+            yield return Refuse("wire-version",
+                $"Host '{host.Name}' speaks no version of the wire protocol that has postcopy (3 and later).",
+                "Bring both hosts to neighbouring versions of godwitd, or move the guest by precopy.");
+        }
+
+        foreach (var reason in answer.PostcopyRefusals)
+        {
+            yield return reason;
+        }
     }
 
     private QemuMachine RequireMovable(LocalGuest guest)
@@ -197,6 +244,48 @@ internal sealed partial class OutgoingMoves(
         await departure.Finished.WaitAsync(cancellationToken);
     }
 
+    /// <summary>Changes what a move may cost while it runs.</summary>
+    /// <exception cref="GodwitException">
+    /// <c>migration-over</c>; <c>migration-late</c>: the guest is about to be paused, or has been.
+    /// </exception>
+    public void Change(Move move, ChangeMigrationRequest request)
+    {
+        if (!_departures.TryGetValue(move.Id, out var departure) || departure.Transfer is not { } transfer)
+        {
+            throw Over(move.Record);
+        }
+
+        void Require(bool done)
+        {
+            if (!done)
+            {
+                throw new GodwitException("migration-late",
+                    $"Migration {move.Id} is {move.Record.Snapshot.Verdict}: the guest is paused, about to be, or runs "
+                    + $"on host '{move.Record.To}'.", "Its rate can still be set; nothing else can be changed now.");
+            }
+        }
+
+        if (request.HasMaxDowntimeMs)
+        {
+            var policy = move.Record.Policy with { DowntimeMax = TimeSpan.FromMilliseconds(request.MaxDowntimeMs) };
+            MoveRefusals.Throw(move.Record.Guest, move.Record.To, [.. CheckBudget(policy)]);
+            Require(transfer.SetDowntimeMax(policy.DowntimeMax));
+            move.Set(record => record with { Policy = policy });
+        }
+
+        if (request.HasSuspended)
+        {
+            Require(transfer.Suspend(request.Suspended));
+        }
+
+        if (request.HasBandwidthBitsPerSecond)
+        {
+            var cap = (long)Math.Min(request.BandwidthBitsPerSecond, long.MaxValue);
+            shares.Set(transfer, cap);
+            move.Set(record => record with { Policy = record.Policy with { BandwidthBitsPerSecond = cap } });
+        }
+    }
+
     public static GodwitException Over(MigrationRecord record) => new("migration-over",
         $"Migration {record.Id} has ended ({record.Snapshot.Outcome.ToString().ToLowerInvariant()}); "
         + $"guest '{record.Guest}' was then on host '{record.GuestRunsOn}'.", "There is nothing to cancel.");
@@ -222,6 +311,7 @@ internal sealed partial class OutgoingMoves(
         try
         {
             await reports.PutAsync(move.Record);
+            _ = ForecastBesideAsync(departure, stop.Token);
             var prepared = await PrepareAsync(departure, machine, stop.Token);
             isPrepared = true;
             final = await TransferAsync(departure, machine, prepared, stop.Token);
@@ -304,6 +394,7 @@ internal sealed partial class OutgoingMoves(
             Epoch = record.Epoch,
             CreatedUnixMs = record.Created.ToUnixTimeMilliseconds(),
             CpuFeaturesMissing = { await machine.FeaturesMissingAsync(cancellationToken) },
+            Postcopy = departure.Postcopy,
         };
         return await links.CallAsync(departure.Host, PrepareDeadline,
             (peer, options) => peer.PrepareIncomingAsync(request, options), cancellationToken);
@@ -328,7 +419,8 @@ internal sealed partial class OutgoingMoves(
 
         var terms = new TransferTerms(
             move.Id, move.Record.Guest, settings.HostName, host.Name, move.Record.Policy, prepared.Ticket.ToByteArray(),
-            (int)prepared.WireVersion, settings.Lanes);
+            (int)prepared.WireVersion, settings.Lanes,
+            departure.Postcopy && prepared.WireVersion >= WireVersions.Postcopy);
         var endpoint = new IPEndPoint(await ResolveAsync(host, cancellationToken), (int)prepared.LanePort);
         PeerVerdict? refused = null;
         GodwitException? unrecorded = null;
@@ -353,10 +445,14 @@ internal sealed partial class OutgoingMoves(
 
         var transfer = new SourceTransfer(
             machine, terms, endpoint, trust.ClientOptions(host.Name, verdict => refused = verdict),
-            machines.Directory(guest.Contract), steps, logger);
-        transfer.Changed += snapshot =>
-            move.Set(record => record with { Snapshot = Monotonic(record.Snapshot, snapshot) });
+            machines.Directory(guest.Contract), steps, logger, turns);
+        transfer.Changed += snapshot => move.Set(record => record with
+        {
+            Snapshot = Monotonic(record.Snapshot, snapshot),
+            GuestRunsOn = RunsThere(snapshot) ? host.Name : record.GuestRunsOn,
+        });
         departure.Transfer = transfer;
+        shares.Set(transfer, move.Record.Policy.BandwidthBitsPerSecond);
         // Silent from the pause on: the switch must not hear the guest from here once it may run there.
         void FollowPause(QmpEvent qmpEvent)
         {
@@ -369,6 +465,7 @@ internal sealed partial class OutgoingMoves(
         machine.EventReceived += FollowPause;
         var final = await transfer.RunAsync(cancellationToken);
         machine.EventReceived -= FollowPause;
+        shares.Remove(transfer);
         if (final.Outcome is not (MigrationOutcome.Completed or MigrationOutcome.Unsettled))
         {
             machines.SetLinks(machine, up: true);
@@ -396,6 +493,7 @@ internal sealed partial class OutgoingMoves(
                 (int)MigrationPhase.Committed, Math.Max((int)previous.Phase, (int)LastOpen(next)))
             : next.Phase,
         Outcome = MigrationOutcome.Pending,
+        Forecast = previous.Forecast,
         ErrorCode = "",
         Error = "",
     };
@@ -485,8 +583,18 @@ internal sealed partial class OutgoingMoves(
         }
     }
 
-    private sealed class Departure(LocalGuest guest, HostRecord host, Move move)
+    // In postcopy the guest's place is known long before the move is over.
+    private static bool RunsThere(MigrationSnapshot snapshot) =>
+        snapshot.Phase == MigrationPhase.Committed && snapshot.Verdict == "fetching"
+        && snapshot.Downtime > TimeSpan.Zero;
+
+    private sealed class Departure(LocalGuest guest, HostRecord host, Move move, bool postcopy)
     {
+        /// <summary>The move may turn to postcopy.</summary>
+        public bool Postcopy => postcopy;
+        /// <summary>What the destination said when it lacked memory.</summary>
+        public SettleMigrationResponse? Fetching { get; set; }
+
         private volatile TaskCompletionSource<Decision> _decision =
             new(TaskCreationOptions.RunContinuationsAsynchronously);
 

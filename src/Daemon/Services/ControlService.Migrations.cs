@@ -78,6 +78,32 @@ internal sealed partial class ControlService
         return MoveMapping.ToApi(move.Record);
     }
 
+    public override async Task<Migration> ChangeMigration(ChangeMigrationRequest request, ServerCallContext context)
+    {
+        if (outgoing.Find(request.Id) is not { } move)
+        {
+            throw OutgoingMoves.Over(await reports.FindAsync(request.Id, context.CancellationToken));
+        }
+
+        outgoing.Change(move, request);
+        return MoveMapping.ToApi(move.Record);
+    }
+
+    public override Task<ListPoliciesResponse> ListPolicies(ListPoliciesRequest request, ServerCallContext context) =>
+        Task.FromResult(new ListPoliciesResponse
+        {
+            Policies =
+            {
+                ladders.List().Select(entry => new Policy
+                {
+                    Name = entry.Ladder.Name,
+                    Description = entry.Ladder.Description,
+                    Steps = { entry.Ladder.Steps.Select(MoveMapping.ToApi) },
+                    Origin = entry.Origin,
+                }),
+            },
+        });
+
     public override async Task<Migration> CancelMigration(MigrationRequest request, ServerCallContext context)
     {
         if (outgoing.Find(request.Id) is not { } move)

@@ -14,7 +14,7 @@ namespace Godwit.Daemon.Services;
 internal sealed partial class ControlService(
     GuestKeeper guests, DisputedGuests disputes, OutgoingMoves outgoing, IncomingMoves incoming, MoveReports reports,
     Membership membership, HostReports hosts, Doctor doctor, InventoryKeeper inventory, ParcelKeeper parcels,
-    Stores stores) : Control.ControlBase
+    Stores stores, LadderBook ladders) : Control.ControlBase
 {
     public override Task<VersionInfo> GetVersion(GetVersionRequest request, ServerCallContext context) =>
         Task.FromResult(hosts.Version());

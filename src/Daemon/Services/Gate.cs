@@ -30,8 +30,8 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
     [
         .. new[]
         {
-            "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListMigrations", "GetMigration", "WatchMigration",
-            "ListHosts", "GetHost", "Diagnose", "ListInventory", "ListParcels", "ListStores",
+            "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListPolicies", "ListMigrations", "GetMigration",
+            "WatchMigration", "ListHosts", "GetHost", "Diagnose", "ListInventory", "ListParcels", "ListStores",
         }.Select(method => ControlPrefix + method),
     ];
 

@@ -45,6 +45,8 @@ internal sealed class PeerService(
         var response = new CheckIncomingResponse();
         response.Refusals.AddRange(
             await incoming.CheckAsync(request, Gate.CallerOf(context), context.CancellationToken));
+        response.PostcopyRefusals.AddRange(incoming.CheckPostcopy());
+        response.KnowsPostcopy = true;
         return response;
     }
 

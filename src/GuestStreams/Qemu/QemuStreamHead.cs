@@ -15,12 +15,14 @@ public sealed record QemuStreamHead(string Machine, uint RamSectionId, IReadOnly
     public bool SharedBlocksLeftOut { get; init; }
 }
 
-/// <summary>Commands of the stream (element 08) that a precopy may contain.</summary>
+/// <summary>Commands of the stream (element 08) that a migration of ours may contain.</summary>
 public static class QemuCommand
 {
     public const ushort OpenReturnPath = 1;
     public const ushort Ping = 2;
     public const ushort PostcopyAdvise = 3;
+    /// <summary>Device state in one piece whose length is known, with the order to listen and to run in it.</summary>
+    public const ushort Packaged = 7;
     /// <summary>From machine type 10.0 on: the guest has stopped, what follows is the rest.</summary>
     public const ushort SwitchoverStart = 11;
 }

@@ -73,6 +73,13 @@ public sealed class QemuStreamWriter(IBufferWriter<byte> output, QemuStreamHead 
         output.Write(payload);
     }
 
+    /// <summary>Ends a postcopy stream: behind RAM's last section nothing follows.</summary>
+    public void EndOfStream()
+    {
+        output.GetSpan(1)[0] = 0;
+        output.Advance(1);
+    }
+
     private void Begin(byte type)
     {
         Span<byte> section = output.GetSpan(5);

@@ -78,6 +78,17 @@ public sealed partial class GuestMemory : IDisposable
         }
     }
 
+    /// <summary>Takes the contents of pages away: they are holes again, and a guest may wait for them.</summary>
+    /// <exception cref="IOException">The system refused.</exception>
+    public void Punch(PageNumber first, long count)
+    {
+        if (Allocate(_file, PunchHole | KeepSize, Check(first, count * Page.Size), count * Page.Size) != 0)
+        {
+            throw new IOException(
+                $"Pages of RAM block {Name} cannot be taken away: {Marshal.GetLastPInvokeErrorMessage()}.");
+        }
+    }
+
     /// <summary>False for a page that nobody has written yet: it is zero.</summary>
     public bool IsAllocated(PageNumber page)
     {
@@ -174,6 +185,12 @@ public sealed partial class GuestMemory : IDisposable
 
         return first.Value * Page.Size;
     }
+
+    private const int KeepSize = 1;
+    private const int PunchHole = 2;
+
+    [LibraryImport("libc", EntryPoint = "fallocate", SetLastError = true)]
+    private static partial int Allocate(SafeFileHandle file, int mode, long offset, long length);
 
     [LibraryImport("libc", EntryPoint = "lseek", SetLastError = true)]
     private static partial long Seek(SafeFileHandle file, long offset, int whence);

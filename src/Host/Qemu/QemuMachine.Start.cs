@@ -123,6 +123,10 @@ public sealed partial class QemuMachine
         }
     }
 
+    /// <summary>The process of the guest's QEMU here, whether it answers or not; null if it has ended.</summary>
+    public static int? FindProcess(MachineContract contract, string runtimeDirectory) =>
+        RunningProcess(contract, new MachineFiles(runtimeDirectory));
+
     private static List<GuestInterface> FindInterfaces(MachineContract contract, MachineFiles files)
     {
         List<GuestInterface> interfaces = [];

@@ -15,7 +15,7 @@ public sealed partial class DestinationTransfer
     {
         // Contents of private memory are carried by QEMU's stream: nothing can be put in their place there, and what a
         // page holds cannot be read.
-        bool isMapped = machine.Contract.SharedMemory;
+        bool isMapped = machine!.Contract.SharedMemory;
         void Ready() => Enter(_ => _engine.OffersReady(takesDeltas: isMapped));
         if (inventory is not null && isMapped)
         {

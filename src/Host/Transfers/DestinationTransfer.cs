@@ -25,9 +25,11 @@ public sealed record ArrivalSteps(Func<Task> RecordResuming, Func<Task> RecordRe
 /// Each page lane has a thread that writes pages straight into the guest's memory file, or as records into QEMU's
 /// stream for blocks without one. Until the source's commit the guest stands still, whatever happens.
 /// </remarks>
+/// <param name="machine">The QEMU; null for one that is taken up, which is spoken to by its stream alone.</param>
+/// <param name="held">What is taken up of an arrival whose daemon died.</param>
 public sealed partial class DestinationTransfer(
-    QemuMachine machine, TransferTerms terms, string runtimeDirectory,
-    ArrivalSteps handOver, GuestInventory? inventory, ILogger logger)
+    QemuMachine? machine, TransferTerms terms, string runtimeDirectory,
+    ArrivalSteps handOver, GuestInventory? inventory, ILogger logger, HeldGuest? held = null)
 {
     private const int TickMilliseconds = 4;
 
@@ -35,21 +37,29 @@ public sealed partial class DestinationTransfer(
     private readonly object _streamGate = new();
     private readonly long _started = Stopwatch.GetTimestamp();
     private readonly Channel<Effect> _effects = Channel.CreateUnbounded<Effect>(new() { SingleReader = true });
-    private readonly Lane?[] _lanes = new Lane?[terms.Lanes + 1];
+    private Lane?[] _lanes = new Lane?[terms.AllLanes + 1];
     private readonly List<Thread> _threads = [];
+    private readonly List<Thread> _laneThreads = [];
     private readonly TaskCompletionSource _attached = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private readonly DestinationEngine _engine = new(terms.Guest, terms.From, terms.Lanes, TimeSpan.Zero);
+    private readonly DestinationEngine _engine = held is not null
+        ? DestinationEngine.Resume(
+            terms.Guest, terms.From, terms.AllLanes, held.Stream.Head, held.Missing, TimeSpan.Zero)
+        : new DestinationEngine(
+            terms.Guest, terms.From, terms.AllLanes, TimeSpan.Zero, terms.Postcopy ? machine!.Holds : null);
+    private TransferTerms? _rejoined;
     private readonly ArrayBufferWriter<byte> _streamBuffer = new();
     private IReadOnlyList<GuestMemory> _memory = [];
     private RamBlock[] _blocks = [];
     private GuestMemory?[] _memoryOf = [];
     private QemuStreamWriter? _stream;
+    private QemuStreamWriter? _opening;
     private Socket? _qemu;
     private TimeSpan _cpuAtStart;
     private bool _begun;
 
-    public TransferTerms Terms => terms;
+    /// <summary>What was agreed; with another ticket after the source has come back.</summary>
+    public TransferTerms Terms => _rejoined ?? terms;
 
     /// <summary>True once a lane of the source has presented the ticket.</summary>
     public bool HasLane
@@ -88,8 +98,12 @@ public sealed partial class DestinationTransfer(
     {
         _cpuAtStart = Environment.CpuUsage.TotalTime;
         using CancellationTokenRegistration stop = shutdown.Register(() => Abandon($"{terms.To} is shutting down."));
-        machine.EventReceived += OnQemuEvent;
-        _ = machine.Exited.ContinueWith(
+        if (machine is not null)
+        {
+            machine.EventReceived += OnQemuEvent;
+        }
+
+        _ = (machine?.Exited ?? held!.Process.Exited).ContinueWith(
             _ => Enter(now => _engine.QemuFailed("The destination's QEMU has ended.", now)), TaskScheduler.Default);
         Task effects = Task.CompletedTask;
         using var ticker = new Timer(_ => Enter(now => _engine.Tick(now)), null, TickMilliseconds, TickMilliseconds);
@@ -97,7 +111,14 @@ public sealed partial class DestinationTransfer(
         {
             try
             {
-                await StartQemuAsync(shutdown);
+                if (held is not null)
+                {
+                    TakeUp(held);
+                }
+                else
+                {
+                    await StartQemuAsync(shutdown);
+                }
             }
             finally
             {
@@ -117,7 +138,11 @@ public sealed partial class DestinationTransfer(
         }
         finally
         {
-            machine.EventReceived -= OnQemuEvent;
+            if (machine is not null)
+            {
+                machine.EventReceived -= OnQemuEvent;
+            }
+
             _effects.Writer.TryComplete();
             await effects;
             await Task.Run(TearDown, CancellationToken.None);
@@ -155,9 +180,9 @@ public sealed partial class DestinationTransfer(
                 return $"version {terms.WireVersion} was agreed, not {version}";
             }
 
-            if (lane.Number > terms.Lanes || _lanes[lane.Number] is not null)
+            if (lane.Number >= _lanes.Length || _lanes[lane.Number] is not null)
             {
-                return $"lane {lane.Number} is not free: {terms.Lanes} page lanes were agreed, each once";
+                return $"lane {lane.Number} is not free: {terms.AllLanes} page lanes were agreed, each once";
             }
 
             if (_engine.Phase == MigrationPhase.Ended)
@@ -175,39 +200,55 @@ public sealed partial class DestinationTransfer(
             {
                 _begun = true;
                 _attached.TrySetResult();
-                StartThread("control", ReadControl);
-                if (terms.WireVersion >= WireVersions.Inventory)
-                {
-                    StartThread("inventory", () => Guarded("inventory", OfferInventory));
-                }
-
-                for (int number = 1; number <= terms.Lanes; number++)
-                {
-                    Lane pages = _lanes[number]!;
-                    StartThread($"lane {number}", () => ReadPages(pages));
-                }
+                StartLaneThreads();
             }
         }
 
         return null;
     }
 
+    private void StartLaneThreads()
+    {
+        Lane[] lanes = [.. _lanes.Select(lane => lane!)];
+        StartLaneThread("control", () => ReadControl(lanes[0]));
+        if (_engine.IsDetached)
+        {
+            _engine.Rejoined(Now);
+            Pump();
+        }
+        else if (terms.WireVersion >= WireVersions.Inventory)
+        {
+            StartThread("inventory", () => Guarded("inventory", OfferInventory));
+        }
+
+        foreach (Lane pages in lanes.Skip(1))
+        {
+            StartLaneThread($"lane {pages.Number}", () => ReadPages(pages));
+        }
+    }
+
     private async Task StartQemuAsync(CancellationToken cancellationToken)
     {
-        _memory = machine.OpenMemory();
+        _memory = machine!.OpenMemory();
         var capabilities = new JsonArray(
             new JsonObject { ["capability"] = "events", ["state"] = true },
+            new JsonObject { ["capability"] = "postcopy-ram", ["state"] = terms.Postcopy },
             // The disks are taken at the resume, after the commit, not when the device state has been loaded.
             new JsonObject { ["capability"] = "late-block-activate", ["state"] = true });
-        await machine.ExecuteAsync(
+        await machine!.ExecuteAsync(
             "migrate-set-capabilities", new JsonObject { ["capabilities"] = capabilities }, cancellationToken);
         string path = Path.Combine(runtimeDirectory, $"in-{terms.MigrationId}.sock");
         File.Delete(path);
-        await machine.ExecuteAsync("migrate-incoming", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
+        await machine!.ExecuteAsync("migrate-incoming", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken);
         _qemu = socket;
         File.Delete(path);
+        if (terms.Postcopy)
+        {
+            await HoldStreamAsync(socket, cancellationToken);
+        }
+
         StartThread("return path", ReadReturnPath);
     }
 
@@ -238,23 +279,39 @@ public sealed partial class DestinationTransfer(
         Monitor.PulseAll(_gate);
     }
 
-    private void StartThread(string name, Action body)
+    private void StartThread(string name, Action body) => StartThread(_threads, name, body);
+
+    private void StartLaneThread(string name, Action body) => StartThread(_laneThreads, name, body);
+
+    private void StartThread(List<Thread> threads, string name, Action body)
     {
         var thread = new Thread(() => body()) { Name = $"{terms.MigrationId} {name}", IsBackground = true };
-        lock (_threads)
+        lock (threads)
         {
-            _threads.Add(thread);
+            threads.Add(thread);
         }
 
         thread.Start();
     }
 
-    private void ReadControl()
+    private static void Join(List<Thread> threads)
+    {
+        Thread[] all;
+        lock (threads)
+        {
+            all = [.. threads];
+            threads.Clear();
+        }
+
+        Array.ForEach(all, thread => thread.Join());
+    }
+
+    private void ReadControl(Lane control)
     {
         byte[] buffer = new byte[FrameHeader.ControlBodyMax];
         Guarded("control lane", () =>
         {
-            while (_lanes[0]!.Read(buffer) is { } header)
+            while (control.Read(buffer) is { } header)
             {
                 ControlMessage message = ControlMessage.Decode(header.Type, buffer.AsSpan(0, header.BodyLength));
                 Enter(now => _engine.Receive(message, now));
@@ -269,6 +326,8 @@ public sealed partial class DestinationTransfer(
         byte[] body = new byte[FrameHeader.PageBodyMax];
         using var decoder = new PageBatchDecoder(terms.WireVersion);
         var refused = new RefusedPages();
+        var section = new DeliveredSection();
+        bool delivers = _delivers;
         bool done = false;
         Guarded($"lane {lane.Number}", () =>
         {
@@ -287,8 +346,25 @@ public sealed partial class DestinationTransfer(
                 switch (header.Type)
                 {
                     case FrameType.PageBatch:
-                        Place(lane, body.AsSpan(0, header.BodyLength), decoder, refused);
+                        if (delivers)
+                        {
+                            Deliver(lane, body.AsSpan(0, header.BodyLength), decoder, refused, section);
+                        }
+                        else
+                        {
+                            Place(lane, body.AsSpan(0, header.BodyLength), decoder, refused);
+                        }
+
                         Enter(now => _engine.BatchPlaced(FrameHeader.Size + header.BodyLength, now));
+                        break;
+                    case FrameType.PauseBarrier when !delivers && header.BodyLength == 0:
+                        Enter(now => _engine.LanePaused(lane.Number, refused.TakeAll(), now));
+                        if (!WaitForDelivery())
+                        {
+                            return;
+                        }
+
+                        delivers = true;
                         break;
                     case FrameType.Barrier:
                         int answered = ReadBarrier(body.AsSpan(0, header.BodyLength));
@@ -328,8 +404,10 @@ public sealed partial class DestinationTransfer(
 
     private void ReadReturnPath()
     {
-        var reader = new ReturnPathReader();
-        byte[] buffer = new byte[4096];
+        var reader = new ReturnPathReader(takenUp: held is not null);
+        // Room for more requests than a guest has processors: what is read is whole messages, and a daemon that dies
+        // leaves the next one whole messages too.
+        byte[] buffer = new byte[64 << 10];
         Guarded("QEMU's return path", () =>
         {
             while (true)
@@ -343,10 +421,7 @@ public sealed partial class DestinationTransfer(
                 reader.Feed(buffer.AsSpan(0, count));
                 while (reader.TryTake(out ReturnPathMessage message))
                 {
-                    if (message.Type == ReturnPathType.Shut)
-                    {
-                        Enter(now => _engine.QemuShut(message.Value, now));
-                    }
+                    Take(message);
                 }
             }
         });
@@ -365,6 +440,25 @@ public sealed partial class DestinationTransfer(
         catch (Exception e) when (e is IOException or SocketException or ObjectDisposedException)
         {
             Enter(now => _engine.LinkLost($"The {what} of {terms.Guest} broke: {e.Message}", now));
+        }
+    }
+
+    private void Take(ReturnPathMessage message)
+    {
+        switch (message.Type)
+        {
+            case ReturnPathType.Shut:
+                Enter(now => _engine.QemuShut(message.Value, now));
+                break;
+            case ReturnPathType.Pong when message.Value == AdvisedPing:
+                OpenStream();
+                break;
+            case ReturnPathType.Pong:
+                Enter(now => _engine.QemuPong(message.Value, now));
+                break;
+            case ReturnPathType.RequestPagesOf or ReturnPathType.RequestPages:
+                TakeRequest(message);
+                break;
         }
     }
 
@@ -425,6 +519,26 @@ public sealed partial class DestinationTransfer(
             case Effect.WriteDeviceState state:
                 SendAll(state.Bytes.Span);
                 break;
+            case Effect.ForgetMissing:
+                ForgetMissing();
+                break;
+            case Effect.BeginDelivery:
+                BeginDelivery();
+                break;
+            case Effect.WriteZeroPage zero:
+                WriteZeroPage(zero);
+                break;
+            case Effect.WriteEndOfPostcopy:
+                Write(stream =>
+                {
+                    stream.BeginEnd();
+                    stream.EndSection();
+                    stream.EndOfStream();
+                });
+                break;
+            case Effect.CloseLanes lost:
+                await Task.Run(() => CloseLanes(lost.Because));
+                break;
             case Effect.RecordResuming:
                 await RecordAsync(handOver.RecordResuming, _engine.ResumingRecorded, _engine.ResumingNotRecorded);
                 break;
@@ -439,20 +553,41 @@ public sealed partial class DestinationTransfer(
 
     private void WritePrologue(Effect.WritePrologue prologue)
     {
-        var stream = new QemuStreamWriter(_streamBuffer, _engine.Head!);
-        stream.Prologue(prologue.Verbatim.Span);
-        stream.Footer();
+        _opening = new QemuStreamWriter(_streamBuffer, _engine.Head!);
+        _opening.Prologue(prologue.Verbatim.Span);
+        _opening.Footer();
+        if (terms.Postcopy)
+        {
+            // The order to be ready for postcopy is ours: the source's QEMU knows nothing of it. QEMU takes all memory
+            // away then, and nothing may be written before it has.
+            Span<byte> sizes = stackalloc byte[2 * sizeof(ulong)];
+            BinaryPrimitives.WriteUInt64BigEndian(sizes, Page.Size);
+            BinaryPrimitives.WriteUInt64BigEndian(sizes[sizeof(ulong)..], Page.Size);
+            _opening.Command(QemuCommand.PostcopyAdvise, sizes);
+            Span<byte> ping = stackalloc byte[sizeof(uint)];
+            BinaryPrimitives.WriteUInt32BigEndian(ping, AdvisedPing);
+            _opening.Command(QemuCommand.Ping, ping);
+        }
+
         lock (_streamGate)
         {
             FlushStream();
         }
 
+        if (!terms.Postcopy)
+        {
+            OpenStream();
+        }
+    }
+
+    private void OpenStream()
+    {
         lock (_gate)
         {
             _blocks = [.. _engine.Blocks!];
             _memoryOf = [.. _blocks.Select(
                 b => _memory.FirstOrDefault(m => m.Name == b.Name && m.Length == b.Length))];
-            _stream = stream;
+            _stream = _opening;
             Monitor.PulseAll(_gate);
         }
     }
@@ -502,7 +637,7 @@ public sealed partial class DestinationTransfer(
         long begun = Stopwatch.GetTimestamp();
         try
         {
-            await machine.ExecuteAsync("cont", null, CancellationToken.None);
+            await machine!.ExecuteAsync("cont", null, CancellationToken.None);
         }
         catch (QmpException e)
         {
@@ -526,13 +661,8 @@ public sealed partial class DestinationTransfer(
         }
 
         _qemu?.Dispose();
-        List<Thread> threads;
-        lock (_threads)
-        {
-            threads = [.. _threads];
-        }
-
-        threads.ForEach(t => t.Join());
+        Join(_threads);
+        Join(_laneThreads);
         foreach (Lane? lane in _lanes)
         {
             lane?.Dispose();
@@ -544,6 +674,11 @@ public sealed partial class DestinationTransfer(
         }
 
         inventory?.Dispose();
+        held?.Process.Dispose();
+        if (terms.Postcopy)
+        {
+            HeldStream.Forget(runtimeDirectory);
+        }
     }
 
     [LoggerMessage(3201, LogLevel.Information, "{Guest} runs here; resume took {Milliseconds:0.0} ms")]

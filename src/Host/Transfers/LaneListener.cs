@@ -52,6 +52,12 @@ public sealed partial class LaneListener(
     /// <summary>Lanes that present the transfer's ticket go to it until it ends.</summary>
     public void Expect(DestinationTransfer transfer)
     {
+        // One ticket at a time: a source that comes back presents another one.
+        foreach ((string old, DestinationTransfer _) in _expected.Where(entry => entry.Value == transfer))
+        {
+            _expected.TryRemove(old, out _);
+        }
+
         string key = Convert.ToHexString(SHA256.HashData(transfer.Terms.Ticket));
         _expected[key] = transfer;
         transfer.Ended.ContinueWith(

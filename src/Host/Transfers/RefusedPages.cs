@@ -42,6 +42,14 @@ internal sealed class RefusedPages
         }
     }
 
+    /// <summary>Takes all of them out: they will come another way.</summary>
+    public IReadOnlyList<(int Block, PageNumber Page)> TakeAll()
+    {
+        (int Block, PageNumber Page)[] all = [.. _outstanding.Select(page => (page.Block, new PageNumber(page.Page)))];
+        _outstanding.Clear();
+        return all;
+    }
+
     /// <summary>What to ask for after a batch; null if all its pages are there.</summary>
     public ControlMessage.PagesWanted? TakeNews(int blockIndex)
     {

@@ -23,6 +23,8 @@ public sealed partial class SourceTransfer
         public int DeltaBytesMax;
         public int Round;
         public int Unchanged;
+        public bool SendsWhole;
+        public bool MayName;
         public long Reported = Stopwatch.GetTimestamp();
         public TimeSpan LinkWait;
         public TimeSpan Writing;
@@ -45,6 +47,10 @@ public sealed partial class SourceTransfer
                         return;
                     case LaneWork.Barrier:
                         lane.Write(state.Frame.AsSpan(0, WriteBarrier(lane, state.Frame)));
+                        break;
+                    case LaneWork.PauseBarrier:
+                        new FrameHeader(FrameType.PauseBarrier, 0).Write(state.Frame);
+                        lane.Write(state.Frame.AsSpan(0, FrameHeader.Size));
                         break;
                     case LaneWork.Batch:
                         SendBatch(state);
@@ -74,6 +80,8 @@ public sealed partial class SourceTransfer
                     state.Coding = _engine.NextCoding();
                     state.DeltaBytesMax = _engine.DeltaBytesMax;
                     state.Round = _engine.Round;
+                    state.SendsWhole = _engine.SendsWhole || !_engine.MayName(state.Lane.Number - 1);
+                    state.MayName = _engine.MayName(state.Lane.Number - 1);
                     if (work == LaneWork.Batch && !_engine.IsShared(state.Taken.Block))
                     {
                         state.Batch.Begin(state.Taken.Block.Index, state.Taken.Region);
@@ -102,7 +110,10 @@ public sealed partial class SourceTransfer
         {
             batch.Begin(state.Taken.Block.Index, state.Taken.Region);
             state.Unchanged = Fill(state);
-            NameKnown(state);
+            if (state.MayName)
+            {
+                NameKnown(state);
+            }
         }
 
         int length = 0;
@@ -184,7 +195,7 @@ public sealed partial class SourceTransfer
         {
             if (taken.IsZero(i))
             {
-                if (state.Sifter.SiftZero(taken.Block.Index, taken[i], sent))
+                if (state.SendsWhole || state.Sifter.SiftZero(taken.Block.Index, taken[i], sent))
                 {
                     batch.AddZero(taken[i]);
                 }
@@ -206,6 +217,11 @@ public sealed partial class SourceTransfer
 
             memory.Read(taken[i], batch.AddContents(taken[i], count));
             i += count;
+        }
+
+        if (state.SendsWhole)
+        {
+            return 0;
         }
 
         return unchanged

@@ -164,6 +164,12 @@ public sealed partial class SourceTransfer
                 await machine.ExecuteAsync(
                     "migrate-set-parameters", new JsonObject { ["downtime-limit"] = limit.Milliseconds }, default);
                 break;
+            case Effect.Throttle throttle:
+                await ThrottleAsync(throttle.Percent);
+                break;
+            case Effect.AskForTurn:
+                _ = AwaitTurnAsync();
+                break;
             case Effect.CheckMemory check:
                 CheckMemory(check.Blocks);
                 break;
@@ -268,6 +274,34 @@ public sealed partial class SourceTransfer
             }
 
             await Task.Delay(10);
+        }
+    }
+
+    // QEMU slows the guest at its second look at a dirty rate above its threshold; from there on it knows no way down
+    // but the end of the migration, so it is asked for no more than is needed.
+    private Task<JsonNode?> ThrottleAsync(int percent) => machine.ExecuteAsync(
+        "migrate-set-parameters", new JsonObject
+        {
+            ["cpu-throttle-initial"] = percent,
+            ["cpu-throttle-increment"] = Math.Max(1, percent),
+            ["max-cpu-throttle"] = percent,
+            ["throttle-trigger-threshold"] = 1,
+        }, default);
+
+    private async Task AwaitTurnAsync()
+    {
+        IDisposable turn = await turns!.EnterAsync();
+        lock (_gate)
+        {
+            if (_ended.Task.IsCompleted)
+            {
+                turn.Dispose();
+                return;
+            }
+
+            _turn = turn;
+            _engine.TurnGranted(Now);
+            Pump();
         }
     }
 

@@ -9,6 +9,7 @@ using System.Threading.Channels;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
+using Godwit.Migration.Convergence;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
 using Microsoft.Extensions.Logging;
@@ -30,7 +31,7 @@ public sealed record DepartureSteps(Func<Task> RecordCommit, Func<Task> RecordRe
 /// </remarks>
 public sealed partial class SourceTransfer(
     QemuMachine machine, TransferTerms terms, IPEndPoint destination, SslClientAuthenticationOptions tls,
-    string runtimeDirectory, DepartureSteps handOver, ILogger logger)
+    string runtimeDirectory, DepartureSteps handOver, ILogger logger, SwitchoverTurns? turns = null)
 {
     private const int TickMilliseconds = 10;
     private const int ReportMilliseconds = 250;
@@ -58,6 +59,7 @@ public sealed partial class SourceTransfer(
     private TimeSpan _qemuDowntime;
     private volatile bool _migrating;
     private bool _held;
+    private IDisposable? _turn;
     private long _givenUpAt;
 
     /// <summary>The newest state; safe from any thread.</summary>
@@ -79,30 +81,82 @@ public sealed partial class SourceTransfer(
         }
     }
 
+    /// <summary>Changes the cap on all lanes together, in bits per second; 0 for none.</summary>
+    public void SetBandwidth(long bitsPerSecond) => Enter(now => _engine?.SetBandwidth(bitsPerSecond, now));
+
+    /// <summary>Changes the pause budget.</summary>
+    /// <returns>False if the guest is paused already.</returns>
+    public bool SetDowntimeMax(TimeSpan most) => Ask(now => _engine.SetDowntimeMax(most, now));
+
+    /// <summary>Stops sending, or goes on.</summary>
+    /// <returns>False if it is too late.</returns>
+    public bool Suspend(bool suspended) => Ask(now => _engine.Suspend(suspended, now));
+
+    private bool Ask(Func<TimeSpan, bool> change)
+    {
+        lock (_gate)
+        {
+            bool done = _engine is not null && change(Now);
+            Pump();
+            return done;
+        }
+    }
+
     /// <summary>Runs to the end; failures are outcomes, not exceptions.</summary>
     public async Task<MigrationSnapshot> RunAsync(CancellationToken shutdown)
     {
-        _cpuAtStart = Environment.CpuUsage.TotalTime;
-        _memory = machine.OpenMemory();
+        OpenMemory();
         bool missesWrites = QemuInstallation.MissesWrites(machine.Version, machine.Contract.Accelerator);
-        long seed = BitConverter.ToInt64(RandomNumberGenerator.GetBytes(sizeof(long)));
-        _sent = _memory.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size, seed));
         _engine = new SourceEngine(
-            new SourceEngineOptions
+            Options() with
             {
-                Guest = terms.Guest,
-                From = terms.From,
-                To = terms.To,
-                Policy = terms.Policy,
-                Lanes = terms.Lanes,
-                WireVersion = terms.WireVersion,
                 HoldsSwitchover = machine.Version >= HoldsSwitchoverSince,
                 IsShared = block => _memory.Any(m => m.Name == block.Name && m.Length == block.Length),
                 MemoryCheck = missesWrites
                     ? TimeSpan.FromSeconds(_memory.Sum(m => m.Length) / MemoryCheckBytesPerSecond) : null,
                 OffersMax = OffersMax(),
+                AsksForTurn = turns is not null,
             },
             Now);
+        return await RunAsync(StartAsync, shutdown);
+    }
+
+    private void OpenMemory()
+    {
+        _cpuAtStart = Environment.CpuUsage.TotalTime;
+        _memory = machine.OpenMemory();
+        long seed = BitConverter.ToInt64(RandomNumberGenerator.GetBytes(sizeof(long)));
+        _sent = _memory.ToDictionary(m => m.Name, m => new PageFingerprints(m.Length / Page.Size, seed));
+    }
+
+    private SourceEngineOptions Options() => new()
+    {
+        Guest = terms.Guest,
+        From = terms.From,
+        To = terms.To,
+        Policy = terms.Policy,
+        Lanes = terms.Lanes,
+        WireVersion = terms.WireVersion,
+        Postcopy = terms.Postcopy,
+        HoldsSwitchover = true,
+        IsShared = _ => true,
+    };
+
+    /// <summary>
+    /// Brings the rest of its memory to a guest that runs at the destination already: Completed when it has all,
+    /// Unsettled when the link broke again.
+    /// </summary>
+    public Task<MigrationSnapshot> ServeRestAsync(CancellationToken shutdown)
+    {
+        OpenMemory();
+        RamBlock[] blocks = [.. _memory.Select((m, i) => new RamBlock(i, m.Name, m.Length))];
+        _engine = SourceEngine.Resume(Options(), blocks, Now);
+        return RunAsync(ConnectAsync, shutdown);
+    }
+
+    private async Task<MigrationSnapshot> RunAsync(
+        Func<CancellationToken, Task> start, CancellationToken shutdown)
+    {
         using CancellationTokenRegistration stop = shutdown.Register(() => Cancel());
         machine.EventReceived += OnQemuEvent;
         _ = machine.Exited.ContinueWith(
@@ -111,7 +165,7 @@ public sealed partial class SourceTransfer(
         using var ticker = new Timer(_ => Tick(), null, TickMilliseconds, TickMilliseconds);
         try
         {
-            await StartAsync(shutdown);
+            await start(shutdown);
             await _ended.Task;
         }
         catch (Exception e) when (e is QmpException or GodwitException or IOException or SocketException
@@ -123,6 +177,11 @@ public sealed partial class SourceTransfer(
         finally
         {
             machine.EventReceived -= OnQemuEvent;
+            lock (_gate)
+            {
+                _turn?.Dispose();
+            }
+
             _effects.Writer.TryComplete();
             await effects;
             await Task.Run(TearDown, CancellationToken.None);
@@ -162,15 +221,19 @@ public sealed partial class SourceTransfer(
         }
     }
 
-    private async Task StartAsync(CancellationToken cancellationToken)
+    private async Task ConnectAsync(CancellationToken cancellationToken)
     {
         await ConnectLanesAsync(cancellationToken);
         StartThread("control", ReadControl);
-        for (int number = 1; number <= terms.Lanes; number++)
+        foreach (Lane lane in _lanes.Skip(1))
         {
-            Lane lane = _lanes[number];
-            StartThread($"lane {number}", () => ServeLane(lane));
+            StartThread($"lane {lane.Number}", () => ServeLane(lane));
         }
+    }
+
+    private async Task StartAsync(CancellationToken cancellationToken)
+    {
+        await ConnectAsync(cancellationToken);
 
         string path = Path.Combine(runtimeDirectory, $"out-{terms.MigrationId}.sock");
         File.Delete(path);
@@ -201,7 +264,7 @@ public sealed partial class SourceTransfer(
     // All at once: on a long link each handshake takes several round trips.
     private async Task ConnectLanesAsync(CancellationToken cancellationToken)
     {
-        Task<Lane>[] connecting = [.. Enumerable.Range(0, terms.Lanes + 1).Select(number => Lane.ConnectAsync(
+        Task<Lane>[] connecting = [.. Enumerable.Range(0, terms.AllLanes + 1).Select(number => Lane.ConnectAsync(
             destination, tls, terms.WireVersion, number, terms.Ticket, cancellationToken))];
         try
         {
@@ -227,10 +290,14 @@ public sealed partial class SourceTransfer(
         Set("events", true);
         // Without the return path a destination that dies late leaves a source that believes it has completed.
         Set("return-path", true);
-        foreach (string off in (string[])["xbzrle", "multifd", "postcopy-ram", "auto-converge"])
+        // To this QEMU a postcopy is a precopy whose end nobody hurries to confirm.
+        foreach (string off in (string[])["xbzrle", "multifd", "postcopy-ram"])
         {
             Set(off, false);
         }
+
+        bool throttles = terms.Policy.Steps.Any(step => step.Action == LadderAction.Throttle);
+        Set("auto-converge", throttles);
 
         if (holds)
         {
@@ -240,7 +307,14 @@ public sealed partial class SourceTransfer(
         await machine.ExecuteAsync(
             "migrate-set-capabilities", new JsonObject { ["capabilities"] = capabilities }, cancellationToken);
         // QEMU sees only our socket: its own pacing is switched off and ours takes its place.
-        var parameters = new JsonObject { ["max-bandwidth"] = 0, ["downtime-limit"] = 1 };
+        var parameters = new JsonObject
+        {
+            ["max-bandwidth"] = 0,
+            ["downtime-limit"] = 1,
+            // Out of reach until the ladder says otherwise.
+            ["throttle-trigger-threshold"] = throttles ? 100 : 50,
+            ["max-cpu-throttle"] = 99,
+        };
         if (machine.Version >= SwitchoverBandwidthSince)
         {
             // A fixed figure makes QEMU's threshold a function of the downtime limit alone, whatever we just read.
@@ -289,7 +363,7 @@ public sealed partial class SourceTransfer(
     // Moves effects out of the engine and wakes whoever waits for a change; called with the lock held.
     private void Pump()
     {
-        while (_engine.TryTakeEffect(out Effect effect))
+        while (_engine?.TryTakeEffect(out Effect effect) == true)
         {
             if (effect is Effect.AbandonQemu)
             {
@@ -335,6 +409,11 @@ public sealed partial class SourceTransfer(
             _lastReport = now;
             _reportedPhase = snapshot.Phase;
             Snapshot = snapshot;
+            if (snapshot.Downtime > TimeSpan.Zero)
+            {
+                // The pause is over, whatever has to follow.
+                _turn?.Dispose();
+            }
         }
 
         Changed?.Invoke(snapshot);

@@ -8,6 +8,8 @@ public enum GuestCopy
     /// <summary>A QEMU that holds the guest and does not run it.</summary>
     Paused,
     Running,
+    /// <summary>It runs the guest, which lacks memory that only its source has.</summary>
+    Fetching,
 }
 
 /// <summary>What a destination answers when the source asks how a migration ended.</summary>
@@ -21,6 +23,8 @@ public enum HandOverAnswer
     Died,
     /// <summary>It never ran there and never will by this migration.</summary>
     Refused,
+    /// <summary>It runs there and lacks memory that only the source's paused copy has.</summary>
+    Fetching,
 }
 
 /// <summary>What a host has to do about a guest's copy.</summary>
@@ -139,8 +143,8 @@ public static class HandOverRules
         {
             HandOverState.Refused => HandOverAnswer.Refused,
             // It was handed over, and may have been stopped or paused since by whoever may do that.
-            _ when isKnown && owned!.Host == host => copy == GuestCopy.Gone && hasDied
-                ? HandOverAnswer.Died : HandOverAnswer.Runs,
+            _ when isKnown && owned!.Host == host => copy == GuestCopy.Gone && hasDied ? HandOverAnswer.Died
+                : copy == GuestCopy.Fetching ? HandOverAnswer.Fetching : HandOverAnswer.Runs,
             // Or moved on. Without a record of our own that is hearsay.
             not null when isKnown => HandOverAnswer.Runs,
             // What stands at the journal's end is not known now.
@@ -155,6 +159,7 @@ public static class HandOverRules
     {
         (null or HandOverState.Refused, _) => HandOverAnswer.Refused,
         (_, GuestCopy.Running) => HandOverAnswer.Runs,
+        (_, GuestCopy.Fetching) => HandOverAnswer.Fetching,
         (_, GuestCopy.Gone) => HandOverAnswer.Died,
         // About to run.
         _ => HandOverAnswer.None,

@@ -34,6 +34,12 @@ public abstract record SettlementStep
     /// <param name="Fence">Tell it that its copy is void.</param>
     public sealed record Ask(bool Fence) : SettlementStep;
 
+    /// <summary>
+    /// Bring the guest at the destination the memory that it lacks, until it has all or the link breaks;
+    /// <see cref="Settlement.Done"/>. Then it is asked again.
+    /// </summary>
+    public sealed record Serve : SettlementStep;
+
     /// <summary>Record durably; <see cref="Settlement.Done"/> or <see cref="Settlement.Failed"/>.</summary>
     public sealed record Write(HandOverRecord Record) : SettlementStep;
 
@@ -83,6 +89,8 @@ public sealed class Settlement
     private TimeSpan _notBefore;
     private TimeSpan _wait = AskAgainMin;
     private bool _isReported;
+    // The destination has said that it runs the guest and lacks memory.
+    private bool _isFetching;
     private bool _hasDecided;
 
     /// <param name="record">As the journal has it: committed or overruled.</param>
@@ -151,6 +159,16 @@ public sealed class Settlement
             return;
         }
 
+        if (answer == HandOverAnswer.Fetching && _record.State == HandOverState.Committed)
+        {
+            // The copy is all that has those pages. Nobody is in doubt about who runs the guest.
+            _isFetching = true;
+            _wait = AskAgainMin;
+            _notBefore = now;
+            _steps.Enqueue(new SettlementStep.Serve());
+            return;
+        }
+
         if (HandOverRules.OnAnswer(_record.State, answer) is not null)
         {
             Take(answer, detail);
@@ -158,7 +176,7 @@ public sealed class Settlement
         }
 
         Pause(now);
-        if (_record.State == HandOverState.Committed && !_isReported && now - _begun >= UnsettledAfter)
+        if (_record.State == HandOverState.Committed && !_isReported && !_isFetching && now - _begun >= UnsettledAfter)
         {
             _isReported = true;
             _notBefore = now;

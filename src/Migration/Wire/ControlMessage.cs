@@ -73,6 +73,10 @@ public abstract partial record ControlMessage
             case InventoryOffer m: WriteOffer(writer, m); break;
             case InventoryReady m: WriteNumbers(writer, FrameType.InventoryReady, m.TakesDeltas ? 1 : 0); break;
             case PagesWanted m: WriteWanted(writer, m); break;
+            case PagesMissing m: WriteMissing(writer, m); break;
+            case MissingTold: WriteNumbers(writer, FrameType.MissingTold); break;
+            case PagesRequested m: WriteRequested(writer, m); break;
+            case MemoryComplete m: WriteComplete(writer, m); break;
             case Abort m:
             {
                 ReadOnlySpan<byte> text = PeerText.Encode(m.Text);
@@ -116,6 +120,10 @@ public abstract partial record ControlMessage
             case FrameType.InventoryOffer: return ReadOffer(body);
             case FrameType.InventoryReady: return new InventoryReady(Numbers(type, body, 1, 0) != 0);
             case FrameType.PagesWanted: return ReadWanted(body);
+            case FrameType.PagesMissing: return ReadMissing(body);
+            case FrameType.MissingTold: Numbers(type, body, 0, 0); return new MissingTold();
+            case FrameType.PagesRequested: return ReadRequested(body);
+            case FrameType.MemoryComplete: return ReadComplete(body);
             case FrameType.Abort:
                 if (body.Length < 1 || body.Length < 1 + body[0] || body.Length > 1 + 255 + PeerText.BytesMax
                     || body.Slice(1, body[0]).ContainsAnyExceptInRange((byte)'!', (byte)'~'))

@@ -9,6 +9,8 @@ public enum FrameType : byte
     // Page lanes.
     PageBatch = 1,
     Barrier = 2,
+    /// <summary>The lane has brought what it had before the guest was stopped for postcopy.</summary>
+    PauseBarrier = 3,
 
     // Control lane.
     Prologue = 16,
@@ -27,6 +29,10 @@ public enum FrameType : byte
     InventoryOffer = 29,
     InventoryReady = 30,
     PagesWanted = 31,
+    PagesMissing = 32,
+    MissingTold = 33,
+    PagesRequested = 34,
+    MemoryComplete = 35,
 }
 
 /// <summary>The 8 bytes before every body: length, type, and room for flags that are zero today.</summary>

@@ -1,0 +1,141 @@
+using Godwit.Api.V1;
+using Godwit.Lab.Daemons;
+using Godwit.Lab.Network;
+using Godwit.Lab.Outside;
+using Godwit.Lab.Qemu;
+
+namespace Godwit.Lab.Scenarios;
+
+/// <summary>Moves of guests that rounds alone would never bring over: they have to end all the same.</summary>
+internal static class ConvergenceScenarios
+{
+    // A sixteenth of the default link: an emulated processor cannot outrun a gigabit with certainty.
+    private const ulong Narrow = 60_000_000;
+
+    // Emulated processors that share two cores with everything else load a guest slowly.
+    private const uint Patient = 3_000;
+
+    internal static GuestLoad Writer { get; } = new(
+        "writer", "noise over 64 MiB, ten times as fast as the link carries it",
+        "set pattern=incompressible rate=75M size=64M");
+
+    internal static IEnumerable<Scenario> All { get; } =
+    [
+        new("postcopy", "The guest runs at the destination first, and its memory follows", run =>
+            Play(
+                run, GuestLoad.Text,
+                new MigrationPolicy { Method = MigrationMethod.Postcopy, MaxDowntimeMs = Patient }, "postcopy")),
+        new("hybrid", "One round, then the guest, then the rest", run =>
+            Play(
+                run, GuestLoad.Text,
+                new MigrationPolicy { Method = MigrationMethod.Hybrid, MaxDowntimeMs = Patient }, "hybrid")),
+        new("writer", "A guest that writes faster than the link carries, by the default policy", run =>
+            Play(run, Writer, new MigrationPolicy { BandwidthBitsPerSecond = Narrow }, "precopy")),
+        new("throttle", "A guest that writes a little too fast, by a policy without postcopy", run =>
+            Play(
+                run, new GuestLoad("eager", "", "set pattern=incompressible rate=12M size=64M"),
+                new MigrationPolicy { BandwidthBitsPerSecond = 80_000_000, Ladder = "safe" }, "precopy")),
+        new(
+            "postcopy-cut", "The link breaks while the guest runs at the destination without half its memory", Cut,
+            NeedsRelay: true),
+        new(
+            "postcopy-source-killed", "The source's daemon dies while the guest lacks memory that only it has",
+            run => Kill(run, "a"), NeedsRelay: true),
+        new(
+            "postcopy-destination-killed", "The destination's daemon dies while the guest there lacks memory",
+            run => Kill(run, "b"), NeedsRelay: true),
+    ];
+
+    internal static void Play(ScenarioRun run, GuestLoad load, MigrationPolicy policy, string method) =>
+        Play(run, load, policy, method, null);
+
+    private static void Play(
+        ScenarioRun run, GuestLoad load, MigrationPolicy policy, string method,
+        Action<LabDaemons, Migration>? meanwhile)
+    {
+        LabDaemons daemons = run.Own(LabDaemons.Start());
+        LabGuest guest = LabGuest.Boot(run, daemons, load.Shape, MemoryBacking.Shared);
+        load.Begin(guest.Agent);
+        OutsideClient client = run.Own(OutsideClient.Start(guest.Shape.Address));
+        DateTime start = DateTime.UtcNow;
+        long written = guest.Agent.PagesWritten();
+        MoveResult move = guest.Move(
+            "b", client, policy, meanwhile is null ? null : state => meanwhile(daemons, state));
+        run.Expect(move.Outcome == "completed", $"the move ended as \"{move.Outcome}\": {move.Error}");
+        run.Expect(move.Method == method, $"the move went by {move.Method}, not by {method}");
+        if (move.Outcome == "completed")
+        {
+            guest.ExpectRunningOnlyOn("b");
+        }
+
+        client.Finish();
+        run.Judge(client.Report(start, DateTime.UtcNow));
+        run.Verify(guest.Agent, written);
+    }
+
+    private static bool IsFetching(Migration state) =>
+        state.Progress?.Verdict == "fetching" && state.Progress.RemainingBytes > 8 << 20;
+
+    // Slow enough that there is something left to bring.
+    private static MigrationPolicy Slow => new()
+    {
+        Method = MigrationMethod.Postcopy, BandwidthBitsPerSecond = 80_000_000, MaxDowntimeMs = Patient,
+    };
+
+    private static void Cut(ScenarioRun run)
+    {
+        bool cut = false;
+        Play(run, GuestLoad.Text, Slow, "postcopy", (_, state) =>
+        {
+            if (!cut && IsFetching(state))
+            {
+                cut = true;
+                run.Display.Line("  cutting the link for 3 s");
+                Relay.Order("b", "cut");
+                run.Pause(TimeSpan.FromSeconds(3));
+                Relay.Order("b", "mend");
+            }
+        });
+        run.Expect(cut, "the link was never cut: the move was over too soon");
+    }
+
+    private static void Kill(ScenarioRun run, string host)
+    {
+        bool killed = false;
+        LabDaemons daemons = run.Own(LabDaemons.Start());
+        LabGuest guest = LabGuest.Boot(run, daemons, GuestLoad.Text.Shape, MemoryBacking.Shared);
+        GuestLoad.Text.Begin(guest.Agent);
+        OutsideClient client = run.Own(OutsideClient.Start(guest.Shape.Address));
+        DateTime start = DateTime.UtcNow;
+        long written = guest.Agent.PagesWritten();
+        Migration move = daemons["a"].StartMigration(
+            new StartMigrationRequest { Guest = guest.Name, To = "b", Policy = Slow });
+        string id = move.Id;
+        Wait.Until(
+            () =>
+            {
+                move = daemons["a"].GetMigration(new MigrationRequest { Id = id });
+                return IsFetching(move) || move.Phase == MigrationPhase.Ended;
+            },
+            TimeSpan.FromMinutes(1), "the guest to run at the destination", run.Stopped);
+        if (IsFetching(move))
+        {
+            killed = true;
+            run.Display.Line($"  killing the daemon of host {host}");
+            LabProcesses.Signal(LabDaemons.ProcessOf(host), LabSignal.Kill);
+            run.Pause(TimeSpan.FromSeconds(0.5));
+            daemons.Restart(host);
+        }
+
+        run.Expect(killed, $"nobody was killed: the move was over too soon ({move.ErrorCode}: {move.Error})");
+        Wait.Until(
+            () => (move = daemons["a"].GetMigration(new MigrationRequest { Id = id })).Phase == MigrationPhase.Ended
+                && move.Outcome != MigrationOutcome.Unsettled,
+            TimeSpan.FromMinutes(2), "the move to end", run.Stopped);
+        run.Expect(move.Outcome == MigrationOutcome.Completed, $"it ended as {move.Outcome}: {move.Error}");
+        guest.ExpectRunningOnlyOn("b");
+        client.Finish();
+        run.Judge(client.Report(start, DateTime.UtcNow));
+        run.Verify(guest.Agent, written);
+    }
+}

@@ -1,0 +1,62 @@
+namespace Godwit.Migration.Convergence;
+
+/// <summary>Whether more rounds help.</summary>
+public enum ConvergenceVerdict
+{
+    /// <summary>Each round leaves less than the one before.</summary>
+    Converging,
+    /// <summary>The rounds leave as much as they send, and there is a step left to take.</summary>
+    Stalled,
+    /// <summary>They leave as much as they send, and every step has been taken.</summary>
+    Hopeless,
+}
+
+/// <summary>Predicts what further rounds would leave to send.</summary>
+/// <remarks>
+/// A round that sends S bytes at rate R takes S / R, in which the guest dirties D S / R anew: each round leaves
+/// D / R of the one before, a geometric series while D is below R. A guest that writes a small set over and over
+/// dirties less than that, because the same page twice counts once; so what a round really left counts too.
+/// </remarks>
+public sealed class ConvergenceModel
+{
+    // Above it a series of rounds sends more than ten times what is left.
+    private const double RatioMax = 0.9;
+    private const double WantedRatio = 0.67;
+    private long _previous = long.MaxValue;
+
+    /// <summary>Rounds in a row that neither shrank nor can be expected to.</summary>
+    public int StalledRounds { get; private set; }
+
+    /// <summary>D / R: what the next round leaves of this one.</summary>
+    public double Ratio { get; private set; }
+
+    /// <summary>A round is over.</summary>
+    /// <param name="pages">Left to send.</param>
+    /// <param name="dirtyBytesPerSecond">As they would cross the wire.</param>
+    /// <param name="linkBytesPerSecond">0 if not known.</param>
+    /// <param name="fits">What is left fits the pause.</param>
+    public void RoundEnded(long pages, double dirtyBytesPerSecond, double linkBytesPerSecond, bool fits)
+    {
+        Ratio = linkBytesPerSecond > 0 ? dirtyBytesPerSecond / linkBytesPerSecond : 0;
+        bool shrinks = pages < _previous * RatioMax;
+        _previous = pages;
+        StalledRounds = fits || shrinks || Ratio < RatioMax ? 0 : StalledRounds + 1;
+    }
+
+    /// <summary>Something was done about it: what came before says nothing any more.</summary>
+    public void Reset()
+    {
+        StalledRounds = 0;
+        _previous = long.MaxValue;
+    }
+
+    /// <summary>Rounds until <paramref name="pagesThatFit"/> are left; null if they never come to that.</summary>
+    public int? RoundsLeft(long pages, long pagesThatFit) =>
+        pages <= pagesThatFit ? 0
+        : Ratio is <= 0 or >= RatioMax || pagesThatFit <= 0 ? null
+        : (int)Math.Ceiling(Math.Log((double)pagesThatFit / pages) / Math.Log(Ratio));
+
+    /// <summary>By how much, in percent, the guest has to write less for rounds to shrink by a third.</summary>
+    public static int ThrottleNeeded(double unslowedRatio) =>
+        unslowedRatio <= WantedRatio ? 1 : (int)Math.Ceiling(100 * (1 - (WantedRatio / unslowedRatio)));
+}

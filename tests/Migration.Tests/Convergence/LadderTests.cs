@@ -1,0 +1,169 @@
+using Godwit.Migration.Convergence;
+using Godwit.Pages;
+
+namespace Godwit.Migration.Tests.Convergence;
+
+public class LadderTests
+{
+    private static readonly TimeSpan Long = TimeSpan.FromMinutes(5);
+
+    private static MigrationPolicy With(params LadderStep[] steps) => new() { Steps = steps };
+
+    [Fact]
+    public void A_guest_that_writes_a_little_too_fast_is_slowed_by_no_more_than_is_needed()
+    {
+        // 24,000 pages a second over a link for 20,000: a ratio of 1.2.
+        var rig = new SourceRig(
+            With(new LadderStep(LadderAction.Throttle, 80)), pages: 32_000, dirtyPagesPerSecond: 24_000,
+            dirtyRange: 32_000, linkBytesPerSecond: 20_000 * 4096.0);
+        MigrationSnapshot end = rig.Run(Long, each =>
+        {
+            if (each.Effects.OfType<Effect.Throttle>().LastOrDefault() is { } throttle)
+            {
+                each.DirtyPagesPerSecond = 24_000 * (1 - (throttle.Percent / 100.0));
+            }
+        });
+        Effect.Throttle only = Assert.Single(rig.Effects.OfType<Effect.Throttle>());
+        Assert.InRange(only.Percent, 30, 60);
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.Equal(only.Percent, end.ThrottlePercent);
+        Assert.Contains("slow the guest by", Assert.Single(end.StepsTaken), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_guest_that_no_throttle_would_slow_enough_is_not_slowed_in_vain()
+    {
+        var rig = new SourceRig(
+            With(new LadderStep(LadderAction.Throttle, 30), new LadderStep(LadderAction.Pause, 60_000)),
+            pages: 8192, dirtyPagesPerSecond: 60_000, dirtyRange: 8192, linkBytesPerSecond: 20e6);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Empty(rig.Effects.OfType<Effect.Throttle>());
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.Equal(TimeSpan.FromMinutes(1), end.DowntimeMax);
+    }
+
+    [Fact]
+    public void Without_a_step_that_helps_the_guest_is_left_where_it_is()
+    {
+        var rig = new SourceRig(
+            With(new LadderStep(LadderAction.Postcopy, 0), new LadderStep(LadderAction.Abort, 0)),
+            dirtyPagesPerSecond: 60_000, linkBytesPerSecond: 20e6);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal("migration-not-converged", end.ErrorCode);
+        Assert.Equal(TimeSpan.Zero, rig.PausedFor);
+        Assert.Contains("give up", Assert.Single(end.StepsTaken), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void What_is_written_in_every_round_is_left_for_the_end()
+    {
+        // A hot set of 600 pages, and everything else written once in a while.
+        var rig = new SourceRig(pages: 16_000, linkBytesPerSecond: 8_000 * 4096.0);
+        long cold = 600;
+        MigrationSnapshot end = rig.Run(Long, each =>
+        {
+            each.Touch(Enumerable.Range(0, 600).Select(page => (long)page));
+            each.Touch([cold, cold + 1]);
+            cold = cold + 2 >= 15_990 ? 600 : cold + 2;
+        });
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.Equal(rig.Pages, rig.Destination.AsSpan(0, rig.Pages.Length).ToArray());
+        long sentAgain = end.Rounds.Skip(1).Sum(round => round.Pages);
+        Assert.True(
+            sentAgain < (end.Rounds.Count - 1) * 600 * 0.7 + 16_000,
+            $"{sentAgain} pages in {end.Rounds.Count - 1} rounds");
+    }
+
+    [Fact]
+    public void A_pause_stops_the_lanes_and_not_the_guest()
+    {
+        var rig = new SourceRig(pages: 20_000);
+        rig.Run(TimeSpan.FromMilliseconds(200));
+        Assert.True(rig.Engine.Suspend(true, rig.Now));
+        rig.Run(TimeSpan.FromMilliseconds(200));
+        long sent = rig.Engine.Snapshot(rig.Now).WireBytes;
+        rig.Run(TimeSpan.FromSeconds(5));
+        MigrationSnapshot still = rig.Engine.Snapshot(rig.Now);
+        Assert.Equal(("paused", sent), (still.Verdict, still.WireBytes));
+        Assert.True(rig.GuestRuns);
+        Assert.True(rig.Engine.Suspend(false, rig.Now));
+        Assert.Equal(MigrationOutcome.Completed, rig.Run(Long).Outcome);
+        Assert.False(rig.Engine.Suspend(true, rig.Now));
+    }
+
+    [Theory]
+    [InlineData(40_000_000)]
+    [InlineData(160_000_000)]
+    public void A_cap_that_is_set_on_the_way_holds_within_a_twentieth(long bitsPerSecond)
+    {
+        var rig = new SourceRig(pages: 60_000);
+        rig.Run(TimeSpan.FromMilliseconds(100));
+        rig.Engine.SetBandwidth(bitsPerSecond, rig.Now);
+        rig.Run(TimeSpan.FromMilliseconds(500));
+        long before = rig.Engine.Snapshot(rig.Now).WireBytes;
+        rig.Run(TimeSpan.FromSeconds(2));
+        // What headers below us add is part of the cap.
+        double bits = (rig.Engine.Snapshot(rig.Now).WireBytes - before) * 8 * 1.04 / 2;
+        Assert.InRange(bits, bitsPerSecond * 0.95, bitsPerSecond * 1.05);
+    }
+
+    [Fact]
+    public void Two_guests_of_a_host_are_paused_one_after_the_other()
+    {
+        var rig = new SourceRig(asksForTurn: true);
+        rig.Run(TimeSpan.FromSeconds(5));
+        Assert.Equal(MigrationPhase.Copying, rig.Engine.Phase);
+        Assert.Single(rig.Effects.OfType<Effect.AskForTurn>());
+        Assert.Equal("waiting for its turn", rig.Engine.Snapshot(rig.Now).Verdict);
+        rig.Engine.TurnGranted(rig.Now);
+        Assert.Equal(MigrationOutcome.Completed, rig.Run(Long).Outcome);
+    }
+
+    [Fact]
+    public void Shipped_ladders_make_sense_and_others_do_not()
+    {
+        Assert.All(Ladder.Shipped, ladder => Assert.Null(ladder.Fault()));
+        Assert.Equal(Ladder.Shipped.Count, Ladder.Shipped.Select(ladder => ladder.Name).Distinct().Count());
+        LadderStep[] bad =
+        [
+            new(LadderAction.Throttle, 0), new(LadderAction.Throttle, 100), new(LadderAction.Pause, 0),
+            new(LadderAction.Postcopy, 5), new(LadderAction.Abort, 0, 0),
+        ];
+        Assert.All(bad, step => Assert.NotNull(new Ladder("x", "", [step]).Fault()));
+    }
+
+    [Fact]
+    public void A_forecast_chooses_the_method_that_the_engine_comes_to()
+    {
+        ForecastFacts calm = new()
+        {
+            UsedPages = 60_000, WireBytesPerPage = 2000, DirtyPagesPerSecond = 500, WorkingSetPages = 4000,
+            LinkBytesPerSecond = 100e6, Postcopy = true,
+        };
+        MigrationPolicy policy = new() { Steps = Ladder.Shipped[0].Steps };
+        Forecast easy = Forecast.Of(calm, policy);
+        Assert.Equal("precopy", easy.Method);
+        Assert.InRange(easy.Report.BytesLow, 60e6, 130e6);
+        Assert.True(easy.Report.LongestPause < policy.DowntimeMax);
+        ForecastFacts busy = calm with { DirtyPagesPerSecond = 200_000, WorkingSetPages = 50_000 };
+        MigrationPolicy gentle = new() { Steps = Ladder.Shipped.Single(ladder => ladder.Name == "gentle").Steps };
+        Assert.Equal("hybrid", Forecast.Of(busy, gentle).Method);
+        Assert.Equal("", Forecast.Of(busy with { Postcopy = false }, gentle).Method);
+        Assert.Equal("postcopy", Forecast.Of(calm, policy with { Method = MigrationMethod.Postcopy }).Method);
+        // A fifth above what the link carries: less throttle than the policy allows is enough.
+        ForecastFacts eager = calm with { DirtyPagesPerSecond = 60_000, WorkingSetPages = 50_000 };
+        Assert.Contains("slow the guest", Assert.Single(Forecast.Of(eager, policy).Steps), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_sample_tells_a_small_hot_set_from_one_that_grows()
+    {
+        (double growing, double all) = Forecast.FromSample(100_000, 0.01, 0.25, 0.04, 1);
+        Assert.Equal(4000, growing, 3);
+        Assert.Equal(100_000, all);
+        (double hot, double set) = Forecast.FromSample(100_000, 0.05, 0.25, 0.055, 1);
+        Assert.Equal(20_000, hot, 3);
+        Assert.InRange(set, 5000, 7000);
+        Assert.Equal((0, 0), Forecast.FromSample(100_000, 0, 0.25, 0, 1));
+    }
+}
