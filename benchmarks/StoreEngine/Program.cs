@@ -23,7 +23,7 @@ if (args.Length != 1 || args[0] is "-h" or "--help")
 {
     Console.Error.WriteLine(
         "store-engine FILE: what a chunk store costs on one core, with the pages of FILE (a dump of guest memory, a\n"
-        + "disk image): bytes of FILE in and out per second, by coding. A store is made beside FILE and removed again.\n"
+        + "disk image): bytes of FILE in and out per second, by coding. A store is made beside FILE and removed.\n"
         + "store-engine make DIRECTORY MILLIONS: makes an index of as many million chunks, without the chunks.\n"
         + "store-engine open DIRECTORY: opens it.");
     return args.Length == 0 ? 2 : 0;

@@ -70,8 +70,8 @@ internal static class MigrateCommand
                 "id=$(godwit vm migrate web1 --to b --detach); godwit migration watch $id",
             ],
             [
-                names, to, method, ladder, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu, noCompression,
-                share, dryRun, detach,
+                names, to, method, ladder, maxDowntime, bandwidth, onStall, pacing, maxRounds, timeout, cpu,
+                noCompression, share, dryRun, detach,
             ],
             (session, cancellation) =>
             {

@@ -19,7 +19,7 @@ namespace Godwit.Host.Parcels;
 /// </summary>
 /// <remarks>
 /// QEMU is told of a postcopy whose source we are. It stops a processor that touches a page which is not there, asks
-/// for the page, and takes each page exactly once. Two threads read the store, one for what is asked for and one for the
+/// for the page, and takes each page exactly once. Two threads read the store, one for what is asked for, one for the
 /// rest; a page belongs to whoever claims it first. While the store does not answer the guest waits, and goes on when
 /// it does.
 /// </remarks>
