@@ -187,7 +187,8 @@ public abstract class RegistryConformance : IAsyncLifetime
         Assert.Equal(["aab2", "aaa1"], (await Registry.ListMigrationsAsync(null, 9, Token)).Select(move => move.Id));
         Assert.Equal(["aab2"], (await Registry.ListMigrationsAsync(null, 1, Token)).Select(move => move.Id));
         var found = Assert.Single(await Registry.ListMigrationsAsync("g", 9, Token));
-        Assert.Equal(first with { Snapshot = found.Snapshot }, found);
+        Assert.Equal(first with { Snapshot = found.Snapshot, Policy = found.Policy }, found);
+        Assert.Equivalent(first.Policy, found.Policy, strict: true);
         Assert.Equivalent(first.Snapshot, found.Snapshot, strict: true);
         Assert.Equal(2, (await Registry.FindMigrationsAsync("aa", Token)).Count);
         Assert.Equal("aab2", Assert.Single(await Registry.FindMigrationsAsync("aab", Token)).Id);
@@ -272,7 +273,8 @@ public sealed class SqliteRegistryTests : RegistryConformance
         var guest = Guest("g");
         await Registry.AddGuestAsync(guest, Token);
         await Registry.DisposeAsync();
-        await RunAsync("DROP TABLE revocations; PRAGMA user_version=1");
+        await RunAsync(
+            "ALTER TABLE guests DROP COLUMN parcel; DROP TABLE revocations; PRAGMA user_version=1");
         await using var upgraded = SqliteRegistry.Open(File);
         Assert.NotNull(await upgraded.FindGuestAsync(guest.Uuid, Token));
         await upgraded.RemoveHostAsync(new RevocationRecord("cluster", "b", DateTimeOffset.UnixEpoch), Token);
