@@ -25,6 +25,8 @@ internal sealed class GuestCapture : IAsyncDisposable
     private static readonly Version SwitchoverBandwidthSince = new(8, 2);
     private static readonly TimeSpan FeedPatience = TimeSpan.FromMilliseconds(20);
     private static readonly TimeSpan SilenceMax = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan EndLookEvery = TimeSpan.FromMilliseconds(10);
+    private const int EndLooksMax = 500;
     private readonly QemuMachine _machine;
     private readonly object _gate = new();
     private readonly Socket _qemu;
@@ -67,9 +69,11 @@ internal sealed class GuestCapture : IAsyncDisposable
     {
         bool holds = machine.Version >= HoldsSwitchoverSince
             && !QemuInstallation.MissesWrites(machine.Version, machine.Contract.Accelerator);
+        long stoppedAt = 0;
         if (!holds)
         {
             // It cannot be told to wait, or misses writes: what stands still has nothing to miss.
+            stoppedAt = Stopwatch.GetTimestamp();
             await machine.ExecuteAsync("stop", null, cancellationToken);
         }
 
@@ -84,7 +88,7 @@ internal sealed class GuestCapture : IAsyncDisposable
             await machine.ExecuteAsync("migrate", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
             Socket qemu = await listener.AcceptAsync(cancellationToken).AsTask()
                 .WaitAsync(TimeSpan.FromSeconds(10), cancellationToken);
-            var capture = new GuestCapture(machine, memory, qemu, holds);
+            var capture = new GuestCapture(machine, memory, qemu, holds) { _stoppedAt = stoppedAt };
             capture._thread.Start();
             return capture;
         }
@@ -237,11 +241,7 @@ internal sealed class GuestCapture : IAsyncDisposable
             _qemu.Dispose();
             await _machine.ExecuteAsync("migrate_cancel", null, CancellationToken.None);
             await WaitForEndAsync();
-            JsonNode? run = await _machine.ExecuteAsync("query-status", null, CancellationToken.None);
-            if (run?["running"]?.GetValue<bool>() == false)
-            {
-                await _machine.ExecuteAsync("cont", null, CancellationToken.None);
-            }
+            await RunAsync();
         }
         catch (Exception e) when (e is QmpException or GodwitException or IOException)
         {
@@ -393,7 +393,7 @@ internal sealed class GuestCapture : IAsyncDisposable
 
     private async Task WaitForEndAsync()
     {
-        for (int i = 0; i < 500; i++)
+        for (int i = 0; i < EndLooksMax; i++)
         {
             JsonNode? migration = await _machine.ExecuteAsync("query-migrate", null, CancellationToken.None);
             if (migration?["status"]?.GetValue<string>() is null or "none" or "failed" or "cancelled" or "completed")
@@ -401,7 +401,28 @@ internal sealed class GuestCapture : IAsyncDisposable
                 return;
             }
 
-            await Task.Delay(10);
+            await Task.Delay(EndLookEvery);
+        }
+    }
+
+    private async Task RunAsync()
+    {
+        for (int i = 0; i < EndLooksMax; i++)
+        {
+            JsonNode? run = await _machine.ExecuteAsync("query-status", null, CancellationToken.None);
+            if (run?["running"]?.GetValue<bool>() != false)
+            {
+                return;
+            }
+
+            // QEMU calls its migration cancelled before it lets the guest go on, and refuses 'cont' in between.
+            if (run["status"]?.GetValue<string>() != "finish-migrate")
+            {
+                await _machine.ExecuteAsync("cont", null, CancellationToken.None);
+                return;
+            }
+
+            await Task.Delay(EndLookEvery);
         }
     }
 
