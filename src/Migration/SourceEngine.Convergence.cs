@@ -30,6 +30,11 @@ public sealed partial class SourceEngine
     public void SetBandwidth(long bitsPerSecond, TimeSpan now)
     {
         _now = now;
+        if (bitsPerSecond == _bandwidth)
+        {
+            return;
+        }
+
         _bandwidth = bitsPerSecond;
         if (_policy.Pacing == Pacing.Full || Phase >= MigrationPhase.Switchover)
         {

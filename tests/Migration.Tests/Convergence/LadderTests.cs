@@ -54,6 +54,26 @@ public class LadderTests
         Assert.Contains("give up", Assert.Single(end.StepsTaken), StringComparison.Ordinal);
     }
 
+    // The host's shares are told anew every few seconds, whether or not they have changed.
+    [Fact]
+    public void A_cap_that_stays_as_it_is_says_nothing_about_convergence()
+    {
+        var rig = new SourceRig(
+            With(new LadderStep(LadderAction.Abort, 0)),
+            pages: 32_000, dirtyPagesPerSecond: 60_000, dirtyRange: 32_000, linkBytesPerSecond: 20e6);
+        TimeSpan told = default;
+        MigrationSnapshot end = rig.Run(Long, each =>
+        {
+            // More often than a round ends.
+            if (each.Now - told > TimeSpan.FromSeconds(1))
+            {
+                told = each.Now;
+                each.Engine.SetBandwidth(0, each.Now);
+            }
+        });
+        Assert.Contains("give up", Assert.Single(end.StepsTaken), StringComparison.Ordinal);
+    }
+
     [Fact]
     public void What_is_written_in_every_round_is_left_for_the_end()
     {
