@@ -39,6 +39,16 @@ internal static class BenchRun
                 MoveScenarios.Play(run, load, ["b"]);
             }
         }),
+        new("godwit-postcopy", (run, load) => ConvergenceScenarios.Play(
+            run, load, new MigrationPolicy { Method = MigrationMethod.Postcopy, MaxDowntimeMs = 3_000 }, "postcopy"))
+        {
+            Fits = load => load.Walk.Length > 0,
+        },
+        new("godwit-hybrid", (run, load) => ConvergenceScenarios.Play(
+            run, load, new MigrationPolicy { Method = MigrationMethod.Hybrid, MaxDowntimeMs = 3_000 }, "hybrid"))
+        {
+            Fits = load => load.Walk.Length > 0,
+        },
         new("godwit-return", (run, load) => InventoryScenarios.Return(run, load, _elsewhere))
         {
             Fits = load => load.Userland,
@@ -59,6 +69,8 @@ internal static class BenchRun
            }
            from load in GuestLoad.All
            select new Cell(load, link),
+        new(GuestLoad.Walker, new LinkShape(1_000_000_000, TimeSpan.Zero)),
+        new(GuestLoad.Walker, new LinkShape(200_000_000, TimeSpan.FromMilliseconds(5))),
         new(GuestLoad.Server, new LinkShape(400_000_000, TimeSpan.Zero)),
         new(GuestLoad.Server, new LinkShape(25_000_000, TimeSpan.FromMilliseconds(25))),
     ];

@@ -14,7 +14,16 @@ namespace Godwit.Lab.Bench;
 /// and the emulated CPU are one process.</param>
 internal sealed record BenchRow(
     string Scenario, string Link, string Mode, int Runs, double TotalSeconds, double WireBytes, double DowntimeMs,
-    double BlackoutMs, double? GuestThroughput, double? CpuSecondsPerGiB, int Failed);
+    double BlackoutMs, double? GuestThroughput, double? CpuSecondsPerGiB, int Failed)
+{
+    /// <summary>Of a guest that walks through its memory: how long it waited for a page that had not come.</summary>
+    public double? LateMeanMs { get; init; }
+
+    public double? LateP99Ms { get; init; }
+
+    /// <summary>The guest's writer in the five seconds after the switch, relative to the second before the move.</summary>
+    public double? ThroughputAfter { get; init; }
+}
 
 /// <summary>Godwit's figure divided by plain QEMU's default precopy; below 1 is better, save for throughput.</summary>
 internal sealed record BenchRatio(
@@ -59,7 +68,17 @@ internal static class BenchTable
             Median(good.Select(move => move.BlackoutMs)),
             throughput.Length > 0 ? Median(throughput) : null,
             cpu.Length > 0 ? Median(cpu) / memoryGiB : null,
-            runs.Count(run => run.Failures.Count > 0));
+            runs.Count(run => run.Failures.Count > 0))
+        {
+            LateMeanMs = OfWalks(walk => walk.Walk!.LateMeanMs),
+            LateP99Ms = OfWalks(walk => walk.Walk!.LateP99Ms),
+            ThroughputAfter = OfWalks(walk =>
+                walk.Walk!.PagesPerSecondAfter / Math.Max(1, walk.GuestPagesPerSecond!.Before)),
+        };
+
+        double? OfWalks(Func<MoveResult, double> figure) =>
+            good.Any(move => move.Walk is not null)
+                ? Median(good.Where(move => move.Walk is not null).Select(figure)) : null;
     }
 
     /// <summary>Godwit's rows against the baseline of the same scenario and link.</summary>
@@ -89,7 +108,7 @@ internal static class BenchTable
         StringBuilder text = new();
         text.AppendLine(
             $"{"scenario",-16}{"link",-11}{"mode",-20}{"total s",9}{"wire MiB",10}"
-            + $"{"pause ms",10}{"blackout",10}{"guest",8}{"cpu s/GiB",11}");
+            + $"{"pause ms",10}{"blackout",10}{"guest",8}{"cpu s/GiB",11}{"late ms",9}{"late p99",10}{"after",8}");
         foreach (BenchRow row in report.Rows)
         {
             text.AppendLine(string.Create(
@@ -97,7 +116,8 @@ internal static class BenchTable
                 $"{row.Scenario,-16}{row.Link,-11}{row.Mode,-20}"
                 + $"{row.TotalSeconds,9:0.00}{row.WireBytes / (1 << 20),10:0.0}"
                 + $"{row.DowntimeMs,10:0}{row.BlackoutMs,10:0}"
-                + $"{row.GuestThroughput,8:0.00}{row.CpuSecondsPerGiB,11:0.00}")
+                + $"{row.GuestThroughput,8:0.00}{row.CpuSecondsPerGiB,11:0.00}"
+                + $"{row.LateMeanMs,9:0.00}{row.LateP99Ms,10:0.00}{row.ThroughputAfter,8:0.00}").TrimEnd()
                 + (row.Failed > 0 ? $"  {row.Failed} of {row.Runs} runs failed" : ""));
         }
 

@@ -91,6 +91,7 @@ internal sealed partial class LabGuest
         GuestPace before = GuestPace.Take(Agent);
         _run.Pause(TimeSpan.FromSeconds(1));
         _ = Agent.TakeLongestGapMs();
+        bool walks = WalkResult.Begin(Agent);
         GuestPace start = GuestPace.Take(Agent);
         DateTime began = DateTime.UtcNow;
         long uplink = LabNetwork.UplinkBytes(from);
@@ -126,6 +127,7 @@ internal sealed partial class LabGuest
             UplinkBytes = uplink,
             GuestLongestGapMs = Math.Round(gap, 1),
             GuestClockLagMs = end.ClockLagMs(start),
+            Walk = walks ? WalkResult.Take(_run, Agent, seen.Blackout) : null,
             DaemonCpuSeconds = state.DaemonCpuSeconds,
             Error = state.Error.Length > 0 ? $"{state.ErrorCode}: {state.Error}" : null,
         };

@@ -15,6 +15,8 @@ internal sealed record StockMode(string Name, string[] Capabilities, JsonObject 
         new("multifd-zstd", ["multifd"], new JsonObject { ["multifd-compression"] = "zstd", ["multifd-channels"] = 2 }),
         // With the default downtime limit precopy would end by itself before anybody could switch.
         new("postcopy", ["postcopy-ram"], new JsonObject { ["downtime-limit"] = 1 }, Postcopy: true),
+        new("postcopy-preempt", ["postcopy-ram", "postcopy-preempt"], new JsonObject { ["downtime-limit"] = 1 },
+            Postcopy: true),
         new("auto-converge", ["auto-converge"], []),
     ];
 }

@@ -12,6 +12,9 @@ namespace Godwit.Lab.Scenarios;
 internal sealed record GuestLoad(
     string Name, string Summary, string Command, int MemoryMegabytes = 256, bool Userland = false)
 {
+    /// <summary>What the agent is told besides, or empty.</summary>
+    internal string Walk { get; init; } = "";
+
     internal static GuestLoad Idle { get; } = new("idle", "a guest that does nothing but answer", "set pattern=idle");
 
     internal static GuestLoad Counters { get; } =
@@ -26,6 +29,11 @@ internal sealed record GuestLoad(
         new(
             "incompressible", "pages of noise are written anew, 8 MiB/s",
             "set pattern=incompressible rate=8M size=32M");
+
+    /// <summary>Touches pages that it never writes, in no order: it notices when one is not there.</summary>
+    internal static GuestLoad Walker { get; } =
+        new("walker", "96 MiB are walked through at random while text is written anew, 8 MiB/s",
+            "set pattern=text rate=8M size=16M") { Walk = "walk size=96M rate=500" };
 
     /// <summary>Most of its memory is page cache: hundreds of megabytes of files that were read once.</summary>
     internal static GuestLoad Server { get; } =
@@ -42,5 +50,9 @@ internal sealed record GuestLoad(
     {
         agent.Ask("files", TimeSpan.FromMinutes(3));
         agent.Ask(Command);
+        if (Walk.Length > 0)
+        {
+            agent.Ask(Walk);
+        }
     }
 }

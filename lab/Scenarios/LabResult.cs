@@ -32,6 +32,9 @@ internal sealed record MoveResult(
     /// <summary>CPU seconds of both daemons during the move.</summary>
     public double? DaemonCpuSeconds { get; init; }
 
+    /// <summary>Of a guest that walks through its memory.</summary>
+    public WalkResult? Walk { get; init; }
+
     /// <summary>Why the move did not complete, with its code.</summary>
     public string? Error { get; init; }
 }

@@ -34,6 +34,7 @@ internal static class StockScenario
         GuestPace before = GuestPace.Take(agent);
         run.Pause(TimeSpan.FromSeconds(1));
         _ = agent.TakeLongestGapMs();
+        bool walks = WalkResult.Begin(agent);
         GuestPace start = GuestPace.Take(agent);
         DateTime began = DateTime.UtcNow;
         long uplink = LabNetwork.UplinkBytes("a");
@@ -60,6 +61,7 @@ internal static class StockScenario
             UplinkBytes = uplink,
             GuestLongestGapMs = Math.Round(gap, 1),
             GuestClockLagMs = end.ClockLagMs(start),
+            Walk = walks ? WalkResult.Take(run, agent, seen.Blackout) : null,
         });
         run.Expect(figures.Outcome == "completed", $"the move ended as \"{figures.Outcome}\"");
         run.Judge(client.Report(began, DateTime.UtcNow));

@@ -17,6 +17,7 @@
  * Ports: 7 TCP and UDP echo; 7070 control, one command a line, one JSON object a line back:
  *   status | set [pattern=idle|counters|text|incompressible] [rate=BYTES] [size=BYTES] [diskrate=WRITES]
  *   verify memory | verify disk | stats [slots=N] [reset=1] | files | damage page=N kind=stale|content|static
+ *   walk size=BYTES rate=TOUCHES | touches [reset=1]
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -87,6 +88,20 @@ static void sleep_until(uint64_t ns)
 {
     struct timespec t = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) { }
+}
+
+static void start(void *(*work)(void *), void *argument)
+{
+    pthread_t thread;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, 256 << 10);
+    if (pthread_create(&thread, &attributes, work, argument) != 0) {
+        perror("agent: thread");
+        exit(1);
+    }
+    pthread_attr_destroy(&attributes);
 }
 
 static uint64_t mix(uint64_t x)
@@ -293,6 +308,56 @@ static void *write_memory(void *unused)
         if (now < next) { sleep_until(next); } else { sched_yield(); }
     }
     return NULL;
+}
+
+/* ---- A walk through memory that nobody writes: how long a page takes that may not have come yet ---------------- */
+
+/* A touch takes well under a microsecond; what takes this long has waited for its page. */
+enum { LATE_NS = 100000, LATE_MAX = 1 << 16 };
+static volatile uint64_t *walked;
+static uint64_t walked_count, late_ns[LATE_MAX];
+static _Atomic uint64_t walk_rate, touch_count, late_count;
+
+static void *walk_memory(void *unused)
+{
+    (void)unused;
+    uint64_t next = now_ns(), seed = 1, sum = 0;
+    for (;;) {
+        next += 1000000000u / walk_rate;
+        seed = mix(seed + 0x9e3779b97f4a7c15);
+        volatile uint64_t *at = walked + seed % walked_count * (PAGE / 8);
+        uint64_t began = now_ns();
+        sum += *at;
+        uint64_t took = now_ns() - began;
+        touch_count++;
+        if (took >= LATE_NS && late_count < LATE_MAX) { late_ns[late_count++] = took; }
+        uint64_t now = now_ns();
+        if (now > next + 100000000u) { next = now; }
+        if (now < next) { sleep_until(next); }
+    }
+    return (void *)(uintptr_t)sum;
+}
+
+static int later(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void touches(struct text *out, int reset)
+{
+    static uint64_t sorted[LATE_MAX];
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    uint64_t count = late_count, sum = 0;
+    memcpy(sorted, late_ns, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, later);
+    for (uint64_t i = 0; i < count; i++) { sum += sorted[i]; }
+    say(out, "{\"touches\":%llu,\"late\":%llu,\"lateMeanMs\":%.3f,\"lateP99Ms\":%.3f,\"lateMaxMs\":%.3f}",
+        (unsigned long long)touch_count, (unsigned long long)count, count ? (double)sum / (double)count / 1e6 : 0,
+        count ? (double)sorted[count * 99 / 100] / 1e6 : 0, count ? (double)sorted[count - 1] / 1e6 : 0);
+    if (reset) { touch_count = 0; late_count = 0; }
+    pthread_mutex_unlock(&lock);
 }
 
 /* ---- Disk ---------------------------------------------------------------------------------------------------- */
@@ -662,6 +727,28 @@ static void damage(struct text *out, const char *line)
     say(out, "{\"damaged\":%llu}", (unsigned long long)number);
 }
 
+static void walk(struct text *out, const char *line)
+{
+    uint64_t size = 64 << 20, touches_per_second = 500;
+    number_of(line, "size", &size);
+    number_of(line, "rate", &touches_per_second);
+    if (walked || size < PAGE || touches_per_second == 0) {
+        say(out, "{\"error\":\"a walk begins once, through one page or more, at one touch a second or more\"}");
+        return;
+    }
+    uint64_t *pages = map_pages(size / PAGE);
+    if (!pages) {
+        say(out, "{\"error\":\"no room for a walk of %llu bytes\"}", (unsigned long long)size);
+        return;
+    }
+    for (uint64_t i = 0; i < size / 8; i++) { pages[i] = mix(i + 1); }
+    walked_count = size / PAGE;
+    walk_rate = touches_per_second;
+    walked = pages;
+    start(walk_memory, NULL);
+    touches(out, 0);
+}
+
 static void *serve_control(void *argument)
 {
     int fd = (int)(intptr_t)argument;
@@ -676,6 +763,8 @@ static void *serve_control(void *argument)
         else if (!strncmp(line, "verify", 6)) { verify(&out, line); }
         else if (!strncmp(line, "stats", 5)) { stats(&out, line); }
         else if (!strncmp(line, "files", 5)) { load_files(&out); }
+        else if (!strncmp(line, "walk", 4)) { walk(&out, line); }
+        else if (!strncmp(line, "touches", 7)) { touches(&out, strstr(line, "reset=1") != NULL); }
         else if (!strncmp(line, "damage ", 7)) { damage(&out, line); }
         else { say(&out, "{\"error\":\"unknown command\"}"); }
         say(&out, "\n");
@@ -710,20 +799,6 @@ static void *beat(void *unused)
         last = now;
     }
     return NULL;
-}
-
-static void start(void *(*work)(void *), void *argument)
-{
-    pthread_t thread;
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, 256 << 10);
-    if (pthread_create(&thread, &attributes, work, argument) != 0) {
-        perror("agent: thread");
-        exit(1);
-    }
-    pthread_attr_destroy(&attributes);
 }
 
 int main(int argc, char **argv)
