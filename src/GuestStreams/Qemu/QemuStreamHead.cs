@@ -22,6 +22,7 @@ public static class QemuCommand
     public const ushort Ping = 2;
     public const ushort PostcopyAdvise = 3;
     /// <summary>Device state in one piece whose length is known, with the order to listen and to run in it.</summary>
+    public const ushort PostcopyRamDiscard = 6;
     public const ushort Packaged = 7;
     /// <summary>From machine type 10.0 on: the guest has stopped, what follows is the rest.</summary>
     public const ushort SwitchoverStart = 11;

@@ -73,6 +73,18 @@ public sealed class QemuStreamWriter(IBufferWriter<byte> output, QemuStreamHead 
         output.Write(payload);
     }
 
+    /// <summary>Has QEMU take pages away, which it has to do once at least before it listens.</summary>
+    public void Discard(RamBlock block, PageNumber first, long count)
+    {
+        byte[] name = Encoding.UTF8.GetBytes(block.Name);
+        byte[] payload = new byte[3 + name.Length + (2 * sizeof(ulong))];
+        payload[1] = checked((byte)name.Length);
+        name.CopyTo(payload, 2);
+        BinaryPrimitives.WriteInt64BigEndian(payload.AsSpan(name.Length + 3), first.Value * Pages.Page.Size);
+        BinaryPrimitives.WriteInt64BigEndian(payload.AsSpan(name.Length + 3 + sizeof(ulong)), count * Pages.Page.Size);
+        Command(QemuCommand.PostcopyRamDiscard, payload);
+    }
+
     /// <summary>Ends a postcopy stream: behind RAM's last section nothing follows.</summary>
     public void EndOfStream()
     {

@@ -157,6 +157,14 @@ public sealed partial class DestinationTransfer
     {
         // From here on a daemon that takes over goes on with this stream.
         HeldStream.Save(runtimeDirectory, new HeldStream(terms.MigrationId, _streamInode, _engine.Head!));
+        if (_discarded is { } discarded)
+        {
+            var section = new DeliveredSection();
+            discarded.Content.CopyTo(section.Room);
+            section.Add(discarded.Page);
+            Flush(discarded.Block, section);
+        }
+
         lock (_gate)
         {
             _delivers = true;
@@ -188,7 +196,34 @@ public sealed partial class DestinationTransfer
             }
 
             Punch(memory, first, end);
+            Discard(i, memory, missing);
         }
+    }
+
+    // The page that QEMU discarded though it was here, and what it held.
+    private (int Block, PageNumber Page, byte[] Content)? _discarded;
+
+    // A QEMU that is told to listen before it has discarded anything takes what follows for a precopy's (7.2 to 10.0 at
+    // least): it writes into memory that is missing, and waits for itself.
+    private void Discard(int blockIndex, GuestMemory memory, DirtySet missing)
+    {
+        PageNumber page = default;
+        if (missing.Count > 0)
+        {
+            page = missing.First();
+        }
+        else
+        {
+            byte[] content = new byte[Page.Size];
+            memory.Read(page, content);
+            _discarded = (blockIndex, page, content);
+            lock (_gate)
+            {
+                _engine.TryGive(blockIndex, page);
+            }
+        }
+
+        Write(stream => stream.Discard(_blocks[blockIndex], page, 1));
     }
 
     private static void Punch(GuestMemory memory, long first, long end)
