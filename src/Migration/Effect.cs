@@ -26,6 +26,9 @@ public abstract record Effect
     /// </summary>
     public sealed record AskForTurn : Effect;
 
+    /// <summary>The turn is not used: others may have it.</summary>
+    public sealed record GiveTurnBack : Effect;
+
     /// <summary>
     /// Compare the memory of shared blocks with what was sent of it, report differences with
     /// <see cref="SourceEngine.PageDiffers"/>, and then <see cref="SourceEngine.MemoryChecked"/>.

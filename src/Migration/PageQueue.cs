@@ -68,6 +68,9 @@ internal sealed partial class PageQueue
     /// <summary>Pages held back because the guest writes them in nearly every round.</summary>
     public long Held { get; private set; }
 
+    /// <summary>Those of them that the guest has written in this round.</summary>
+    public long HeldWritten { get; private set; }
+
     /// <summary>Everything that is still to be sent.</summary>
     public long Waiting => Current + Next + Held;
 
@@ -96,13 +99,10 @@ internal sealed partial class PageQueue
             AllNamed = true;
         }
 
-        if (!first)
-        {
-            block.Writes.Mark(page);
-        }
-
+        bool news = !first && block.Writes.Mark(page);
         if (block.Waits(page))
         {
+            HeldWritten += news && block.Held.Contains(page) ? 1 : 0;
             Superseded++;
             ZeroWaiting += !turned ? 0 : zero ? 1 : -1;
             return;
@@ -193,6 +193,7 @@ internal sealed partial class PageQueue
 
         (Current, Next, Held) = (_blocks.Sum(b => b.Current.Count), 0, _blocks.Sum(b => b.Held.Count));
         ReportedThisRound = 0;
+        HeldWritten = 0;
     }
 
     private long CountHot()

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Godwit.Migration.Convergence;
+using Godwit.Pages;
 
 namespace Godwit.Migration;
 
@@ -16,15 +17,20 @@ public sealed partial class SourceEngine
     private int _nextStep;
     private TimeSpan _steppedAt = TimeSpan.MinValue;
     private double _unslowedRatio;
+    // Pages that were written again before they were sent count too.
+    private double _writtenBytesPerSecond;
     private int _throttleMax;
     private bool _suspended;
     private TimeSpan _suspendedAt;
     private TimeSpan _suspendedFor;
     private bool _turnAsked;
     private bool _hasTurn;
+    // Rounds of a migration that only waited for its turn, and how long they took: no bound counts them.
+    private int _waitingRounds;
+    private TimeSpan _waitedFor;
 
     private TimeSpan Running(TimeSpan now) =>
-        now - _startedAt - _suspendedFor - (_suspended ? now - _suspendedAt : TimeSpan.Zero);
+        now - _startedAt - _suspendedFor - _waitedFor - (_suspended ? now - _suspendedAt : TimeSpan.Zero);
 
     /// <summary>Changes the cap on all lanes together, in bits per second; 0 for none.</summary>
     public void SetBandwidth(long bitsPerSecond, TimeSpan now)
@@ -72,6 +78,7 @@ public sealed partial class SourceEngine
         if (suspended && !_suspended)
         {
             _suspendedAt = now;
+            GiveTurnBack();
         }
         else if (!suspended && _suspended)
         {
@@ -88,7 +95,22 @@ public sealed partial class SourceEngine
     {
         _now = now;
         _hasTurn = true;
+        if (_suspended)
+        {
+            GiveTurnBack();
+        }
+
         Step();
+    }
+
+    // One that is asked for and not granted yet comes, and goes back when a round ends that does not fit the pause.
+    private void GiveTurnBack()
+    {
+        if (_hasTurn)
+        {
+            _turnAsked = _hasTurn = false;
+            Do(new Effect.GiveTurnBack());
+        }
     }
 
     // Rounds of nothing but what was written meanwhile: no more often than they are worth.
@@ -195,16 +217,17 @@ public sealed partial class SourceEngine
             return false;
         }
 
-        _unslowedRatio = Math.Max(_unslowedRatio, _model.Ratio / (1 - (_throttleMax / 100.0)));
+        // A guest that writes all of a set in every round is not known by the set: it may write it ten times as fast.
+        double ratio = Math.Max(_model.Ratio, _writtenBytesPerSecond / Page.Size * WireBytesPerDirtyPage()
+            / Math.Max(1, EffectiveRate()));
+        _unslowedRatio = Math.Max(_unslowedRatio, ratio / (1 - (_throttleMax / 100.0)));
         int needed = ConvergenceModel.ThrottleNeeded(_unslowedRatio);
-        bool lastResort = !_policy.Steps.Skip(_nextStep).Any(s => s.Action is LadderAction.Throttle
-            or LadderAction.Pause || (s.Action == LadderAction.Postcopy && CanTurnToPostcopy));
-        if (needed > step.Value && !lastResort)
+        if (needed > step.Value)
         {
             return false;
         }
 
-        int percent = Math.Clamp(needed, 1, step.Value);
+        int percent = Math.Max(needed, 1);
         if (percent <= _throttleMax)
         {
             return false;
@@ -246,7 +269,9 @@ public sealed partial class SourceEngine
 
         if (Phase != MigrationPhase.Copying || _switchoverRequested || _suspended || !_firstRoundEnded)
         {
-            return _suspended ? "'godwit migration resume' goes on with it" : "";
+            return !_suspended ? ""
+                : "'godwit migration resume' goes on with it"
+                    + (_throttleMax > 0 ? $"; until its end the guest is slowed by up to {_throttleMax} %" : "");
         }
 
         if (_model.StalledRounds == 0)

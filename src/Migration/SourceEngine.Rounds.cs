@@ -171,7 +171,12 @@ public sealed partial class SourceEngine
             FirstPassDone();
         }
 
-        if (_switchoverRequested || _suspended)
+        if (_suspended)
+        {
+            return;
+        }
+
+        if (_switchoverRequested)
         {
             CheckBounds();
             return;
@@ -227,6 +232,11 @@ public sealed partial class SourceEngine
             ? expected <= _downtimeMax * BudgetPlanned
             : WireBytesWaiting() <= UntrustedBytesMax;
         _queue.BeginRound(mayHold: _options.HoldsSwitchover && !fits);
+        if (!fits)
+        {
+            GiveTurnBack();
+        }
+
         _model.RoundEnded(set, DirtyWireRate(), EffectiveRate(), fits || !_link.Trusted);
         bool paceAllows = FollowDirtyRate(set);
         if (!_options.HoldsSwitchover)
@@ -262,9 +272,10 @@ public sealed partial class SourceEngine
         TimeSpan duration = _now - _roundStartedAt;
         // QEMU looks at its bitmap every few milliseconds at best: no rate can be told from less.
         double seconds = Math.Max(duration.TotalSeconds, 0.005);
-        long again = _options.HoldsSwitchover ? _queue!.Next + _queue.Held
+        long again = _options.HoldsSwitchover ? _queue!.Next + _queue.HeldWritten
             : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
         long dirtied = again + (_queue!.Superseded - _roundSuperseded);
+        _writtenBytesPerSecond = dirtied * (double)Page.Size / seconds;
         _dirtyBytesPerSecond = again * (double)Page.Size / seconds;
         var round = new RoundReport(
             _rounds.Count, _roundPages, _roundBytes, duration,
@@ -276,6 +287,12 @@ public sealed partial class SourceEngine
         }
 
         _rounds.Add(round);
+        if (WaitsForTurn)
+        {
+            _waitingRounds++;
+            _waitedFor += duration;
+        }
+
         Do(new Effect.RoundEnded(round));
         _roundStartedAt = _now;
         _roundPages = 0;
@@ -355,7 +372,8 @@ public sealed partial class SourceEngine
         }
 
         string? bound =
-            _rounds.Count >= _policy.RoundsMax ? $"{_rounds.Count} rounds (the limit is {_policy.RoundsMax})"
+            _rounds.Count - _waitingRounds >= _policy.RoundsMax
+                ? $"{_rounds.Count - _waitingRounds} rounds (the limit is {_policy.RoundsMax})"
             : Running(_now) >= _policy.TimeMax ? $"{_policy.TimeMax.TotalSeconds:0} s (the time limit)"
             : _model.StalledRounds >= StuckRoundsMax && adapts
                 ? $"{StuckRoundsMax} rounds in a row that did not shrink"

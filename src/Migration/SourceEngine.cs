@@ -134,7 +134,8 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _policy.Compression && _takesDeltas ? _coding.DeltaBytesMax : 0;
 
     /// <summary>True while the shell shall read QEMU's stream; false lets QEMU wait in its write.</summary>
-    public bool FeedOpen => Phase != MigrationPhase.Ended && !_suspended && FeedWanted() && CarriedRoom();
+    public bool FeedOpen => Phase != MigrationPhase.Ended && (!_suspended || _switchoverRequested) && FeedWanted()
+        && CarriedRoom();
 
     /// <summary>RAM sections of QEMU's stream read to their end.</summary>
     public long SectionsEnded { get; private set; }

@@ -48,9 +48,10 @@ internal sealed class BandwidthShares : IDisposable
         {
             all = _book.BandwidthAt(TimeOnly.FromDateTime(_clock.GetLocalNow().DateTime));
         }
-        catch (GodwitException exception)
+        catch (Exception exception)
         {
-            // The moves go on with caps of their own; who starts another one is told.
+            // Whatever it is: a timer's callback that throws would end the daemon. The moves go on with caps of their
+            // own; who starts another one is told.
             Log.PoliciesUnusable(_logger, exception.Message);
         }
 

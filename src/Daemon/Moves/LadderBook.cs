@@ -81,6 +81,8 @@ internal sealed class LadderBook(DaemonSettings settings)
                 : JsonNode.Parse(File.ReadAllText(settings.PoliciesFile), null, new JsonDocumentOptions
                 {
                     CommentHandling = JsonCommentHandling.Skip, AllowTrailingCommas = true,
+                    // Of two the last would hold, or reading it fail, by luck.
+                    AllowDuplicateProperties = false,
                 }) as JsonObject ?? throw Invalid("it is not one JSON object");
         }
         catch (Exception exception) when (exception is JsonException or IOException or UnauthorizedAccessException)

@@ -266,9 +266,14 @@ internal sealed partial class OutgoingMoves
         });
         departure.Transfer = transfer;
         shares.Set(transfer, move.Record.Policy.BandwidthBitsPerSecond);
-        var served = await transfer.ServeRestAsync(_shutdown.Token);
-        shares.Remove(transfer);
-        return Joined(final, served);
+        try
+        {
+            return Joined(final, await transfer.ServeRestAsync(_shutdown.Token));
+        }
+        finally
+        {
+            shares.Remove(transfer);
+        }
     }
 
     // One report of a move in two parts.

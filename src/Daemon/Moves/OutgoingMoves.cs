@@ -463,9 +463,17 @@ internal sealed partial class OutgoingMoves(
         }
 
         machine.EventReceived += FollowPause;
-        var final = await transfer.RunAsync(cancellationToken);
-        machine.EventReceived -= FollowPause;
-        shares.Remove(transfer);
+        MigrationSnapshot final;
+        try
+        {
+            final = await transfer.RunAsync(cancellationToken);
+        }
+        finally
+        {
+            machine.EventReceived -= FollowPause;
+            shares.Remove(transfer);
+        }
+
         if (final.Outcome is not (MigrationOutcome.Completed or MigrationOutcome.Unsettled))
         {
             machines.SetLinks(machine, up: true);

@@ -170,6 +170,14 @@ public sealed partial class SourceTransfer
             case Effect.AskForTurn:
                 _ = AwaitTurnAsync();
                 break;
+            case Effect.GiveTurnBack:
+                lock (_gate)
+                {
+                    _turn?.Dispose();
+                    _turn = null;
+                }
+
+                break;
             case Effect.CheckMemory check:
                 CheckMemory(check.Blocks);
                 break;

@@ -60,6 +60,7 @@ public sealed partial class SourceTransfer(
     private volatile bool _migrating;
     private bool _held;
     private IDisposable? _turn;
+    private long? _bandwidth;
     private long _givenUpAt;
 
     /// <summary>The newest state; safe from any thread.</summary>
@@ -82,7 +83,11 @@ public sealed partial class SourceTransfer(
     }
 
     /// <summary>Changes the cap on all lanes together, in bits per second; 0 for none.</summary>
-    public void SetBandwidth(long bitsPerSecond) => Enter(now => _engine?.SetBandwidth(bitsPerSecond, now));
+    public void SetBandwidth(long bitsPerSecond) => Enter(now =>
+    {
+        _bandwidth = bitsPerSecond;
+        _engine?.SetBandwidth(bitsPerSecond, now);
+    });
 
     /// <summary>Changes the pause budget.</summary>
     /// <returns>False if the guest is paused already.</returns>
@@ -161,6 +166,15 @@ public sealed partial class SourceTransfer(
         machine.EventReceived += OnQemuEvent;
         _ = machine.Exited.ContinueWith(
             _ => Enter(now => _engine.QemuFailed("The source's QEMU has ended.", now)), TaskScheduler.Default);
+        lock (_gate)
+        {
+            // Of what the host's moves may take together, this one's part: told before there was an engine.
+            if (_bandwidth is { } bandwidth)
+            {
+                _engine.SetBandwidth(bandwidth, Now);
+            }
+        }
+
         Task effects = PerformEffectsAsync();
         using var ticker = new Timer(_ => Tick(), null, TickMilliseconds, TickMilliseconds);
         try
@@ -296,7 +310,7 @@ public sealed partial class SourceTransfer(
             Set(off, false);
         }
 
-        bool throttles = terms.Policy.Steps.Any(step => step.Action == LadderAction.Throttle);
+        bool throttles = holds && terms.Policy.Steps.Any(step => step.Action == LadderAction.Throttle);
         Set("auto-converge", throttles);
 
         if (holds)
@@ -311,9 +325,12 @@ public sealed partial class SourceTransfer(
         {
             ["max-bandwidth"] = 0,
             ["downtime-limit"] = 1,
-            // Out of reach until the ladder says otherwise.
-            ["throttle-trigger-threshold"] = throttles ? 100 : 50,
-            ["max-cpu-throttle"] = 99,
+            // QEMU has a judgement of its own, which it cannot be told not to follow: of no consequence until the
+            // ladder says otherwise, and left so by no earlier move.
+            ["throttle-trigger-threshold"] = 100,
+            ["cpu-throttle-initial"] = 1,
+            ["cpu-throttle-increment"] = 1,
+            ["max-cpu-throttle"] = 1,
         };
         if (machine.Version >= SwitchoverBandwidthSince)
         {

@@ -16,7 +16,14 @@ public sealed class WriteHistory(long pageCount)
     private readonly byte[] _rounds = new byte[pageCount];
 
     /// <summary>The page was written in the round in progress.</summary>
-    public void Mark(PageNumber page) => _rounds[page.Value] |= 1;
+    /// <returns>True if that is news.</returns>
+    public bool Mark(PageNumber page)
+    {
+        ref byte rounds = ref _rounds[page.Value];
+        bool news = (rounds & 1) == 0;
+        rounds |= 1;
+        return news;
+    }
 
     /// <summary>A new round begins.</summary>
     public void BeginRound()

@@ -140,6 +140,44 @@ public class LadderTests
     }
 
     [Fact]
+    public void A_turn_that_is_not_used_is_given_back()
+    {
+        var rig = new SourceRig(asksForTurn: true);
+        rig.Run(TimeSpan.FromSeconds(5));
+        Assert.True(rig.Engine.Suspend(true, rig.Now));
+        rig.Engine.TurnGranted(rig.Now);
+        rig.Run(TimeSpan.FromSeconds(1));
+        Assert.Single(rig.Effects.OfType<Effect.GiveTurnBack>());
+        Assert.Equal((MigrationPhase.Copying, true), (rig.Engine.Phase, rig.GuestRuns));
+        // It asks again when it goes on.
+        Assert.True(rig.Engine.Suspend(false, rig.Now));
+        rig.Run(TimeSpan.FromSeconds(5));
+        Assert.Equal(2, rig.Effects.OfType<Effect.AskForTurn>().Count());
+        rig.Engine.TurnGranted(rig.Now);
+        Assert.Equal(MigrationOutcome.Completed, rig.Run(Long).Outcome);
+    }
+
+    [Fact]
+    public void Rounds_spent_in_waiting_for_a_turn_use_up_no_bound()
+    {
+        var rig = new SourceRig(new MigrationPolicy { RoundsMax = 20 }, asksForTurn: true);
+        rig.Run(TimeSpan.FromSeconds(20));
+        Assert.True(rig.Engine.Snapshot(rig.Now).Rounds.Count > 20);
+        rig.Engine.TurnGranted(rig.Now);
+        Assert.Equal(MigrationOutcome.Completed, rig.Run(Long).Outcome);
+    }
+
+    [Fact]
+    public void The_default_does_not_slow_a_guest_in_vain()
+    {
+        var rig = new SourceRig(
+            new MigrationPolicy { Steps = Ladder.Shipped[0].Steps },
+            pages: 8192, dirtyPagesPerSecond: 60_000, dirtyRange: 8192, linkBytesPerSecond: 20e6);
+        Assert.Equal("migration-not-converged", rig.Run(Long).ErrorCode);
+        Assert.Empty(rig.Effects.OfType<Effect.Throttle>());
+    }
+
+    [Fact]
     public void Shipped_ladders_make_sense_and_others_do_not()
     {
         Assert.All(Ladder.Shipped, ladder => Assert.Null(ladder.Fault()));
