@@ -60,6 +60,10 @@ public static partial class ErrorCatalog
             "There is nothing to settle: the migration ended, or is still under way.",
             "'godwit migration show ID' tells how it ended. An unsettled one is settled on the host that the guest "
             + "left.");
+        add("migration-fetching", ExitCodes.NeedsOperator,
+            "If the guest runs at its destination, it may lack memory that only the host it came from has.",
+            "Bring the destination's daemon back: it fetches the rest by itself. If that host is gone for good, decide "
+            + "for the host that the guest left.");
         add("guest-disputed", ExitCodes.NeedsOperator,
             "The guest died where it had arrived, before the host that it came from knew how the move ended: an "
             + "operator may have decided that it runs there.",

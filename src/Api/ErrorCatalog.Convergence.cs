@@ -31,6 +31,6 @@ public static partial class ErrorCatalog
             "On the destination: sysctl vm.unprivileged_userfaultfd=1, or give the daemon's user /dev/userfaultfd.");
         add("postcopy-huge-pages", ExitCodes.Refused,
             "The destination gives shared memory huge pages, which would stand in for pages that have not come.",
-            "On the destination: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled.");
+            "On the destination: echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled.");
     }
 }

@@ -24,7 +24,11 @@ public sealed partial class DestinationEngine
     private long _packageSeen;
     private bool _isRunning;
     private bool _isLost;
+    private bool _isDetached;
+    private bool _rejoined;
+    private bool _sentAll;
     private bool _endWritten;
+    private bool _memoryShut;
 
     /// <summary>
     /// An engine for a guest that runs here by an earlier daemon's move and lacks what <paramref name="missing"/> says.
@@ -45,11 +49,13 @@ public sealed partial class DestinationEngine
             _isLost = true,
         };
 
-    /// <summary>The guest runs here, lacks pages, and nobody is there to send them.</summary>
-    public bool IsDetached => _isLost && _isRunning && Phase == MigrationPhase.Committed;
+    /// <summary>The guest lacks pages here, and nobody is there to send them.</summary>
+    public bool IsDetached => _isLost && IsFetching;
 
-    /// <summary>The guest runs here and lacks pages.</summary>
-    public bool IsFetching => _isRunning && _missingTold && Phase == MigrationPhase.Committed;
+    /// <summary>The guest runs here, or is being run, and lacks pages.</summary>
+    /// <remarks>QEMU may need some of them before it can answer that the guest runs.</remarks>
+    public bool IsFetching =>
+        _ordered && _refusal is null && _missingTold && Phase == MigrationPhase.Committed;
 
     /// <summary>The source said what is missing: from the pause on pages come for QEMU, not for memory.</summary>
     public bool InPostcopy => _missingTold;
@@ -85,6 +91,15 @@ public sealed partial class DestinationEngine
         for (int i = 0; i < count; i++)
         {
             _faults.Given(blockIndex, new PageNumber(first.Value + i), now);
+        }
+    }
+
+    /// <summary>QEMU has closed its stream.</summary>
+    public void StreamClosed(TimeSpan now)
+    {
+        if (_missingTold && !_endWritten && Phase is MigrationPhase.Switchover or MigrationPhase.Committed)
+        {
+            QemuFailed("QEMU has given up its postcopy stream before it had all memory.", now);
         }
     }
 
@@ -133,7 +148,7 @@ public sealed partial class DestinationEngine
     public void Rejoined(TimeSpan now)
     {
         _now = _lastHeard = now;
-        _isLost = false;
+        (_isLost, _isDetached, _rejoined) = (false, false, true);
         _received = _acknowledged = 0;
         _barriers.Clear();
         Array.Clear(_asks);
@@ -196,6 +211,13 @@ public sealed partial class DestinationEngine
 
     private void AllSent()
     {
+        if (Phase < MigrationPhase.Committed)
+        {
+            // The lanes were faster than the word that it is this host's guest.
+            _sentAll = true;
+            return;
+        }
+
         if (_missing!.Count > 0)
         {
             Lost($"{_from} has sent everything it was asked for, and {_missing.Count} pages have not come.");
@@ -212,6 +234,17 @@ public sealed partial class DestinationEngine
         if (code != 0)
         {
             Lose($"QEMU ended the postcopy with code {code}.");
+            return;
+        }
+
+        _memoryShut = true;
+        CompleteIfRunning();
+    }
+
+    private void CompleteIfRunning()
+    {
+        if (!_memoryShut || !_isRunning)
+        {
             return;
         }
 
@@ -236,8 +269,9 @@ public sealed partial class DestinationEngine
 
     private void DetachIfLost()
     {
-        if (IsDetached)
+        if (IsDetached && !_isDetached)
         {
+            _isDetached = true;
             Do(new Effect.CloseLanes(_lostBecause));
         }
     }

@@ -120,6 +120,11 @@ public sealed partial class DestinationEngine : IQemuStreamSink
                 Phase = MigrationPhase.Committed;
                 _committedAt = now;
                 Do(new Effect.RecordResuming());
+                if (_sentAll)
+                {
+                    AllSent();
+                }
+
                 break;
             case ControlMessage.Abort m when Phase < MigrationPhase.Committed:
                 Fail(m.Code, $"{_from} ended the migration: {m.Text}", tellPeer: false);
@@ -257,12 +262,21 @@ public sealed partial class DestinationEngine : IQemuStreamSink
         _now = now;
         _runningAt = runningAt;
         _announcedAt = announcedAt;
-        Do(new Effect.Send(new ControlMessage.Running(
-            runningAt - _committedAt, announcedAt > runningAt ? announcedAt - runningAt : TimeSpan.Zero, cpuTime)));
+        if (Phase == MigrationPhase.Ended)
+        {
+            return;
+        }
+
+        if (!_rejoined)
+        {
+            Do(new Effect.Send(new ControlMessage.Running(
+                runningAt - _committedAt, announcedAt > runningAt ? announcedAt - runningAt : TimeSpan.Zero, cpuTime)));
+        }
+
         _isRunning = true;
         if (_missingTold)
         {
-            DetachIfLost();
+            CompleteIfRunning();
             return;
         }
 
@@ -283,6 +297,7 @@ public sealed partial class DestinationEngine : IQemuStreamSink
 
         _ordered = true;
         Do(new Effect.RunGuest());
+        DetachIfLost();
     }
 
     /// <summary>That the guest may run here could not be recorded, so it does not.</summary>

@@ -47,7 +47,8 @@ internal sealed partial class PageQueue
         for (int i = 0; i < count; i++)
         {
             var page = new PageNumber(first.Value + i);
-            if (block.Current.Contains(page))
+            // Once: a destination that asks again and again costs nothing.
+            if (block.Current.Contains(page) && (block.Asked ??= new DirtySet(block.Ram.PageCount)).Add(page))
             {
                 _requests.Enqueue((blockIndex, page));
             }
@@ -68,6 +69,7 @@ internal sealed partial class PageQueue
         while (_requests.TryDequeue(out (int Block, PageNumber Page) request))
         {
             Block block = _blocks[request.Block];
+            block.Asked!.Remove(request.Page);
             if (!block.Current.Contains(request.Page))
             {
                 continue;

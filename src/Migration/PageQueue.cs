@@ -21,6 +21,8 @@ internal sealed partial class PageQueue
         public readonly DirtySet Next = new(ram.PageCount);
         // Pages of the writable working set: sent early they would only be sent again.
         public readonly DirtySet Held = new(ram.PageCount);
+        // Pages the destination's guest waits for, asked for and not sent yet.
+        public DirtySet? Asked;
         public readonly WriteHistory Writes = new(ram.PageCount);
         // Round 0 only: pages the feed has named. A page not yet named belongs to round 0 whenever it comes.
         public readonly DirtySet Named = new(ram.PageCount);

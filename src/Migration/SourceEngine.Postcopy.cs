@@ -117,7 +117,7 @@ public sealed partial class SourceEngine
         }
 
         // A guest that is being loaded may wait for pages already.
-        if (urgent && _queue!.TakeRequested(taken))
+        if (urgent && _barriers[lane] < 2 && _queue!.TakeRequested(taken))
         {
             return LaneWork.Batch;
         }

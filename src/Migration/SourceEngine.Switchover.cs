@@ -9,6 +9,7 @@ public sealed partial class SourceEngine
     // With the guest paused and the link dead or crawling there is nothing to wait for: the guest has to run again.
     private static readonly TimeSpan PauseGrace = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan ConfirmMax = TimeSpan.FromSeconds(3);
+    private static readonly TimeSpan ConfirmInPostcopyMax = TimeSpan.FromMinutes(1);
 
     private TimeSpan _pausedAt;
     private TimeSpan _loadedAt;
@@ -51,9 +52,11 @@ public sealed partial class SourceEngine
     {
         if (Phase == MigrationPhase.Committed)
         {
-            if (!_confirmed && _now - _committedAt > ConfirmMax)
+            // In postcopy QEMU may need pages before it can answer, and they come as long as the link holds.
+            TimeSpan most = _postcopy ? ConfirmInPostcopyMax : ConfirmMax;
+            if (!_confirmed && _now - _committedAt > most)
             {
-                Unsettled($"{_options.To} has not confirmed within {ConfirmMax.TotalSeconds:0} s that the guest runs.");
+                Unsettled($"{_options.To} has not confirmed within {most.TotalSeconds:0} s that the guest runs.");
             }
 
             return;

@@ -38,10 +38,17 @@ internal sealed class IncomingMoves(
     {
         foreach (var guest in guests.All.Where(guest => guest.TakenUp is not null))
         {
-            var arrival = TakeUp(guest, guest.TakenUp!);
-            if (arrival is not null)
+            TryTakeUp(guest, guest.TakenUp!);
+        }
+    }
+
+    private void TryTakeUp(LocalGuest guest, HandOverRecord handOver)
+    {
+        lock (guest)
+        {
+            if (!_arrivals.ContainsKey(handOver.Migration) && TakeUp(guest, handOver) is { } arrival)
             {
-                _arrivals[guest.MigrationId] = arrival;
+                _arrivals[handOver.Migration] = arrival;
                 arrival.Finished = Task.Run(() => ReceiveAsync(arrival, guest, null), CancellationToken.None);
             }
         }
@@ -52,8 +59,15 @@ internal sealed class IncomingMoves(
         var contract = guest.Record.Contract;
         try
         {
-            var held = HeldGuest.TryOpen(contract, machines.Directory(contract), handOver.Migration)
-                ?? throw new IOException("its QEMU has ended");
+            if (HeldGuest.TryOpen(contract, machines.Directory(contract), handOver.Migration) is not { } held)
+            {
+                // Its QEMU has ended; whoever watches it finds out.
+                Log.ArrivalNotTakenUp(logger, handOver.Migration, contract.Name, "its QEMU has ended");
+                guest.MigrationId = "";
+                guest.TakenUp = null;
+                return null;
+            }
+
             // Lanes and ticket are agreed when the source asks.
             var terms = new TransferTerms(handOver.Migration, contract.Name, handOver.Peer, settings.HostName,
                 new(), RandomNumberGenerator.GetBytes(TicketBytes), WireVersions.Max, settings.Lanes,
@@ -67,13 +81,33 @@ internal sealed class IncomingMoves(
                 terms.MigrationId, contract.Uuid, contract.Name, terms.From, terms.To, terms.Policy, clock.GetUtcNow(),
                 settings.HostName, new MigrationSnapshot())));
         }
-        catch (Exception exception) when (exception is IOException or GodwitException)
+        catch (Exception exception) when (exception is IOException or GodwitException or UnauthorizedAccessException)
         {
-            // Its QEMU had all of its memory by then, or has ended: whoever watches it finds out.
+            if (exception is EndOfStreamException && HasAll(guest))
+            {
+                guest.MigrationId = "";
+                guest.TakenUp = null;
+                return null;
+            }
+
+            // It may lack memory: until it has been taken up nobody is told that it runs, for the source would give up
+            // what is missing. It is tried again whenever the source asks.
             Log.ArrivalNotTakenUp(logger, handOver.Migration, contract.Name, exception.Message);
-            guest.MigrationId = "";
-            guest.TakenUp = null;
             return null;
+        }
+    }
+
+    private static bool HasAll(LocalGuest guest)
+    {
+        try
+        {
+            return guest.Machine is { } machine && (string?)machine
+                .ExecuteAsync("query-migrate", null, CancellationToken.None).GetAwaiter().GetResult()?["status"]
+                == "completed";
+        }
+        catch (Exception exception) when (exception is GodwitException or QmpException or IOException)
+        {
+            return false;
         }
     }
 
@@ -209,6 +243,17 @@ internal sealed class IncomingMoves(
         {
             Journal = ByteString.CopyFrom(handOvers.Identity.ToByteArray()),
         };
+        if (guests.All.FirstOrDefault(one => one.TakenUp?.Migration == request.MigrationId) is { TakenUp: { } left } found)
+        {
+            RequireParty(request.MigrationId, left.Peer, caller);
+            await Task.Run(() => TryTakeUp(found, left), cancellationToken);
+            if (found.TakenUp is not null && !_arrivals.ContainsKey(request.MigrationId))
+            {
+                response.Detail = "The guest runs and may lack memory; its QEMU cannot be taken up yet.";
+                return response;
+            }
+        }
+
         if (_arrivals.TryGetValue(request.MigrationId, out var arrival))
         {
             RequireParty(request.MigrationId, arrival.Transfer.Terms.From, caller);

@@ -42,6 +42,16 @@ internal sealed partial class OutgoingMoves
                 "Name the one of them on which the guest runs, or on which it shall.");
         }
 
+        if (host != settings.HostName && move.Record.Policy.MayTurnToPostcopy
+            && guests.Find(move.Record.GuestUuid)?.Machine is not null)
+        {
+            throw new GodwitException("migration-fetching",
+                $"Migration {move.Id} may have turned to postcopy: if guest '{move.Record.Guest}' runs on '{host}', it "
+                + $"may lack memory that only host '{settings.HostName}' has, and that would be given up.",
+                $"Bring the daemon of '{host}' back: it fetches the rest by itself. If that host is gone for good, "
+                + $"'--guest-runs-on {settings.HostName}'.");
+        }
+
         if (host == settings.HostName)
         {
             RequireDisksFree(guests.Find(move.Record.GuestUuid)!);
@@ -240,7 +250,21 @@ internal sealed partial class OutgoingMoves
         var (move, guest) = (departure.Move, departure.Guest);
         if (guest.Machine is not { } machine)
         {
-            Log.RestLost(logger, move.Id, guest.Record.Name, move.Record.To);
+            if (move.Record.Snapshot.Outcome != MigrationOutcome.Unsettled)
+            {
+                Log.RestLost(logger, move.Id, guest.Record.Name, move.Record.To);
+                var lost = final with
+                {
+                    Phase = MigrationPhase.Ended,
+                    Outcome = MigrationOutcome.Unsettled,
+                    ErrorCode = "migration-unsettled",
+                    Error = $"{guest.Record.Name} runs on {move.Record.To} without the rest of its memory: its QEMU on "
+                        + $"{settings.HostName}, which alone had it, has ended. It stops at the first page that it "
+                        + $"lacks. End it there: 'godwit vm stop --force {guest.Record.Name}', then start it again.",
+                };
+                move.Set(record => record with { Snapshot = lost, GuestRunsOn = move.Record.To });
+            }
+
             await Task.Delay(AskDeadline, clock, _shutdown.Token);
             return final;
         }

@@ -40,12 +40,13 @@ public static partial class PostcopySupport
                 "Move the guest by precopy, or install a newer QEMU there.");
         }
 
-        if (ReadChoice(HugeShared) is "always" or "within_size" or "force")
+        // QEMU advises the kernel to use them for all memory of every guest.
+        if (ReadChoice(HugeShared) is "always" or "within_size" or "advise" or "force")
         {
             return new("postcopy-huge-pages",
                 $"Host '{host}' gives shared memory huge pages: a page that has not come would appear with its "
                 + "neighbour, as zeros.",
-                $"On host '{host}': echo advise > {HugeShared}. Guests that run keep what they have.");
+                $"On host '{host}': echo never > {HugeShared}. Guests that run keep what they have.");
         }
 
         return TryHandShake(out string reason) ? null : new("postcopy-userfaultfd",

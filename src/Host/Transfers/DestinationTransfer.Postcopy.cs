@@ -358,6 +358,11 @@ public sealed partial class DestinationTransfer
         _opening = new QemuStreamWriter(_streamBuffer, guest.Stream.Head);
         _delivers = true;
         OpenStream();
+        foreach (ReturnPathMessage request in guest.Requests)
+        {
+            Take(request);
+        }
+
         StartThread("return path", ReadReturnPath);
     }
 

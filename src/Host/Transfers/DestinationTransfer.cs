@@ -54,6 +54,7 @@ public sealed partial class DestinationTransfer(
     private GuestMemory?[] _memoryOf = [];
     private QemuStreamWriter? _stream;
     private QemuStreamWriter? _opening;
+    private readonly TaskCompletionSource _resumed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private Socket? _qemu;
     private TimeSpan _cpuAtStart;
     private bool _begun;
@@ -254,6 +255,11 @@ public sealed partial class DestinationTransfer(
 
     private void OnQemuEvent(QmpEvent e)
     {
+        if (e.Name == "RESUME")
+        {
+            _resumed.TrySetResult();
+        }
+
         if (e.Name == "MIGRATION" && (string?)e.Data?["status"] == "failed")
         {
             Enter(now => _engine.QemuFailed("The destination's QEMU could not load the guest.", now));
@@ -415,6 +421,7 @@ public sealed partial class DestinationTransfer(
                 int count = _qemu!.Receive(buffer);
                 if (count == 0)
                 {
+                    Enter(_engine.StreamClosed);
                     return;
                 }
 
@@ -542,6 +549,10 @@ public sealed partial class DestinationTransfer(
             case Effect.RecordResuming:
                 await RecordAsync(handOver.RecordResuming, _engine.ResumingRecorded, _engine.ResumingNotRecorded);
                 break;
+            case Effect.RunGuest when terms.Postcopy:
+                // What QEMU needs before it can answer is asked for, and comes, meanwhile.
+                _ = Task.Run(RunGuestInPostcopyAsync);
+                break;
             case Effect.RunGuest:
                 await RunGuestAsync();
                 break;
@@ -631,6 +642,19 @@ public sealed partial class DestinationTransfer(
         Enter(recorded);
     }
 
+    private async Task RunGuestInPostcopyAsync()
+    {
+        try
+        {
+            await RunGuestAsync();
+        }
+        catch (Exception e)
+        {
+            LogEffectFailed(terms.Guest, nameof(Effect.RunGuest), e.Message);
+            Enter(now => _engine.QemuFailed($"The guest could not be run: {e.Message}", now));
+        }
+    }
+
     private async Task RunGuestAsync()
     {
         // No token is passed on: the source has given the guest up, and gets it back only if it cannot run here.
@@ -638,6 +662,16 @@ public sealed partial class DestinationTransfer(
         try
         {
             await machine!.ExecuteAsync("cont", null, CancellationToken.None);
+        }
+        catch (GodwitException e) when (terms.Postcopy)
+        {
+            // It waits for a page, and will have run when that has come; or it has ended, and somebody else notices.
+            LogEffectFailed(terms.Guest, nameof(Effect.RunGuest), e.Message);
+            await Task.WhenAny(_resumed.Task, machine!.Exited);
+            if (!_resumed.Task.IsCompleted)
+            {
+                return;
+            }
         }
         catch (QmpException e)
         {

@@ -39,8 +39,12 @@ public sealed class HeldGuest
 
     internal QemuProcess Process { get; }
 
+    /// <summary>What QEMU has said meanwhile: it asks for a page once.</summary>
+    internal IReadOnlyList<ReturnPathMessage> Requests { get; private init; } = [];
+
     /// <summary>Takes it up: waits until QEMU has put in place what it was given, and sees what is missing.</summary>
     /// <returns>Null if there is nothing to take up.</returns>
+    /// <exception cref="EndOfStreamException">QEMU has closed its stream: it has all memory, or gave up.</exception>
     /// <exception cref="IOException">It is there and cannot be taken up; the message says why.</exception>
     public static HeldGuest? TryOpen(MachineContract contract, string runtimeDirectory, string migration)
     {
@@ -51,9 +55,27 @@ public sealed class HeldGuest
             return null;
         }
 
-        GuestMemory memory = GuestMemory.Open(id, QemuCommandLine.MemoryBlock, contract.MemoryBytes);
-        Socket qemu = held.Fetch(id);
-        Drain(qemu, held.Head);
+        GuestMemory? memory = null;
+        Socket? qemu = null;
+        try
+        {
+            memory = GuestMemory.Open(id, QemuCommandLine.MemoryBlock, contract.MemoryBytes);
+            qemu = held.Fetch(id);
+            return Open(held, process, memory, qemu);
+        }
+        catch
+        {
+            qemu?.Dispose();
+            memory?.Dispose();
+            process.Dispose();
+            throw;
+        }
+    }
+
+    private static HeldGuest Open(HeldStream held, QemuProcess process, GuestMemory memory, Socket qemu)
+    {
+        var requests = new List<ReturnPathMessage>();
+        Drain(qemu, held.Head, requests);
         bool[] shared = [.. held.Head.Blocks.Select(b => b.Name == memory.Name && b.Length == memory.Length)];
         var missing = new MissingPages(held.Head.Blocks, shared);
         int index = Array.IndexOf(shared, true);
@@ -70,11 +92,11 @@ public sealed class HeldGuest
             at = more ? run.First.Value + run.Count : end;
         }
 
-        return new HeldGuest(held, qemu, memory, missing, process);
+        return new HeldGuest(held, qemu, memory, missing, process) { Requests = requests };
     }
 
     // What the last daemon wrote lies between its sections and our PING: when QEMU answers, it is in place.
-    private static void Drain(Socket qemu, QemuStreamHead head)
+    private static void Drain(Socket qemu, QemuStreamHead head, List<ReturnPathMessage> requests)
     {
         var output = new ArrayBufferWriter<byte>();
         Span<byte> ping = stackalloc byte[sizeof(uint)];
@@ -91,7 +113,7 @@ public sealed class HeldGuest
                 int count = qemu.Receive(buffer);
                 if (count == 0)
                 {
-                    throw new IOException("QEMU has closed its migration stream.");
+                    throw new EndOfStreamException("QEMU has closed its migration stream.");
                 }
 
                 reader.Feed(buffer.AsSpan(0, count));
@@ -102,6 +124,8 @@ public sealed class HeldGuest
                         qemu.ReceiveTimeout = 0;
                         return;
                     }
+
+                    requests.Add(message);
                 }
             }
         }

@@ -59,8 +59,7 @@ public sealed partial record HeldStream(string Migration, string Inode, QemuStre
     /// <exception cref="IOException">QEMU has ended, does not hold it, or the kernel refuses.</exception>
     public Socket Fetch(int processId)
     {
-        string? held = Directory.EnumerateFileSystemEntries($"/proc/{processId}/fd")
-            .FirstOrDefault(entry => File.ResolveLinkTarget(entry, returnFinalTarget: false)?.Name == Inode);
+        string? held = Directory.EnumerateFileSystemEntries($"/proc/{processId}/fd").FirstOrDefault(IsIt);
         if (held is null)
         {
             throw new IOException($"Process {processId} does not hold the stream {Inode}.");
@@ -84,6 +83,19 @@ public sealed partial record HeldStream(string Migration, string Inode, QemuStre
         finally
         {
             _ = Close((int)process);
+        }
+    }
+
+    private bool IsIt(string entry)
+    {
+        try
+        {
+            return File.ResolveLinkTarget(entry, returnFinalTarget: false)?.Name == Inode;
+        }
+        catch (IOException)
+        {
+            // Closed since the listing.
+            return false;
         }
     }
 

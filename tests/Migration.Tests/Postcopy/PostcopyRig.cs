@@ -54,6 +54,9 @@ internal sealed class PostcopyRig
     public int?[] DestinationMemory { get; }
     public bool RunsAtSource { get; private set; } = true;
     public bool RunsAtDestination { get; private set; }
+    /// <summary>False for a QEMU that waits for a page before it can answer that the guest runs.</summary>
+    public bool AnswersOrder { get; init; } = true;
+    public bool IsOrdered { get; private set; }
     public bool Ended { get; private set; }
     public bool TakenBack { get; private set; }
     /// <summary>Pages in the order in which they reached the destination's QEMU.</summary>
@@ -71,6 +74,14 @@ internal sealed class PostcopyRig
     }
 
     public bool Waits(long page) => DestinationMemory[page] is null;
+
+    /// <summary>QEMU answers that the guest runs.</summary>
+    public void AnswerOrder()
+    {
+        RunsAtDestination = true;
+        Destination.GuestRunning(Now, Now, TimeSpan.Zero, Now);
+        Exchange();
+    }
 
     public void Write(long page) => SourceMemory[page] += 100_000;
 
@@ -282,8 +293,12 @@ internal sealed class PostcopyRig
                 break;
             case Effect.RunGuest:
                 Assert.False(RunsAtSource);
-                RunsAtDestination = true;
-                Destination.GuestRunning(Now, Now, TimeSpan.Zero, Now);
+                IsOrdered = true;
+                if (AnswersOrder)
+                {
+                    AnswerOrder();
+                }
+
                 break;
             case Effect.WriteEndOfPostcopy:
                 Destination.QemuShut(0, Now);

@@ -113,6 +113,41 @@ public class PostcopyTests
         Assert.Equal(rig.SourceMemory.Select(one => (int?)one), rig.DestinationMemory);
     }
 
+    // Goal: QEMU's devices may need a page before it can answer the order to run; it is brought, over a new link too.
+    [Fact]
+    public void What_is_needed_before_the_guest_runs_is_brought()
+    {
+        var rig = new PostcopyRig(_postcopy, pages: 4096) { AnswersOrder = false };
+        rig.Run(5000, () => rig.IsOrdered && rig.Delivered.Count > 0);
+        long page = Enumerable.Range(0, rig.Pages).Last(page => rig.Waits(page));
+        rig.Touch(page);
+        rig.Run(3, () => !rig.Waits(page));
+        Assert.False(rig.Waits(page));
+        rig.CutLink();
+        page = Enumerable.Range(0, rig.Pages).Last(page => rig.Waits(page));
+        rig.Touch(page);
+        Assert.Equal((MigrationOutcome.Unsettled, false), (rig.Source.Outcome, rig.TakenBack));
+        rig.Rejoin();
+        rig.Run(3, () => !rig.Waits(page));
+        Assert.False(rig.Waits(page));
+        rig.Run(5000);
+        Assert.Equal((0, MigrationOutcome.Pending),
+            (Enumerable.Range(0, rig.Pages).Count(one => rig.Waits(one)), rig.Destination.Outcome));
+        rig.AnswerOrder();
+        Assert.Equal((MigrationOutcome.Completed, MigrationOutcome.Completed),
+            (rig.Source.Outcome, rig.Destination.Outcome));
+    }
+
+    [Fact]
+    public void A_qemu_that_gives_up_its_stream_ends_the_move()
+    {
+        var rig = new PostcopyRig(_postcopy);
+        rig.Run(5000, () => rig.RunsAtDestination);
+        rig.Destination.StreamClosed(rig.Now);
+        Assert.Equal(MigrationOutcome.Failed, rig.Destination.Outcome);
+        Assert.Equal("guest-lost", rig.Destination.Snapshot(rig.Now).ErrorCode);
+    }
+
     [Fact]
     public void A_link_that_breaks_before_the_commit_leaves_the_guest_at_the_source()
     {
