@@ -29,8 +29,11 @@ internal static class ConvergenceScenarios
             Play(
                 run, GuestLoad.Text,
                 new MigrationPolicy { Method = MigrationMethod.Hybrid, MaxDowntimeMs = Patient }, "hybrid")),
-        new("writer", "A guest that writes faster than the link carries, by the default policy", run =>
-            Play(run, Writer, new MigrationPolicy { BandwidthBitsPerSecond = Narrow }, "precopy")),
+        new("writer", "A guest that writes faster than the link carries, by a policy that turns to postcopy", run =>
+            Play(
+                run, Writer,
+                new MigrationPolicy { BandwidthBitsPerSecond = Narrow, Ladder = "gentle", MaxDowntimeMs = Patient },
+                "hybrid")),
         new("throttle", "A guest that writes a little too fast, by a policy without postcopy", run =>
             Play(
                 run, new GuestLoad("eager", "", "set pattern=incompressible rate=12M size=64M"),

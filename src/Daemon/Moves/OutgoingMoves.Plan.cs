@@ -42,21 +42,22 @@ internal sealed partial class OutgoingMoves
         plan.SecondsLow = report.SecondsLow;
         plan.SecondsHigh = report.SecondsHigh;
         plan.DowntimeMsLow = report.DowntimeMsLow;
-        plan.DowntimeMsHigh = forecast.Method == "precopy"
-            ? Math.Min(report.DowntimeMsHigh, (uint)policy.DowntimeMax.TotalMilliseconds) : report.DowntimeMsHigh;
+        plan.DowntimeMsHigh = forecast.PauseMax is { } most
+            ? Math.Min(report.DowntimeMsHigh, (uint)most.TotalMilliseconds) : report.DowntimeMsHigh;
         plan.DirtyBytesPerSecond = facts.DirtyPagesPerSecond * Godwit.Pages.Page.Size;
-        plan.Basis = basis + Ending(forecast, policy);
+        plan.Basis = basis + Ending(forecast);
         return plan;
     }
 
-    private static string Ending(PlayedForecast forecast, MigrationPolicy policy)
+    private static string Ending(PlayedForecast forecast)
     {
         var steps = forecast.Steps.Count > 0 ? $"; steps: {string.Join(", then ", forecast.Steps)}" : "";
         return forecast.Method switch
         {
             "" => steps + "; the rounds would not come to an end: the guest would stay where it is",
-            "precopy" => steps + $"; the pause is at most {policy.DowntimeMax.TotalMilliseconds:F0} ms, or the guest "
-                + "is not paused",
+            "precopy" when forecast.PauseMax is { } most => steps
+                + $"; the pause is at most {most.TotalMilliseconds:F0} ms, or the guest is not paused",
+            "precopy" => steps,
             _ => steps + "; from the switch on the guest is lost if the source host is, until all its memory has come",
         };
     }

@@ -22,7 +22,12 @@ public sealed record ForecastFacts
 /// <param name="Method">precopy, hybrid or postcopy; empty if the move would not end.</param>
 public sealed record Forecast(string Method, ForecastReport Report, IReadOnlyList<string> Steps)
 {
+    /// <summary>What the guest's pause may be by the end of the steps; null for as long as it takes.</summary>
+    public TimeSpan? PauseMax { get; private init; }
+
     private const int RoundsMax = 60;
+    // More than a lifetime: a number that fits everywhere.
+    private const double SecondsMax = 1e9;
     private const double RatioMax = 0.9;
     // The models' own errors, as seen on the lab's guests.
     private const double Low = 0.8;
@@ -63,7 +68,10 @@ public sealed record Forecast(string Method, ForecastReport Report, IReadOnlyLis
 
             if (pause <= budget * BudgetPlanned)
             {
-                return Make("precopy", bytes + setBytes, seconds + (setBytes / rate), pause, steps);
+                return Make("precopy", bytes + setBytes, seconds + (setBytes / rate), pause, steps) with
+                {
+                    PauseMax = TimeSpan.FromSeconds(budget),
+                };
             }
 
             double next = Distinct(facts, dirty, setBytes / rate);
@@ -123,10 +131,11 @@ public sealed record Forecast(string Method, ForecastReport Report, IReadOnlyLis
         string method, double bytes, double seconds, double pause, IReadOnlyList<string> steps) => new(
         method,
         new ForecastReport(
-            (long)(bytes * Low), (long)(bytes * High), TimeSpan.FromSeconds(seconds * Low),
-            TimeSpan.FromSeconds((seconds * High) + 0.5), TimeSpan.FromSeconds(pause * Low),
-            TimeSpan.FromSeconds(pause * High)),
+            (long)(bytes * Low), (long)(bytes * High), Span(seconds * Low), Span((seconds * High) + 0.5),
+            Span(pause * Low), Span(pause * High)),
         steps);
+
+    private static TimeSpan Span(double seconds) => TimeSpan.FromSeconds(Math.Min(seconds, SecondsMax));
 
     /// <summary>The working set and its rate, from what share of a sample had changed at two instants.</summary>
     /// <param name="pages">That the sample stands for.</param>

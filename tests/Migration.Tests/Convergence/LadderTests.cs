@@ -208,6 +208,15 @@ public class LadderTests
         Assert.Equal("hybrid", Forecast.Of(busy, gentle).Method);
         Assert.Equal("", Forecast.Of(busy with { Postcopy = false }, gentle).Method);
         Assert.Equal("postcopy", Forecast.Of(calm, policy with { Method = MigrationMethod.Postcopy }).Method);
+        // What the pause may be in the end, not in the beginning; and a number for a link that carries nothing.
+        Assert.Equal(policy.DowntimeMax, easy.PauseMax);
+        Assert.Null(Forecast.Of(busy, new MigrationPolicy { OnStall = OnStall.Pause }).PauseMax);
+        Assert.Equal(TimeSpan.FromSeconds(10), Forecast.Of(
+            busy with { WorkingSetPages = 100_000, Postcopy = false, LinkBytesPerSecond = 50e6 },
+            new MigrationPolicy { Steps = [new LadderStep(LadderAction.Pause, 10_000)] }).PauseMax);
+        Forecast never = Forecast.Of(
+            busy with { UsedPages = 1 << 22 }, new MigrationPolicy { BandwidthBitsPerSecond = 8, OnStall = OnStall.Pause });
+        Assert.InRange(never.Report.LongestPause.TotalSeconds, 1e6, 1e9);
         // A fifth above what the link carries: less throttle than the policy allows is enough.
         ForecastFacts eager = calm with { DirtyPagesPerSecond = 60_000, WorkingSetPages = 50_000 };
         Assert.Contains("slow the guest", Assert.Single(Forecast.Of(eager, policy).Steps), StringComparison.Ordinal);
