@@ -20,6 +20,7 @@ internal sealed partial class FaultPlay
 
     // One way over the link, in the phases that last as long as their messages are under way.
     private const int WayMs = 300;
+    private const int SettleMs = 30;
     private static readonly TimeSpan _patience = TimeSpan.FromSeconds(60);
     private static readonly TimeSpan _restartAfter = TimeSpan.FromSeconds(0.5);
     private static readonly TimeSpan _stopped = TimeSpan.FromSeconds(4);
@@ -182,6 +183,8 @@ internal sealed partial class FaultPlay
                 Relay.Order(_destination, $"delay {delay}");
                 // Asked again: only what is still so has its messages held up.
                 notYet = Stopwatch.GetTimestamp();
+                // And not before what had passed the relay by then has come: the last word before the commit, for one.
+                Thread.Sleep(SettleMs);
                 continue;
             }
 
