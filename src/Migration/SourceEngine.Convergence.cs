@@ -20,6 +20,7 @@ public sealed partial class SourceEngine
     // Pages that were written again before they were sent count too.
     private double _writtenBytesPerSecond;
     private int _throttleMax;
+    private int _throttled;
     private bool _suspended;
     private TimeSpan _suspendedAt;
     private TimeSpan _suspendedFor;
@@ -64,6 +65,9 @@ public sealed partial class SourceEngine
         _model.Reset();
         return true;
     }
+
+    /// <summary>QEMU says by how much it slows the guest, in percent.</summary>
+    public void Throttled(int percent) => _throttled = Math.Max(_throttled, percent);
 
     /// <summary>Stops sending, or goes on with it; the guest runs.</summary>
     /// <returns>False if it is too late: the guest is paused, or about to be.</returns>

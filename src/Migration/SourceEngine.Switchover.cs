@@ -210,6 +210,7 @@ public sealed partial class SourceEngine
             DaemonCpuTime = _destinationCpuTime,
             StepsTaken = [.. _stepsTaken],
             ThrottlePercent = _throttleMax,
+            ThrottledPercent = _throttled,
             DowntimeMax = _downtimeMax,
             BandwidthBitsPerSecond = _bandwidth,
             Faults = _faults,

@@ -154,4 +154,16 @@ public class QemuStreamReaderTests
         public void Command(ushort number, ReadOnlySpan<byte> payload) { }
         public void Tail(ReadOnlySpan<byte> verbatim) { }
     }
+
+    // QEMU's loadvm_postcopy_ram_handle_discard: version, name, zero, be64 start and length in bytes.
+    [Fact]
+    public void A_discard_names_block_start_and_length()
+    {
+        var block = new RamBlock(0, "pc.ram", 8 * Page.Size);
+        var output = new System.Buffers.ArrayBufferWriter<byte>();
+        new QemuStreamWriter(output, new QemuStreamHead("pc", 1, [block])).Discard(block, new PageNumber(3), 2);
+        Assert.Equal(
+            "08000600" + "19" + "00" + "06" + Convert.ToHexString("pc.ram"u8) + "00" + "0000000000003000"
+            + "0000000000002000", Convert.ToHexString(output.WrittenSpan));
+    }
 }

@@ -267,7 +267,8 @@ internal static class MigrationAnswers
                     + $"99 % within {Units.Pause(faults.Worst99Ms)}, longest {Units.Pause(faults.LongestMs)}"
                 : ""),
             ("slowed", migration.ThrottlePercent > 0
-                ? Units.Invariant($"by up to {migration.ThrottlePercent} % of its processor time") : ""),
+                ? Units.Invariant($"by {migration.ThrottledPercent} % of its processor time at most; ")
+                    + Units.Invariant($"{migration.ThrottlePercent} % were allowed") : ""),
             .. migration.StepsTaken.Select((step, index) => (index == 0 ? "steps" : "", step)),
             ("forecast", migration.Forecast is { } forecast
                 ? $"{Range(Units.Bytes(forecast.BytesLow, wide), Units.Bytes(forecast.BytesHigh, wide))}, "

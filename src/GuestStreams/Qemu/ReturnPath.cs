@@ -100,39 +100,6 @@ public static class ReturnPathWriter
 
     public static void Pong(IBufferWriter<byte> output, uint value) => Write(output, ReturnPathType.Pong, value);
 
-    /// <summary>The destination has every page of a block: the answer to RECV_BITMAP that asks for nothing.</summary>
-    public static void HasAllOf(IBufferWriter<byte> output, string block, long pages)
-    {
-        byte[] name = System.Text.Encoding.UTF8.GetBytes(block);
-        int bitmap = checked((int)((pages + 63) / 64 * 8));
-        int length = 4 + 1 + name.Length + 8 + bitmap + 8;
-        Span<byte> message = output.GetSpan(length);
-        BinaryPrimitives.WriteUInt16BigEndian(message, RecvBitmap);
-        BinaryPrimitives.WriteUInt16BigEndian(message[2..], checked((ushort)(1 + name.Length)));
-        message[4] = (byte)name.Length;
-        name.CopyTo(message[5..]);
-        // What follows stands outside the length that the message states.
-        Span<byte> rest = message[(5 + name.Length)..length];
-        BinaryPrimitives.WriteInt64BigEndian(rest, bitmap);
-        rest.Slice(8, bitmap).Fill(0xFF);
-        BinaryPrimitives.WriteUInt64BigEndian(rest[(8 + bitmap)..], BitmapEnd);
-        output.Advance(length);
-    }
-
-    /// <summary>The destination is ready to go on with a postcopy whose connection broke.</summary>
-    public static void ResumeAck(IBufferWriter<byte> output)
-    {
-        Span<byte> message = output.GetSpan(8);
-        BinaryPrimitives.WriteUInt16BigEndian(message, ResumeAcknowledged);
-        BinaryPrimitives.WriteUInt16BigEndian(message[2..], 4);
-        BinaryPrimitives.WriteUInt32BigEndian(message[4..], 1);
-        output.Advance(8);
-    }
-
-    private const ushort RecvBitmap = 5;
-    private const ushort ResumeAcknowledged = 6;
-    private const ulong BitmapEnd = 0x0123456789ABCDEF;
-
     public static void SwitchoverAck(IBufferWriter<byte> output)
     {
         BinaryPrimitives.WriteUInt32BigEndian(output.GetSpan(4), (uint)ReturnPathType.SwitchoverAck << 16);

@@ -166,6 +166,7 @@ public sealed partial class SourceTransfer
                 break;
             case Effect.Throttle throttle:
                 await ThrottleAsync(throttle.Percent);
+                _ = WatchThrottleAsync();
                 break;
             case Effect.AskForTurn:
                 _ = AwaitTurnAsync();
@@ -295,6 +296,30 @@ public sealed partial class SourceTransfer
             ["max-cpu-throttle"] = percent,
             ["throttle-trigger-threshold"] = 1,
         }, default);
+
+    private async Task WatchThrottleAsync()
+    {
+        if (Interlocked.Exchange(ref _watchesThrottle, 1) != 0)
+        {
+            return;
+        }
+
+        try
+        {
+            // Not in the pause: QEMU answers nothing then.
+            while (_engine.Phase == MigrationPhase.Copying)
+            {
+                JsonNode? state = await machine.ExecuteAsync("query-migrate", null, default);
+                int percent = (int?)state?["cpu-throttle-percentage"] ?? 0;
+                Enter(_ => _engine.Throttled(percent));
+                await Task.Delay(ThrottleLookEvery);
+            }
+        }
+        catch (Exception e) when (e is QmpException or GodwitException or IOException)
+        {
+            // The report says less than it could.
+        }
+    }
 
     private async Task AwaitTurnAsync()
     {

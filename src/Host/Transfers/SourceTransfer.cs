@@ -34,6 +34,7 @@ public sealed partial class SourceTransfer(
     string runtimeDirectory, DepartureSteps handOver, ILogger logger, SwitchoverTurns? turns = null)
 {
     private const int TickMilliseconds = 10;
+    private static readonly TimeSpan ThrottleLookEvery = TimeSpan.FromSeconds(1);
     private const int ReportMilliseconds = 250;
     private const int FeedBufferBytes = 256 << 10;
     private const int FreshSections = 2;
@@ -61,6 +62,7 @@ public sealed partial class SourceTransfer(
     private bool _held;
     private IDisposable? _turn;
     private long? _bandwidth;
+    private int _watchesThrottle;
     private long _givenUpAt;
 
     /// <summary>The newest state; safe from any thread.</summary>

@@ -1,16 +1,5 @@
 namespace Godwit.Migration.Convergence;
 
-/// <summary>Whether more rounds help.</summary>
-public enum ConvergenceVerdict
-{
-    /// <summary>Each round leaves less than the one before.</summary>
-    Converging,
-    /// <summary>The rounds leave as much as they send, and there is a step left to take.</summary>
-    Stalled,
-    /// <summary>They leave as much as they send, and every step has been taken.</summary>
-    Hopeless,
-}
-
 /// <summary>Predicts what further rounds would leave to send.</summary>
 /// <remarks>
 /// A round that sends S bytes at rate R takes S / R, in which the guest dirties D S / R anew: each round leaves
@@ -49,12 +38,6 @@ public sealed class ConvergenceModel
         StalledRounds = 0;
         _previous = long.MaxValue;
     }
-
-    /// <summary>Rounds until <paramref name="pagesThatFit"/> are left; null if they never come to that.</summary>
-    public int? RoundsLeft(long pages, long pagesThatFit) =>
-        pages <= pagesThatFit ? 0
-        : Ratio is <= 0 or >= RatioMax || pagesThatFit <= 0 ? null
-        : (int)Math.Ceiling(Math.Log((double)pagesThatFit / pages) / Math.Log(Ratio));
 
     /// <summary>By how much, in percent, the guest has to write less for rounds to shrink by a third.</summary>
     public static int ThrottleNeeded(double unslowedRatio) =>
