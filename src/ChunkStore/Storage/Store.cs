@@ -134,27 +134,47 @@ public sealed class Store
     /// <summary>Everywhere that a chunk lies, those places that stay first.</summary>
     internal IReadOnlyList<(ChunkIndex Index, int Entry)> Find(ChunkId id)
     {
-        State state = _state;
         var lasting = new List<(ChunkIndex, int)>();
         var leaving = new List<(ChunkIndex, int)>();
-        for (int i = 0; i < state.Indexes.Count; i++)
-        {
-            ChunkIndex index = state.Indexes[i];
-            index.TryFind(id, out int entry);
-            for (; entry < index.Count && index.IdAt(entry) == id; entry++)
-            {
-                int pack = index.PackOf(entry);
-                if ((uint)pack < (uint)index.Packs.Length && state.Packs.Contains(index.Packs[pack]))
-                {
-                    (state.MayBuildOn[i][pack] ? lasting : leaving).Add((index, entry));
-                }
-            }
-        }
-
+        Find(_state, id, lasting, leaving);
         return [.. lasting, .. leaving];
     }
 
-    /// <summary>The first of them; false if there is none.</summary>
+    /// <summary>All places of a chunk that stay; if none does, all the others.</summary>
+    /// <param name="places">Emptied, then filled.</param>
+    /// <returns>Whether these places stay.</returns>
+    internal bool FindLive(ChunkId id, List<(ChunkIndex Index, int Entry)> places)
+    {
+        places.Clear();
+        State state = _state;
+        Find(state, id, places, null);
+        if (places.Count > 0)
+        {
+            return true;
+        }
+
+        Find(state, id, null, places);
+        return false;
+    }
+
+    /// <summary>What a pack holds.</summary>
+    internal IEnumerable<ChunkId> EntriesOf(ChunkId pack)
+    {
+        // Each index that names a pack names all that is in it.
+        if (_state.Indexes.FirstOrDefault(index => index.Packs.Contains(pack)) is { } index)
+        {
+            int number = Array.IndexOf(index.Packs, pack);
+            for (int entry = 0; entry < index.Count; entry++)
+            {
+                if (index.PackOf(entry) == number)
+                {
+                    yield return index.IdAt(entry);
+                }
+            }
+        }
+    }
+
+    /// <summary>The first place of a chunk, one that stays if there is one; false if there is none.</summary>
     internal bool TryFindFirst(ChunkId id, out ChunkIndex? index, out int entry)
     {
         if (TryFindLasting(_state, id, out index, out entry))
@@ -206,6 +226,24 @@ public sealed class Store
         {
             _state = new State(
                 [.. _state.Indexes.Where(index => !indexes.Contains(index))], _state.Packs, _state.Condemned);
+        }
+    }
+
+    private static void Find(
+        State state, ChunkId id, List<(ChunkIndex, int)>? lasting, List<(ChunkIndex, int)>? leaving)
+    {
+        for (int i = 0; i < state.Indexes.Count; i++)
+        {
+            ChunkIndex index = state.Indexes[i];
+            index.TryFind(id, out int entry);
+            for (; entry < index.Count && index.IdAt(entry) == id; entry++)
+            {
+                int pack = index.PackOf(entry);
+                if ((uint)pack < (uint)index.Packs.Length && state.Packs.Contains(index.Packs[pack]))
+                {
+                    (state.MayBuildOn[i][pack] ? lasting : leaving)?.Add((index, entry));
+                }
+            }
         }
     }
 

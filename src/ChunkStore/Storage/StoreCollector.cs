@@ -23,6 +23,8 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
     /// <summary>A session that is older is one whose host never came back.</summary>
     public static readonly TimeSpan SessionAgeMax = TimeSpan.FromHours(24);
 
+    private const string SessionPrefix = "gc-";
+
     // A pack with less than half of it in use is worth moving the rest.
     private const double LiveShareMin = 0.5;
 
@@ -32,7 +34,7 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
     /// <exception cref="ChunkLostException">A tree is damaged: nothing is removed.</exception>
     public CollectionReport Run(string runId, string host, long nowUnixMs)
     {
-        string own = $"gc-{runId}";
+        string own = SessionPrefix + runId;
         using StoreSession session = StoreSession.Begin(store, own, host, nowUnixMs, options.Random);
         // Before the parcels: a session that has ended by now has put its parcel before the look at them.
         (List<string> ripe, int waiting) = FindRipe(own, nowUnixMs);
@@ -57,7 +59,7 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         int condemned = 0;
         if (waste.Count > 0)
         {
-            string name = Condemn(runId, waste);
+            string name = Condemn(store, runId, waste, options.Random);
             int others = Wait(name, own, nowUnixMs);
             if (others == 0 && ParcelShelf.List(store).ToHashSet().IsSubsetOf(parcels))
             {
@@ -73,6 +75,17 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         }
 
         return new CollectionReport(live.Count, condemned, removed, freed, moved, waiting);
+    }
+
+    /// <summary>Says that nobody may build on packs any more.</summary>
+    internal static string Condemn(
+        Store store, string runId, IReadOnlySet<ChunkId> packs, Action<Span<byte>> random)
+    {
+        string name = $"{ObjectNames.Condemned}/{runId}";
+        store.Objects.PutIfAbsent(name, SealedText.Write(
+            new CondemnedNote([.. packs.Select(pack => pack.ToString())]), StoreJson.Default.CondemnedNote, store.Key,
+            random));
+        return name;
     }
 
     internal static HashSet<ChunkId> ReadCondemned(Store store, string name)
@@ -113,16 +126,10 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
             waiting += still;
         }
 
-        return (ripe, waiting);
-    }
-
-    private string Condemn(string runId, HashSet<ChunkId> packs)
-    {
-        string name = $"{ObjectNames.Condemned}/{runId}";
-        store.Objects.PutIfAbsent(name, SealedText.Write(
-            new CondemnedNote([.. packs.Select(pack => pack.ToString())]), StoreJson.Default.CondemnedNote, store.Key,
-            options.Random));
-        return name;
+        // What another collector has found to be needed may lie in what this one would remove. It has put its session
+        // before it looked, as this one has: of two at work at most one sees none.
+        int collectors = sessions.Count(session => session.StartsWith(SessionPrefix, StringComparison.Ordinal));
+        return ripe.Count == 0 || collectors == 0 ? (ripe, waiting) : ([], waiting + collectors);
     }
 
     // Notes who is at work now that the packs are condemned.

@@ -47,9 +47,13 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
             }
         }
 
+        HashSet<ChunkId> damaged = [];
         reader.Damaged += damage =>
+        {
+            damaged.Add(damage.Pack);
             Problem($"chunk {damage.Id} in pack {damage.Pack} at byte {damage.Offset}: {damage.Why}"
                 + (damage.HasTwin ? "; another copy is good" : ""));
+        };
         int parcels = 0;
         foreach ((string guest, string id) in ParcelShelf.List(store))
         {
@@ -73,7 +77,49 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
         }
 
         writer.Flush();
+        Retire(damaged, seen, lost, writer);
         return new VerificationReport(parcels, seen.Count, reader.BytesRead, _problems, lost, repaired);
+    }
+
+    // What parcels need of damaged packs is put again, and they are condemned: nobody builds on them any more, or comes
+    // upon the damage again. A pack stays if it is the only one that has something, damaged as it is.
+    private void Retire(HashSet<ChunkId> damaged, HashSet<ChunkId> named, List<ChunkId> lost, StoreWriter writer)
+    {
+        using StoreReader reader = store.OpenReader();
+        HashSet<ChunkId> retired = [];
+        HashSet<ChunkId> nowhere = [.. lost];
+        foreach (ChunkId pack in damaged.Where(store.Packs.Contains))
+        {
+            ChunkId[] needed = [.. store.EntriesOf(pack).Where(named.Contains)];
+            if (needed.Any(nowhere.Contains))
+            {
+                continue;
+            }
+
+            try
+            {
+                foreach (ChunkId id in needed)
+                {
+                    byte[] chunk = reader.Read(id);
+                    writer.Add(id, chunk, Packs.Segment.GroupOf(chunk.Length));
+                }
+
+                retired.Add(pack);
+            }
+            catch (ChunkLostException e)
+            {
+                Problem(e.Message);
+            }
+        }
+
+        writer.Flush();
+        if (retired.Count > 0)
+        {
+            byte[] run = new byte[8];
+            options.Random(run);
+            StoreCollector.Condemn(store, $"verify-{Convert.ToHexStringLower(run)}", retired, options.Random);
+            store.Refresh();
+        }
     }
 
     private void Look(

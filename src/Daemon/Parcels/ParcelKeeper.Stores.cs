@@ -84,7 +84,9 @@ internal sealed partial class ParcelKeeper
                 }
             }
 
-            var report = new StoreVerifier(store, trust, Stores.WriterOptions(entry)).Run(contents, Rescue);
+            // What is put again takes the place of what goes with the next collection.
+            var options = Stores.WriterOptions(entry) with { QuotaBytes = 0 };
+            var report = new StoreVerifier(store, trust, options).Run(contents, Rescue);
             var response = new VerifyStoreResponse
             {
                 Parcels = (uint)report.Parcels,

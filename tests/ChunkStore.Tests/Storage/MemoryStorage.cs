@@ -12,6 +12,12 @@ internal sealed class MemoryStorage : IObjectStorage
 
     public int Changes { get; private set; }
 
+    /// <summary>Told what is about to be removed.</summary>
+    public Action<string>? Deleting { get; set; }
+
+    /// <summary>Whether listings are in the other order.</summary>
+    public bool ListsBackwards { get; set; }
+
     public IReadOnlyDictionary<string, byte[]> Objects => _objects;
 
     public MemoryStorage Copy()
@@ -52,11 +58,13 @@ internal sealed class MemoryStorage : IObjectStorage
     }
 
     public IReadOnlyList<StoredObject> List(string folder) =>
-        [.. _objects.Where(one => one.Key.StartsWith(folder + "/", StringComparison.Ordinal))
+        [.. (ListsBackwards ? _objects.Reverse() : _objects)
+            .Where(one => one.Key.StartsWith(folder + "/", StringComparison.Ordinal))
             .Select(one => new StoredObject(one.Key, one.Value.Length))];
 
     public void Delete(string name)
     {
+        Deleting?.Invoke(name);
         if (_objects.ContainsKey(name))
         {
             Change();
