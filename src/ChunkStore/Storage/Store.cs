@@ -191,6 +191,22 @@ public sealed class Store
         return false;
     }
 
+    /// <summary>A place of a chunk in a pack that no listing has shown.</summary>
+    internal bool TryFindUnlisted(ChunkId id, out ChunkIndex? index, out int entry)
+    {
+        foreach (ChunkIndex one in _state.Indexes)
+        {
+            if (one.TryFind(id, out entry) && (uint)one.PackOf(entry) < (uint)one.Packs.Length)
+            {
+                index = one;
+                return true;
+            }
+        }
+
+        (index, entry) = (null, 0);
+        return false;
+    }
+
     /// <summary>Puts an index of packs that were just put, and uses it from now on.</summary>
     internal void AddIndex(byte[] bytes)
     {
@@ -209,9 +225,10 @@ public sealed class Store
     /// <param name="without">Packs that are left out.</param>
     internal void Merge(IReadOnlyList<ChunkIndex> indexes, IReadOnlySet<ChunkId> without, ReadOnlySpan<byte> salt)
     {
-        // What is gone already is of no use to anybody.
-        HashSet<ChunkId> leftOut =
-            [.. without, .. indexes.SelectMany(index => index.Packs).Where(pack => !_state.Packs.Contains(pack))];
+        // What is gone already is of no use to anybody. A listing may be older than another host's index: only a look
+        // at the pack itself tells.
+        HashSet<ChunkId> leftOut = [.. without, .. indexes.SelectMany(index => index.Packs).Distinct()
+            .Where(pack => !_state.Packs.Contains(pack) && !IsThere(pack))];
         if (ChunkIndexBuilder.Merge(indexes, leftOut, Key, salt) is { } merged)
         {
             AddIndex(merged);
@@ -246,6 +263,9 @@ public sealed class Store
             }
         }
     }
+
+    private bool IsThere(ChunkId pack) =>
+        Objects.TryRead(ObjectNames.Pack(pack), 0, stackalloc byte[ObjectHeader.Size]);
 
     private static bool TryFindLasting(State state, ChunkId id, out ChunkIndex? index, out int entry)
     {

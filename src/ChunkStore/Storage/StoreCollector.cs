@@ -187,11 +187,12 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         int count = 0;
         if (packs.Count > 0)
         {
-            if (store.Indexes.Any(index => index.Packs.Any(packs.Contains)))
+            // Each by itself: one for all that there is might not fit.
+            byte[] salt = new byte[StoreKey.SaltBytes];
+            foreach (Packs.ChunkIndex index in store.Indexes.Where(index => index.Packs.Any(packs.Contains)))
             {
-                byte[] salt = new byte[StoreKey.SaltBytes];
                 options.Random(salt);
-                store.Merge(store.Indexes, packs, salt);
+                store.Merge([index], packs, salt);
             }
 
             foreach (StoredObject listed in store.Objects.List(ObjectNames.Packs))

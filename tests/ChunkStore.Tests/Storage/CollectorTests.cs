@@ -34,6 +34,25 @@ public class CollectorTests
         Assert.Empty(storage.List("sessions"));
     }
 
+    // Goal: a store may grow beyond what one index can hold; so none but those that name what goes are written again.
+    [Fact]
+    public void An_index_of_packs_that_stay_is_left_alone()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        rig.Suspend(store, "p1", First);
+        string[] kept = [.. storage.List("indexes").Select(one => one.Name)];
+        int[] other = [.. Enumerable.Range(1000, 200)];
+        rig.Suspend(store, "p2", other);
+        rig.Suspend(store, "p3", [.. other, .. Enumerable.Range(2000, 50)]);
+        ParcelShelf.Remove(store, StoreRig.Guest, "p2");
+        ParcelShelf.Remove(store, StoreRig.Guest, "p3");
+        Assert.True(Collect(rig, store, "g1").PacksRemoved > 1);
+        Assert.Equal(kept, storage.List("indexes").Select(one => one.Name));
+        StoreRig.Expect(rig.Open(), "p1", First);
+    }
+
     // Goal: a writer that found a chunk before its pack was condemned keeps it.
     [Fact]
     public void A_session_keeps_what_it_may_have_built_on()

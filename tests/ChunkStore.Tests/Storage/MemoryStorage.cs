@@ -15,6 +15,9 @@ internal sealed class MemoryStorage : IObjectStorage
     /// <summary>Told what is about to be removed.</summary>
     public Action<string>? Deleting { get; set; }
 
+    /// <summary>What no listing shows.</summary>
+    public Func<string, bool> Hides { get; set; } = _ => false;
+
     /// <summary>Whether listings are in the other order.</summary>
     public bool ListsBackwards { get; set; }
 
@@ -59,7 +62,7 @@ internal sealed class MemoryStorage : IObjectStorage
 
     public IReadOnlyList<StoredObject> List(string folder) =>
         [.. (ListsBackwards ? _objects.Reverse() : _objects)
-            .Where(one => one.Key.StartsWith(folder + "/", StringComparison.Ordinal))
+            .Where(one => one.Key.StartsWith(folder + "/", StringComparison.Ordinal) && !Hides(one.Key))
             .Select(one => new StoredObject(one.Key, one.Value.Length))];
 
     public void Delete(string name)

@@ -85,6 +85,29 @@ public class StoreTests
         }
     }
 
+    // Goal: a file system that shows another host's index before its pack loses nothing: the pack is read by its name,
+    // and what indexes are merged meanwhile keep it.
+    [Fact]
+    public void A_listing_that_is_behind_loses_nothing()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        int[] memory = [.. Enumerable.Range(1, 60)];
+        rig.Suspend(rig.Open(), "p1", memory);
+        HashSet<string> unseen = [.. storage.Objects.Keys];
+        storage.Hides = name => name.StartsWith("packs/", StringComparison.Ordinal) && unseen.Contains(name);
+        Store store = rig.Open();
+        StoreRig.Expect(store, "p1", memory);
+        for (int i = 0; i < 8; i++)
+        {
+            rig.Suspend(store, $"q{i}", [.. Enumerable.Range((i * 100) + 1000, 50)]);
+        }
+
+        Assert.InRange(storage.List("indexes").Count, 1, 7);
+        storage.Hides = _ => false;
+        StoreRig.Expect(rig.Open(), "p1", memory);
+    }
+
     // Goal: nothing damaged is ever given out, wherever the damage is, and an encrypted store shows no content.
     [Theory]
     [InlineData(false)]
