@@ -53,9 +53,16 @@ public sealed class StoreSession : IDisposable
     {
         foreach (StoredObject listed in store.Objects.List(ObjectNames.Sessions))
         {
-            if (TryRead(store, listed.Name) is { } note && note.Host == host)
+            try
             {
-                store.Objects.Delete(listed.Name);
+                if (TryRead(store, listed.Name) is { } note && note.Host == host)
+                {
+                    store.Objects.Delete(listed.Name);
+                }
+            }
+            catch (StoreFormatException)
+            {
+                // Nobody knows whose it is: the collector waits for it a day.
             }
         }
     }

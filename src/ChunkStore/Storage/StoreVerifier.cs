@@ -9,10 +9,11 @@ namespace Godwit.ChunkStore.Storage;
 /// <param name="BytesRead">Bytes of packs that were read.</param>
 /// <param name="Problems">What is wrong, each in one line; empty if nothing is.</param>
 /// <param name="Lost">Chunks that cannot be had any more.</param>
-/// <param name="Repaired">Chunks of which a good copy was put again.</param>
+/// <param name="Repaired">Chunks of which a good copy was put again, and objects that were made again.</param>
+/// <param name="Unrepaired">Problems that are as they were: chunks that are lost included.</param>
 public sealed record VerificationReport(
     int Parcels, long Chunks, long BytesRead, IReadOnlyList<string> Problems, IReadOnlyList<ChunkId> Lost,
-    int Repaired);
+    int Repaired, int Unrepaired);
 
 /// <summary>Finds another copy of a chunk, outside the store; null if there is none.</summary>
 public delegate byte[]? ChunkRescue(ChunkId id);
@@ -24,7 +25,9 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
     private readonly List<string> _problems = [];
 
     /// <summary>Looks through all parcels.</summary>
-    /// <param name="contents">True: every chunk is read and named again. False: that it is listed is enough.</param>
+    /// <param name="contents">
+    /// True: every chunk is read and named again, and what is damaged is repaired. False: that it is listed is enough.
+    /// </param>
     /// <param name="rescue">Asked for chunks that the store cannot give; null if there is nobody to ask.</param>
     public VerificationReport Run(bool contents, ChunkRescue? rescue)
     {
@@ -32,19 +35,20 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
         using var writer = new StoreWriter(store, options);
         HashSet<ChunkId> seen = [];
         List<ChunkId> lost = [];
-        int repaired = 0;
-        void Restore(ChunkId id, byte[]? twin)
+        (int repaired, int unrepaired) = LookAtIndexes(contents);
+        string parcel = "";
+        byte[]? Restore(ChunkId id)
         {
-            if ((twin ?? rescue?.Invoke(id)) is { } chunk && ChunkId.Of(chunk) == id)
+            if (rescue?.Invoke(id) is { } chunk && ChunkId.Of(chunk) == id)
             {
                 writer.Add(id, chunk, Packs.Segment.GroupOf(chunk.Length));
                 repaired++;
+                return chunk;
             }
-            else
-            {
-                lost.Add(id);
-                Problem($"chunk {id} is lost");
-            }
+
+            lost.Add(id);
+            Problem($"chunk {id} is lost; parcel {parcel} needs it");
+            return null;
         }
 
         HashSet<ChunkId> damaged = [];
@@ -65,6 +69,7 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
                 }
 
                 parcels++;
+                parcel = id;
                 foreach (ParcelPart part in manifest.Parts)
                 {
                     Look(part, reader, seen, contents, Restore);
@@ -73,12 +78,40 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
             catch (Exception e) when (e is ParcelRefusedException or ChunkLostException or StoreFormatException)
             {
                 Problem($"parcel {id}: {e.Message}");
+                unrepaired++;
             }
         }
 
         writer.Flush();
-        Retire(damaged, seen, lost, writer);
-        return new VerificationReport(parcels, seen.Count, reader.BytesRead, _problems, lost, repaired);
+        if (contents)
+        {
+            Retire(damaged, seen, lost, writer);
+        }
+
+        return new VerificationReport(
+            parcels, seen.Count, reader.BytesRead, _problems, lost, repaired, unrepaired + lost.Count);
+    }
+
+    private (int Repaired, int Unrepaired) LookAtIndexes(bool contents)
+    {
+        if (!contents)
+        {
+            store.Refresh();
+            foreach (StoreFormatException e in store.Broken)
+            {
+                Problem(e.Message);
+            }
+
+            return (0, store.Broken.Count);
+        }
+
+        (IReadOnlyList<string> repaired, IReadOnlyList<string> broken) = store.Recover(options.Random);
+        foreach (string problem in repaired.Concat(broken))
+        {
+            Problem(problem);
+        }
+
+        return (repaired.Count, broken.Count);
     }
 
     // What parcels need of damaged packs is put again, and they are condemned: nobody builds on them any more, or comes
@@ -123,7 +156,7 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
     }
 
     private void Look(
-        ParcelPart part, StoreReader reader, HashSet<ChunkId> seen, bool contents, Action<ChunkId, byte[]?> restore)
+        ParcelPart part, StoreReader reader, HashSet<ChunkId> seen, bool contents, ChunkRescue restore)
     {
         const int pagesAtOnce = 4096;
         var pages = new List<ChunkId>();
@@ -134,7 +167,7 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
             {
                 pages.Add(page);
             }
-        });
+        }, restore);
         foreach (ChunkId[] ids in pages.Chunk(pagesAtOnce))
         {
             if (contents)
@@ -145,12 +178,12 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
 
             foreach (ChunkId id in ids.Where(id => store.Find(id).Count == 0))
             {
-                restore(id, null);
+                restore(id);
             }
         }
     }
 
-    private static void ReadThrough(ChunkId[] ids, StoreReader reader, Action<ChunkId, byte[]?> restore)
+    private static void ReadThrough(ChunkId[] ids, StoreReader reader, ChunkRescue restore)
     {
         try
         {
@@ -166,7 +199,7 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
         }
         catch (ChunkLostException e)
         {
-            restore(e.Id, null);
+            restore(e.Id);
         }
     }
 

@@ -59,16 +59,19 @@ public static class ChunkTree
     /// <param name="enter">Told a node's id, says whether to go on below it. Asked once for each node of the tree.
     /// </param>
     /// <param name="page">Told the pages of the nodes that were entered.</param>
-    /// <exception cref="ChunkLostException">A node cannot be had.</exception>
+    /// <param name="rescue">Asked for nodes that cannot be had; what is below those that it has not either is left out.
+    /// </param>
+    /// <exception cref="ChunkLostException">A node cannot be had, and nobody can be asked.</exception>
     public static void Walk(
-        ChunkId root, long pages, StoreReader reader, Func<ChunkId, bool> enter, Action<ChunkId> page)
+        ChunkId root, long pages, StoreReader reader, Func<ChunkId, bool> enter, Action<ChunkId> page,
+        ChunkRescue? rescue = null)
     {
         ChunkId[] ids = root.IsZeros || !enter(root) ? [] : [root];
         Span<ChunkId> children = stackalloc ChunkId[TreeNode.Fanout];
         for (int level = TreeNode.RootLevel(pages); ids.Length > 0; level--)
         {
             var below = new List<ChunkId>();
-            foreach (byte[] node in ReadAll(ids, reader))
+            foreach (byte[] node in rescue is null ? ReadAll(ids, reader) : ReadAll(ids, reader, rescue))
             {
                 Require(node, level, children);
                 foreach (ChunkId child in children)
@@ -179,6 +182,24 @@ public static class ChunkTree
 
         reader.Read(wanted, (tag, chunk) => nodes[tag] = chunk.ToArray());
         return nodes;
+    }
+
+    // Empty for one that cannot be had.
+    private static byte[][] ReadAll(ChunkId[] ids, StoreReader reader, ChunkRescue rescue)
+    {
+        try
+        {
+            return ReadAll(ids, reader);
+        }
+        catch (ChunkLostException) when (ids.Length > 1)
+        {
+            // One of them: each by itself.
+            return [.. ids.Select(id => ReadAll([id], reader, rescue)[0])];
+        }
+        catch (ChunkLostException e)
+        {
+            return [rescue(e.Id) ?? []];
+        }
     }
 
     private static void Require(byte[] node, int level, Span<ChunkId> children)

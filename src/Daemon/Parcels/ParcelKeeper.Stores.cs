@@ -94,6 +94,7 @@ internal sealed partial class ParcelKeeper
                 ReadBytes = (ulong)report.BytesRead,
                 Lost = (uint)report.Lost.Count,
                 Repaired = (uint)report.Repaired,
+                Unrepaired = (uint)report.Unrepaired,
             };
             response.Problems.AddRange(report.Problems);
             return response;
