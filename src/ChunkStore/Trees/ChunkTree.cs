@@ -8,6 +8,9 @@ public delegate ChunkId NodeSink(ReadOnlySpan<byte> node);
 /// <summary>Trees over the pages of a memory or a disk: equal contents have equal roots, whoever built them.</summary>
 public static class ChunkTree
 {
+    /// <summary>Pages of the largest tree that is loaded whole: 1 TiB, which takes 8 GiB for their ids.</summary>
+    public const long LoadedPagesMax = 1L << 28;
+
     /// <summary>Builds a tree bottom up.</summary>
     /// <param name="pages">The id of each page, default for one of zeros; they are in the store already.</param>
     /// <param name="put">Takes every node that is not all zeros.</param>
@@ -43,9 +46,18 @@ public static class ChunkTree
     /// <param name="pages">Pages it covers.</param>
     /// <returns>The id of each page, default for one of zeros.</returns>
     /// <exception cref="ChunkLostException">A node cannot be had.</exception>
-    /// <exception cref="StoreFormatException">A node is none of its level, or names pages past the end.</exception>
+    /// <exception cref="StoreFormatException">
+    /// A node is none of its level, or names pages past the end; or there are over <see cref="LoadedPagesMax"/>.
+    /// </exception>
     public static ChunkId[] Load(ChunkId root, long pages, StoreReader reader)
     {
+        // What a manifest says costs nothing to say.
+        if (pages > LoadedPagesMax)
+        {
+            throw new StoreFormatException(
+                $"tree {root}", $"it is said to have {pages} pages; {LoadedPagesMax} are loaded");
+        }
+
         ChunkId[] ids = [root];
         for (int level = TreeNode.RootLevel(pages); pages > 0 && level >= 0; level--)
         {
