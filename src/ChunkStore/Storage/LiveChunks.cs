@@ -11,8 +11,12 @@ internal sealed class LiveChunks
     private readonly Store _store;
     private readonly Dictionary<ChunkIndex, BitArray> _marks = [];
     private readonly List<(ChunkIndex Index, int Entry)> _places = [];
+    private readonly HashSet<(string Guest, string Id)> _parcels = [];
 
     private LiveChunks(Store store) => _store = store;
+
+    /// <summary>Parcels that were looked at; one that went before it was is not among them.</summary>
+    public IReadOnlySet<(string Guest, string Id)> Parcels => _parcels;
 
     /// <summary>Chunks that are named.</summary>
     public long Count { get; private set; }
@@ -26,9 +30,17 @@ internal sealed class LiveChunks
         var live = new LiveChunks(store);
         foreach ((string guest, string id) in parcels)
         {
-            // Removed since the listing: then nobody needs it.
-            if (ParcelShelf.Find(store, guest, id, judge) is { } manifest)
+            if (ParcelShelf.Find(store, guest, id, judge) is not { } manifest)
             {
+                // Removed since the listing, then nobody needs it; or void.
+                if (!ParcelShelf.IsGone(store, guest, id))
+                {
+                    live._parcels.Add((guest, id));
+                }
+            }
+            else
+            {
+                live._parcels.Add((guest, id));
                 foreach (ParcelPart part in manifest.Parts)
                 {
                     ChunkTree.Walk(part.RootId, part.Pages, reader, live.Add, page => live.Add(page));

@@ -105,10 +105,12 @@ public sealed partial class Store
     /// An index that is damaged is passed over, and what it said is asked of the packs that no other one names.
     /// </remarks>
     /// <exception cref="StoreFormatException">An index is of a later version.</exception>
+    /// <exception cref="StorageException">Another store lies there now, or none.</exception>
     public void Refresh()
     {
         lock (_changing)
         {
+            RequireSame();
             const int Attempts = 8;
             for (int attempt = 1; ; attempt++)
             {
@@ -286,6 +288,19 @@ public sealed partial class Store
                     (state.MayBuildOn[i][pack] ? lasting : leaving)?.Add((index, entry));
                 }
             }
+        }
+    }
+
+    // What is mounted may come and go beneath a process.
+    private void RequireSame()
+    {
+        StoreDescriptor there = Find(Objects) ?? throw new StorageException(
+            StorageFailure.Unreachable, "there is no store (is the file system mounted?)");
+        if (there != Descriptor)
+        {
+            throw new StorageException(StorageFailure.Changed, there.Id == Descriptor.Id
+                ? $"store {there.Id} has another key now"
+                : $"store {there.Id} lies there now, and it was {Descriptor.Id}");
         }
     }
 

@@ -69,7 +69,7 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         {
             string name = Condemn(store, runId, waste, options.Random);
             int others = Wait(name, own, nowUnixMs);
-            if (others == 0 && ParcelShelf.List(store).ToHashSet().IsSubsetOf(parcels))
+            if (others == 0 && live.Parcels.IsSupersetOf(ParcelShelf.List(store)))
             {
                 // Nobody is at work, and nobody has finished meanwhile: there is nothing to wait for.
                 (int more, long bytes) = Remove(waste, [name]);

@@ -114,6 +114,22 @@ public class CollectorTests
         StoreRig.Expect(rig.Open(), "p2", Second);
     }
 
+    [Fact]
+    public void A_manifest_that_is_listed_and_said_not_to_be_there_keeps_everything()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        rig.Suspend(store, "p1", First);
+        storage.Misses = name => name.StartsWith("parcels/", StringComparison.Ordinal);
+        Assert.Throws<StorageException>(() => Collect(rig, store, "g1"));
+        storage.Misses = _ => false;
+        StoreRig.Expect(rig.Open(), "p1", First);
+        Assert.True(ParcelShelf.TryVoid(store, StoreRig.Guest, "p2"));
+        Collect(rig, store, "g2");
+        StoreRig.Expect(rig.Open(), "p1", First);
+    }
+
     // Goal: what was repaired is kept, whichever copy a listing shows first; the damaged pack goes and is not reported
     // again.
     [Theory]

@@ -18,6 +18,9 @@ internal sealed class MemoryStorage : IObjectStorage
     /// <summary>What no listing shows.</summary>
     public Func<string, bool> Hides { get; set; } = _ => false;
 
+    /// <summary>What is said not to be there when it is read.</summary>
+    public Func<string, bool> Misses { get; set; } = _ => false;
+
     /// <summary>Whether listings are in the other order.</summary>
     public bool ListsBackwards { get; set; }
 
@@ -47,7 +50,7 @@ internal sealed class MemoryStorage : IObjectStorage
     }
 
     public ReadOnlyMemory<byte>? TryReadAll(string name) =>
-        _objects.TryGetValue(name, out byte[]? content) ? (ReadOnlyMemory<byte>?)content : null;
+        _objects.TryGetValue(name, out byte[]? content) && !Misses(name) ? (ReadOnlyMemory<byte>?)content : null;
 
     public bool TryRead(string name, long offset, Span<byte> part)
     {
