@@ -46,6 +46,10 @@ public static partial class ErrorCatalog
             "The store stopped answering while it took the parcel. The guest stands still until the store says whether "
                 + "the parcel is there: it then sleeps, or runs on.",
             "Bring the store back; nothing else is to be done.");
+        add("parcel-busy", ExitCodes.Failed,
+            "The guest writes to its memory faster than the store takes it: a checkpoint would have to hold too much "
+            + "of it in this host's memory. The guest runs on.",
+            "Take the checkpoint when the guest has less to do, or suspend it.");
         add("store-unknown", ExitCodes.NotFound,
             "This host knows no store of that name, or several and none was named.",
             "'godwit store stats' lists the stores; 'godwit store create NAME --at DIRECTORY' makes one known.");
@@ -64,6 +68,16 @@ public static partial class ErrorCatalog
         add("store-denied", ExitCodes.Authentication,
             "The store refuses this host.",
             "Check the owner and mode of its directory, or the keys of its bucket.");
+        add("store-unsuited", ExitCodes.Refused,
+            "The file system cannot do what a store needs: it has no hard links.",
+            "Put the store on ext4, XFS, Btrfs or NFS, for example.");
+        add("store-changed", ExitCodes.Failed,
+            "Another store lies where this one was, or this host is no longer known to be at work on it. Nothing was "
+            + "made of what had been put.",
+            "Check what is mounted there, and the clocks of its hosts; then try again.");
+        add("store-busy", ExitCodes.Refused,
+            "The host is at work on the store, or a guest of it sleeps there.",
+            "Wait until the work has ended, or resume the guest.");
         add("store-newer", ExitCodes.Refused,
             "The store, or the parcel, was written by a later version of godwitd.",
             "Install that version, or a newer one.");

@@ -79,6 +79,16 @@ public static class ParcelShelf
             ? manifest : throw new ParcelRefusedException(id, $"it says that it is parcel {manifest.Id}");
     }
 
+    /// <summary>Whether there is neither a parcel nor a void one.</summary>
+    /// <exception cref="StorageException">It is listed, and it is not there to be read.</exception>
+    internal static bool IsGone(Store store, string guest, string id)
+    {
+        string name = NameOf(guest, id);
+        return store.Objects.TryReadAll(name) is null && (!List(store).Contains((guest, id))
+            ? true : throw new StorageException(
+                StorageFailure.Unreachable, $"{name} is listed, and it is not there to be read"));
+    }
+
     /// <summary>Ids of all parcels, with their guests.</summary>
     public static IReadOnlyList<(string Guest, string Id)> List(Store store)
     {

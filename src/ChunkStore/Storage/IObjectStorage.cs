@@ -13,7 +13,7 @@ public readonly record struct StoredObject(string Name, long Bytes);
 public interface IObjectStorage
 {
     /// <summary>Stores an object whole, if there is none of this name; durable when it returns.</summary>
-    /// <returns>False if there is one already, which stays as it is.</returns>
+    /// <returns>False if there is one already, which stays as it is, and is durable too.</returns>
     bool PutIfAbsent(string name, ReadOnlyMemory<byte> content);
 
     /// <summary>Reads a whole object; null if there is none.</summary>
@@ -40,6 +40,10 @@ public enum StorageFailure
     Full,
     /// <summary>It refuses this host.</summary>
     Denied,
+    /// <summary>It cannot do what a store needs.</summary>
+    Unsuited,
+    /// <summary>It is not what it was: what was relied on may be gone.</summary>
+    Changed,
 }
 
 /// <summary>Storage has failed. What was put before is safe; what was being put may or may not be there.</summary>

@@ -10,8 +10,13 @@ internal sealed class LiveChunks
 {
     private readonly Store _store;
     private readonly Dictionary<ChunkIndex, BitArray> _marks = [];
+    private readonly List<(ChunkIndex Index, int Entry)> _places = [];
+    private readonly HashSet<(string Guest, string Id)> _parcels = [];
 
     private LiveChunks(Store store) => _store = store;
+
+    /// <summary>Parcels that were looked at; one that went before it was is not among them.</summary>
+    public IReadOnlySet<(string Guest, string Id)> Parcels => _parcels;
 
     /// <summary>Chunks that are named.</summary>
     public long Count { get; private set; }
@@ -25,9 +30,17 @@ internal sealed class LiveChunks
         var live = new LiveChunks(store);
         foreach ((string guest, string id) in parcels)
         {
-            // Removed since the listing: then nobody needs it.
-            if (ParcelShelf.Find(store, guest, id, judge) is { } manifest)
+            if (ParcelShelf.Find(store, guest, id, judge) is not { } manifest)
             {
+                // Removed since the listing, then nobody needs it; or void.
+                if (!ParcelShelf.IsGone(store, guest, id))
+                {
+                    live._parcels.Add((guest, id));
+                }
+            }
+            else
+            {
+                live._parcels.Add((guest, id));
                 foreach (ParcelPart part in manifest.Parts)
                 {
                     ChunkTree.Walk(part.RootId, part.Pages, reader, live.Add, page => live.Add(page));
@@ -46,7 +59,8 @@ internal sealed class LiveChunks
     public Dictionary<ChunkId, (int Live, int All)> ByPack()
     {
         var packs = _store.Packs.ToDictionary(pack => pack, _ => (Live: 0, All: 0));
-        foreach (ChunkIndex index in _store.Indexes)
+        // Indexes that were merged since they were marked still say what is live.
+        foreach (ChunkIndex index in _store.Indexes.Union(_marks.Keys))
         {
             _marks.TryGetValue(index, out BitArray? marks);
             for (int entry = 0; entry < index.Count; entry++)
@@ -64,14 +78,15 @@ internal sealed class LiveChunks
         return packs;
     }
 
-    /// <summary>The live chunks that some packs hold.</summary>
+    /// <summary>The live chunks of which nothing would last if some packs went.</summary>
     public IEnumerable<ChunkId> In(IReadOnlySet<ChunkId> packs)
     {
         foreach ((ChunkIndex index, BitArray marks) in _marks)
         {
             for (int entry = 0; entry < index.Count; entry++)
             {
-                if (marks[entry] && packs.Contains(index.Packs[index.PackOf(entry)]))
+                if (marks[entry] && packs.Contains(index.Packs[index.PackOf(entry)])
+                    && !LastsWithout(packs, index.IdAt(entry)))
                 {
                     yield return index.IdAt(entry);
                 }
@@ -79,26 +94,36 @@ internal sealed class LiveChunks
         }
     }
 
-    // True the first time.
+    private bool LastsWithout(IReadOnlySet<ChunkId> packs, ChunkId id)
+    {
+        var places = new List<(ChunkIndex Index, int Entry)>();
+        return _store.FindLive(id, places) && places.Any(
+            place => !packs.Contains(place.Index.Packs[place.Index.PackOf(place.Entry)]));
+    }
+
+    // True the first time. A chunk that lies in several packs is marked in all of them: which of them holds it whole
+    // is not known without reading it, and another collector may be removing one of them.
     private bool Add(ChunkId id)
     {
-        if (!_store.TryFindFirst(id, out ChunkIndex? index, out int entry))
+        _store.FindLive(id, _places);
+        if (_places.Count == 0)
         {
             throw new ChunkLostException(id, "a parcel names it and no index knows it");
         }
 
-        if (!_marks.TryGetValue(index!, out BitArray? marks))
+        bool isNew = false;
+        foreach ((ChunkIndex index, int entry) in _places)
         {
-            _marks[index!] = marks = new BitArray(index!.Count);
+            if (!_marks.TryGetValue(index, out BitArray? marks))
+            {
+                _marks[index] = marks = new BitArray(index.Count);
+            }
+
+            isNew |= !marks[entry];
+            marks[entry] = true;
         }
 
-        if (marks[entry])
-        {
-            return false;
-        }
-
-        marks[entry] = true;
-        Count++;
-        return true;
+        Count += isNew ? 1 : 0;
+        return isNew;
     }
 }

@@ -15,6 +15,9 @@ internal static class ObjectNames
     // 256 folders: some file systems are slow with many thousand names in one.
     public static string Pack(ChunkId id) => $"{Packs}/{id.ToString()[..2]}/{id}";
 
-    public static bool TryPack(string name, out ChunkId id) =>
-        ChunkId.TryParse(name.AsSpan(name.LastIndexOf('/') + 1), out id);
+    /// <summary>The id that a pack or an index is called by.</summary>
+    public static bool TryId(string name, out ChunkId id) => ChunkId.TryParse(Last(name), out id);
+
+    /// <summary>A name without its folders.</summary>
+    public static string Last(string name) => name[(name.LastIndexOf('/') + 1)..];
 }

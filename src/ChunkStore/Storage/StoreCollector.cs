@@ -23,6 +23,9 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
     /// <summary>A session that is older is one whose host never came back.</summary>
     public static readonly TimeSpan SessionAgeMax = TimeSpan.FromHours(24);
 
+    private const string SessionPrefix = "gc-";
+    private const string SeenSuffix = ".seen";
+
     // A pack with less than half of it in use is worth moving the rest.
     private const double LiveShareMin = 0.5;
 
@@ -30,12 +33,19 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
     /// <param name="runId">Unique: lower-case letters, digits, hyphens.</param>
     /// <exception cref="ParcelRefusedException">A manifest cannot be read: nothing is removed.</exception>
     /// <exception cref="ChunkLostException">A tree is damaged: nothing is removed.</exception>
+    /// <exception cref="StoreFormatException">An index or a note is damaged: nothing is removed.</exception>
     public CollectionReport Run(string runId, string host, long nowUnixMs)
     {
-        string own = $"gc-{runId}";
+        string own = SessionPrefix + runId;
         using StoreSession session = StoreSession.Begin(store, own, host, nowUnixMs, options.Random);
         // Before the parcels: a session that has ended by now has put its parcel before the look at them.
         (List<string> ripe, int waiting) = FindRipe(own, nowUnixMs);
+        if (store.Broken is [var broken, ..])
+        {
+            // What it said is not known: nothing is waste for certain.
+            throw new StoreFormatException(broken.What, broken.Why);
+        }
+
         IReadOnlyList<(string Guest, string Id)> parcels = ParcelShelf.List(store);
         using StoreReader reader = store.OpenReader();
         LiveChunks live = LiveChunks.Mark(store, parcels, judge, reader);
@@ -57,9 +67,9 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         int condemned = 0;
         if (waste.Count > 0)
         {
-            string name = Condemn(runId, waste);
+            string name = Condemn(store, runId, waste, options.Random);
             int others = Wait(name, own, nowUnixMs);
-            if (others == 0 && ParcelShelf.List(store).ToHashSet().IsSubsetOf(parcels))
+            if (others == 0 && live.Parcels.IsSupersetOf(ParcelShelf.List(store)))
             {
                 // Nobody is at work, and nobody has finished meanwhile: there is nothing to wait for.
                 (int more, long bytes) = Remove(waste, [name]);
@@ -74,6 +84,20 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
 
         return new CollectionReport(live.Count, condemned, removed, freed, moved, waiting);
     }
+
+    /// <summary>Says that nobody may build on packs any more.</summary>
+    internal static string Condemn(
+        Store store, string runId, IReadOnlySet<ChunkId> packs, Action<Span<byte>> random)
+    {
+        string name = $"{ObjectNames.Condemned}/{runId}";
+        store.Objects.PutIfAbsent(name, SealedText.Write(
+            new CondemnedNote([.. packs.Select(pack => pack.ToString())]), StoreJson.Default.CondemnedNote, store.Key,
+            random));
+        return name;
+    }
+
+    /// <summary>Whether a session is a collector's, by its id.</summary>
+    internal static bool IsCollection(string session) => session.StartsWith(SessionPrefix, StringComparison.Ordinal);
 
     internal static HashSet<ChunkId> ReadCondemned(Store store, string name)
     {
@@ -91,6 +115,11 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         return packs;
     }
 
+    /// <summary>Sessions that a removal waits for; null if that has not been noted.</summary>
+    internal static IReadOnlyList<string>? ReadWait(Store store, string name) =>
+        store.Objects.TryReadAll(name) is { } bytes
+            ? SealedText.Read(name, bytes.Span, StoreJson.Default.WaitNote, store.Key).Sessions ?? [] : null;
+
     // Condemnations that nobody has to be waited for any more.
     private (List<string> Ripe, int Waiting) FindRipe(string own, long nowUnixMs)
     {
@@ -99,12 +128,9 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         int waiting = 0;
         foreach (StoredObject listed in store.Objects.List(ObjectNames.Condemned))
         {
-            string waitName = WaitOf(listed.Name);
-            int still = store.Objects.TryReadAll(waitName) is { } bytes
-                ? SealedText.Read(waitName, bytes.Span, StoreJson.Default.WaitNote, store.Key).Sessions
-                    .Count(sessions.Contains)
-                // Whoever condemned them was interrupted: those that work now may have begun before.
-                : Wait(listed.Name, own, nowUnixMs);
+            // Without a note whoever condemned them was interrupted: those that work now may have begun before.
+            int still = ReadWait(store, WaitOf(listed.Name)) is { } waited
+                ? waited.Count(sessions.Contains) : Wait(listed.Name, own, nowUnixMs);
             if (still == 0)
             {
                 ripe.Add(listed.Name);
@@ -113,16 +139,10 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
             waiting += still;
         }
 
-        return (ripe, waiting);
-    }
-
-    private string Condemn(string runId, HashSet<ChunkId> packs)
-    {
-        string name = $"{ObjectNames.Condemned}/{runId}";
-        store.Objects.PutIfAbsent(name, SealedText.Write(
-            new CondemnedNote([.. packs.Select(pack => pack.ToString())]), StoreJson.Default.CondemnedNote, store.Key,
-            options.Random));
-        return name;
+        // What another collector has found to be needed may lie in what this one would remove. It has put its session
+        // before it looked, as this one has: of two at work at most one sees none.
+        int collectors = sessions.Count(IsCollection);
+        return ripe.Count == 0 || collectors == 0 ? (ripe, waiting) : ([], waiting + collectors);
     }
 
     // Notes who is at work now that the packs are condemned.
@@ -137,17 +157,29 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
     private HashSet<string> CurrentSessions(string own, long nowUnixMs)
     {
         HashSet<string> current = [];
-        foreach (StoredObject listed in store.Objects.List(ObjectNames.Sessions))
+        HashSet<string> names = [.. store.Objects.List(ObjectNames.Sessions).Select(listed => listed.Name)];
+        foreach (string name in names)
         {
-            string id = listed.Name[(ObjectNames.Sessions.Length + 1)..];
-            if (id == own || StoreSession.TryRead(store, listed.Name) is not { } note)
+            if (name.EndsWith(SeenSuffix, StringComparison.Ordinal))
+            {
+                if (!names.Contains(name[..^SeenSuffix.Length]))
+                {
+                    store.Objects.Delete(name);
+                }
+
+                continue;
+            }
+
+            string id = ObjectNames.Last(name);
+            if (id == own || StartedUnixMs(name, nowUnixMs) is not { } started)
             {
                 continue;
             }
 
-            if (nowUnixMs - note.StartedUnixMs > SessionAgeMax.TotalMilliseconds)
+            if (nowUnixMs - started > SessionAgeMax.TotalMilliseconds)
             {
-                store.Objects.Delete(listed.Name);
+                store.Objects.Delete(name);
+                store.Objects.Delete(name + SeenSuffix);
             }
             else
             {
@@ -156,6 +188,22 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         }
 
         return current;
+    }
+
+    // A session whose note cannot be read counts from when that was first seen.
+    private long? StartedUnixMs(string name, long nowUnixMs)
+    {
+        try
+        {
+            return StoreSession.TryRead(store, name)?.StartedUnixMs;
+        }
+        catch (StoreFormatException)
+        {
+            string seen = name + SeenSuffix;
+            store.Objects.PutIfAbsent(seen, SealedText.Write(
+                new SessionNote("", nowUnixMs), StoreJson.Default.SessionNote, store.Key, options.Random));
+            return StoreSession.TryRead(store, seen)?.StartedUnixMs ?? nowUnixMs;
+        }
     }
 
     private long MoveOut(LiveChunks live, HashSet<ChunkId> waste, StoreReader reader)
@@ -180,16 +228,17 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         int count = 0;
         if (packs.Count > 0)
         {
-            if (store.Indexes.Any(index => index.Packs.Any(packs.Contains)))
+            // Each by itself: one for all that there is might not fit.
+            byte[] salt = new byte[StoreKey.SaltBytes];
+            foreach (Packs.ChunkIndex index in store.Indexes.Where(index => index.Packs.Any(packs.Contains)))
             {
-                byte[] salt = new byte[StoreKey.SaltBytes];
                 options.Random(salt);
-                store.Merge(store.Indexes, packs, salt);
+                store.Merge([index], packs, salt);
             }
 
             foreach (StoredObject listed in store.Objects.List(ObjectNames.Packs))
             {
-                if (ObjectNames.TryPack(listed.Name, out ChunkId pack) && packs.Contains(pack))
+                if (ObjectNames.TryId(listed.Name, out ChunkId pack) && packs.Contains(pack))
                 {
                     store.Objects.Delete(listed.Name);
                     bytes += listed.Bytes;

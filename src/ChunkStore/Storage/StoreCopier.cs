@@ -23,9 +23,10 @@ public sealed class StoreCopier(Store from, Store to, IParcelJudge judge, StoreW
     private const int ChunksBetweenFlushes = 1 << 16;
 
     /// <summary>Copies one parcel.</summary>
+    /// <param name="session">Open on the store that it goes to.</param>
     /// <exception cref="ParcelRefusedException">It is not what a member has signed.</exception>
     /// <exception cref="ChunkLostException">Something of it cannot be had.</exception>
-    public CopyReport Copy(string guest, string id)
+    public CopyReport Copy(string guest, string id, StoreSession session)
     {
         if (ParcelShelf.Find(to, guest, id, judge) is not null
             || ParcelShelf.Find(from, guest, id, judge) is not { } manifest)
@@ -58,6 +59,7 @@ public sealed class StoreCopier(Store from, Store to, IParcelJudge judge, StoreW
         }
 
         writer.Flush();
+        session.RequireThere();
         return new CopyReport(
             ParcelShelf.Copy(from, to, guest, id, options.Random), writer.ChunksNew, writer.BytesWritten,
             reader.BytesRead);

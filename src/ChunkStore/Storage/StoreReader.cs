@@ -62,6 +62,12 @@ public sealed class StoreReader : IDisposable
                 _store.TryFindFirst(wanted[i].Id, out index, out entry);
             }
 
+            if (index is null)
+            {
+                // The pack itself says whether it is there.
+                _store.TryFindUnlisted(wanted[i].Id, out index, out entry);
+            }
+
             located[i] = index is null ? throw new ChunkLostException(wanted[i].Id, "no index knows it")
                 : new Located(index.Packs[index.PackOf(entry)], index.PlaceOf(entry), wanted[i]);
         }

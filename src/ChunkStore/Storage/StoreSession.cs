@@ -19,6 +19,9 @@ public sealed class StoreSession : IDisposable
         _name = name;
     }
 
+    /// <summary>False once it was disposed of.</summary>
+    public bool IsOpen { get; private set; } = true;
+
     /// <summary>Begins one, and brings the store up to date.</summary>
     /// <param name="id">Unique: letters, digits, hyphens.</param>
     /// <param name="host">Whose it is.</param>
@@ -53,10 +56,31 @@ public sealed class StoreSession : IDisposable
     {
         foreach (StoredObject listed in store.Objects.List(ObjectNames.Sessions))
         {
-            if (TryRead(store, listed.Name) is { } note && note.Host == host)
+            try
             {
-                store.Objects.Delete(listed.Name);
+                if (TryRead(store, listed.Name) is { } note && note.Host == host)
+                {
+                    store.Objects.Delete(listed.Name);
+                }
             }
+            catch (StoreFormatException)
+            {
+                // Nobody knows whose it is: the collector waits for it a day.
+            }
+        }
+    }
+
+    /// <summary>
+    /// Sees that this one still counts. To be called after the last chunk and before the manifest: a collector takes a
+    /// session for lost when it is old by the clocks of two hosts.
+    /// </summary>
+    /// <exception cref="StorageException">It does not: what was relied on may be gone.</exception>
+    public void RequireThere()
+    {
+        if (_store.Objects.TryReadAll(_name) is null)
+        {
+            throw new StorageException(StorageFailure.Changed,
+                $"{_name} was removed while it was under way; what it relied on may have been collected");
         }
     }
 
@@ -67,6 +91,7 @@ public sealed class StoreSession : IDisposable
     /// <summary>Ends it. If storage fails the session stays until it is old.</summary>
     public void Dispose()
     {
+        IsOpen = false;
         try
         {
             _store.Objects.Delete(_name);

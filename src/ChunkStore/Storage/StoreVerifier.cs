@@ -9,10 +9,11 @@ namespace Godwit.ChunkStore.Storage;
 /// <param name="BytesRead">Bytes of packs that were read.</param>
 /// <param name="Problems">What is wrong, each in one line; empty if nothing is.</param>
 /// <param name="Lost">Chunks that cannot be had any more.</param>
-/// <param name="Repaired">Chunks of which a good copy was put again.</param>
+/// <param name="Repaired">Chunks of which a good copy was put again, and objects that were made again.</param>
+/// <param name="Unrepaired">Problems that are as they were: chunks that are lost included.</param>
 public sealed record VerificationReport(
     int Parcels, long Chunks, long BytesRead, IReadOnlyList<string> Problems, IReadOnlyList<ChunkId> Lost,
-    int Repaired);
+    int Repaired, int Unrepaired);
 
 /// <summary>Finds another copy of a chunk, outside the store; null if there is none.</summary>
 public delegate byte[]? ChunkRescue(ChunkId id);
@@ -24,7 +25,9 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
     private readonly List<string> _problems = [];
 
     /// <summary>Looks through all parcels.</summary>
-    /// <param name="contents">True: every chunk is read and named again. False: that it is listed is enough.</param>
+    /// <param name="contents">
+    /// True: every chunk is read and named again, and what is damaged is repaired. False: that it is listed is enough.
+    /// </param>
     /// <param name="rescue">Asked for chunks that the store cannot give; null if there is nobody to ask.</param>
     public VerificationReport Run(bool contents, ChunkRescue? rescue)
     {
@@ -32,24 +35,29 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
         using var writer = new StoreWriter(store, options);
         HashSet<ChunkId> seen = [];
         List<ChunkId> lost = [];
-        int repaired = 0;
-        void Restore(ChunkId id, byte[]? twin)
+        (int repaired, int unrepaired) = LookAtIndexes(contents);
+        string parcel = "";
+        byte[]? Restore(ChunkId id)
         {
-            if ((twin ?? rescue?.Invoke(id)) is { } chunk && ChunkId.Of(chunk) == id)
+            if (rescue?.Invoke(id) is { } chunk && ChunkId.Of(chunk) == id)
             {
                 writer.Add(id, chunk, Packs.Segment.GroupOf(chunk.Length));
                 repaired++;
+                return chunk;
             }
-            else
-            {
-                lost.Add(id);
-                Problem($"chunk {id} is lost");
-            }
+
+            lost.Add(id);
+            Problem($"chunk {id} is lost; parcel {parcel} needs it");
+            return null;
         }
 
+        HashSet<ChunkId> damaged = [];
         reader.Damaged += damage =>
+        {
+            damaged.Add(damage.Pack);
             Problem($"chunk {damage.Id} in pack {damage.Pack} at byte {damage.Offset}: {damage.Why}"
                 + (damage.HasTwin ? "; another copy is good" : ""));
+        };
         int parcels = 0;
         foreach ((string guest, string id) in ParcelShelf.List(store))
         {
@@ -61,6 +69,7 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
                 }
 
                 parcels++;
+                parcel = id;
                 foreach (ParcelPart part in manifest.Parts)
                 {
                     Look(part, reader, seen, contents, Restore);
@@ -69,15 +78,85 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
             catch (Exception e) when (e is ParcelRefusedException or ChunkLostException or StoreFormatException)
             {
                 Problem($"parcel {id}: {e.Message}");
+                unrepaired++;
             }
         }
 
         writer.Flush();
-        return new VerificationReport(parcels, seen.Count, reader.BytesRead, _problems, lost, repaired);
+        if (contents)
+        {
+            Retire(damaged, seen, lost, writer);
+        }
+
+        return new VerificationReport(
+            parcels, seen.Count, reader.BytesRead, _problems, lost, repaired, unrepaired + lost.Count);
+    }
+
+    private (int Repaired, int Unrepaired) LookAtIndexes(bool contents)
+    {
+        if (!contents)
+        {
+            store.Refresh();
+            foreach (StoreFormatException e in store.Broken)
+            {
+                Problem(e.Message);
+            }
+
+            return (0, store.Broken.Count);
+        }
+
+        (IReadOnlyList<string> repaired, IReadOnlyList<string> broken) = store.Recover(options.Random);
+        foreach (string problem in repaired.Concat(broken))
+        {
+            Problem(problem);
+        }
+
+        return (repaired.Count, broken.Count);
+    }
+
+    // What parcels need of damaged packs is put again, and they are condemned: nobody builds on them any more, or comes
+    // upon the damage again. A pack stays if it is the only one that has something, damaged as it is.
+    private void Retire(HashSet<ChunkId> damaged, HashSet<ChunkId> named, List<ChunkId> lost, StoreWriter writer)
+    {
+        using StoreReader reader = store.OpenReader();
+        HashSet<ChunkId> retired = [];
+        HashSet<ChunkId> nowhere = [.. lost];
+        foreach (ChunkId pack in damaged.Where(store.Packs.Contains))
+        {
+            ChunkId[] needed = [.. store.EntriesOf(pack).Where(named.Contains)];
+            if (needed.Any(nowhere.Contains))
+            {
+                continue;
+            }
+
+            try
+            {
+                foreach (ChunkId id in needed)
+                {
+                    byte[] chunk = reader.Read(id);
+                    writer.Add(id, chunk, Packs.Segment.GroupOf(chunk.Length));
+                }
+
+                retired.Add(pack);
+            }
+            catch (ChunkLostException e)
+            {
+                Problem(e.Message);
+            }
+        }
+
+        writer.Flush();
+        if (retired.Count > 0)
+        {
+            byte[] run = new byte[8];
+            options.Random(run);
+            StoreCollector.Condemn(store, $"verify-{Convert.ToHexStringLower(run)}", retired, options.Random);
+            store.Refresh();
+        }
     }
 
     private void Look(
-        ParcelPart part, StoreReader reader, HashSet<ChunkId> seen, bool contents, Action<ChunkId, byte[]?> restore)
+        ParcelPart part, StoreReader reader, HashSet<ChunkId> seen, bool contents, ChunkRescue restore)
     {
         const int pagesAtOnce = 4096;
         var pages = new List<ChunkId>();
@@ -88,7 +167,7 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
             {
                 pages.Add(page);
             }
-        });
+        }, restore);
         foreach (ChunkId[] ids in pages.Chunk(pagesAtOnce))
         {
             if (contents)
@@ -99,12 +178,12 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
 
             foreach (ChunkId id in ids.Where(id => store.Find(id).Count == 0))
             {
-                restore(id, null);
+                restore(id);
             }
         }
     }
 
-    private static void ReadThrough(ChunkId[] ids, StoreReader reader, Action<ChunkId, byte[]?> restore)
+    private static void ReadThrough(ChunkId[] ids, StoreReader reader, ChunkRescue restore)
     {
         try
         {
@@ -120,7 +199,7 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
         }
         catch (ChunkLostException e)
         {
-            restore(e.Id, null);
+            restore(e.Id);
         }
     }
 

@@ -8,6 +8,9 @@ public delegate ChunkId NodeSink(ReadOnlySpan<byte> node);
 /// <summary>Trees over the pages of a memory or a disk: equal contents have equal roots, whoever built them.</summary>
 public static class ChunkTree
 {
+    /// <summary>Pages of the largest tree that is loaded whole: 1 TiB, which takes 8 GiB for their ids.</summary>
+    public const long LoadedPagesMax = 1L << 28;
+
     /// <summary>Builds a tree bottom up.</summary>
     /// <param name="pages">The id of each page, default for one of zeros; they are in the store already.</param>
     /// <param name="put">Takes every node that is not all zeros.</param>
@@ -43,9 +46,18 @@ public static class ChunkTree
     /// <param name="pages">Pages it covers.</param>
     /// <returns>The id of each page, default for one of zeros.</returns>
     /// <exception cref="ChunkLostException">A node cannot be had.</exception>
-    /// <exception cref="StoreFormatException">A node is none of its level, or names pages past the end.</exception>
+    /// <exception cref="StoreFormatException">
+    /// A node is none of its level, or names pages past the end; or there are over <see cref="LoadedPagesMax"/>.
+    /// </exception>
     public static ChunkId[] Load(ChunkId root, long pages, StoreReader reader)
     {
+        // What a manifest says costs nothing to say.
+        if (pages > LoadedPagesMax)
+        {
+            throw new StoreFormatException(
+                $"tree {root}", $"it is said to have {pages} pages; {LoadedPagesMax} are loaded");
+        }
+
         ChunkId[] ids = [root];
         for (int level = TreeNode.RootLevel(pages); pages > 0 && level >= 0; level--)
         {
@@ -59,16 +71,19 @@ public static class ChunkTree
     /// <param name="enter">Told a node's id, says whether to go on below it. Asked once for each node of the tree.
     /// </param>
     /// <param name="page">Told the pages of the nodes that were entered.</param>
-    /// <exception cref="ChunkLostException">A node cannot be had.</exception>
+    /// <param name="rescue">Asked for nodes that cannot be had; what is below those that it has not either is left out.
+    /// </param>
+    /// <exception cref="ChunkLostException">A node cannot be had, and nobody can be asked.</exception>
     public static void Walk(
-        ChunkId root, long pages, StoreReader reader, Func<ChunkId, bool> enter, Action<ChunkId> page)
+        ChunkId root, long pages, StoreReader reader, Func<ChunkId, bool> enter, Action<ChunkId> page,
+        ChunkRescue? rescue = null)
     {
         ChunkId[] ids = root.IsZeros || !enter(root) ? [] : [root];
         Span<ChunkId> children = stackalloc ChunkId[TreeNode.Fanout];
         for (int level = TreeNode.RootLevel(pages); ids.Length > 0; level--)
         {
             var below = new List<ChunkId>();
-            foreach (byte[] node in ReadAll(ids, reader))
+            foreach (byte[] node in rescue is null ? ReadAll(ids, reader) : ReadAll(ids, reader, rescue))
             {
                 Require(node, level, children);
                 foreach (ChunkId child in children)
@@ -179,6 +194,24 @@ public static class ChunkTree
 
         reader.Read(wanted, (tag, chunk) => nodes[tag] = chunk.ToArray());
         return nodes;
+    }
+
+    // Empty for one that cannot be had.
+    private static byte[][] ReadAll(ChunkId[] ids, StoreReader reader, ChunkRescue rescue)
+    {
+        try
+        {
+            return ReadAll(ids, reader);
+        }
+        catch (ChunkLostException) when (ids.Length > 1)
+        {
+            // One of them: each by itself.
+            return [.. ids.Select(id => ReadAll([id], reader, rescue)[0])];
+        }
+        catch (ChunkLostException e)
+        {
+            return [rescue(e.Id) ?? []];
+        }
     }
 
     private static void Require(byte[] node, int level, Span<ChunkId> children)

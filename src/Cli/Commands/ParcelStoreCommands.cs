@@ -115,8 +115,9 @@ internal static class ParcelStoreCommands
         var from = Option.Text("--repair-from", "Bring what is lost from this other store.", "STORE");
         return godwit.Verb(
             contents ? "verify" : "check",
-            contents ? "Read every chunk that a parcel needs and name it again. Exit code 1 if something is lost."
-                : "See that every chunk that a parcel needs is listed. Exit code 1 if something is lost.",
+            contents ? "Read every chunk that a parcel needs and name it again; repair what is damaged. "
+                    + "Exit code 1 if something stays lost."
+                : "See that every chunk that a parcel needs is listed. Exit code 1 if something is wrong.",
             contents ? ["godwit store verify office", "godwit store verify office --repair-from usb"]
                 : ["godwit store check office"],
             [name, from],
@@ -129,7 +130,7 @@ internal static class ParcelStoreCommands
                 var answer = await session.Client.AskAsync(
                     (daemon, options) => daemon.VerifyStoreAsync(request, options), cancellation, Within);
                 session.Answer(ParcelStoreAnswers.Verified(answer));
-                return answer.Lost > 0 || (answer.Problems.Count > 0 && answer.Repaired == 0) ? 1 : 0;
+                return answer.Lost > 0 || answer.Unrepaired > 0 ? 1 : 0;
             });
     }
 }

@@ -81,6 +81,7 @@ internal static class ParcelStoreAnswers
             ["readBytes"] = answer.ReadBytes,
             ["lost"] = answer.Lost,
             ["repaired"] = answer.Repaired,
+            ["unrepaired"] = answer.Unrepaired,
             ["problems"] = Json.Array(answer.Problems),
         },
         Names = [],

@@ -3,12 +3,30 @@ using Godwit.ChunkStore;
 using Godwit.ChunkStore.Parcels;
 using Godwit.ChunkStore.Storage;
 using Godwit.Daemon.Moves;
+using Godwit.Host.Registry;
+using Godwit.Migration;
 
 namespace Godwit.Daemon.Parcels;
 
 // Upkeep of stores.
 internal sealed partial class ParcelKeeper
 {
+    /// <summary>Forgets a store that no guest of this host needs.</summary>
+    public void ForgetStore(string storeName)
+    {
+        var entry = stores.Find(storeName);
+        if (guests.All.FirstOrDefault(guest => guest.Record.Host == settings.HostName
+            && guest.Record.Parcel is { } note && note.Store == entry.Name
+            && note.Stage != ParcelStage.Awake) is { } one)
+        {
+            throw new GodwitException("store-busy",
+                $"{one.Record.Name} is in parcel {one.Record.Parcel!.Id} of store '{entry.Name}'.",
+                $"Resume it first: 'godwit vm resume {one.Record.Name}'.");
+        }
+
+        stores.Forget(entry.Name);
+    }
+
     /// <summary>Removes what no parcel needs.</summary>
     public Task<CollectStoreResponse> CollectAsync(string storeName)
     {
@@ -51,7 +69,7 @@ internal sealed partial class ParcelKeeper
                 .OrderBy(parcel => parcel.Id, StringComparer.Ordinal))
             {
                 _shutdown.Token.ThrowIfCancellationRequested();
-                var report = copier.Copy(guest, id);
+                var report = copier.Copy(guest, id, writing);
                 response.Parcels += report.IsNew ? 1u : 0;
                 response.Chunks += (ulong)report.Chunks;
                 response.WrittenBytes += (ulong)report.BytesWritten;
@@ -84,7 +102,9 @@ internal sealed partial class ParcelKeeper
                 }
             }
 
-            var report = new StoreVerifier(store, trust, Stores.WriterOptions(entry)).Run(contents, Rescue);
+            // What is put again takes the place of what goes with the next collection.
+            var options = Stores.WriterOptions(entry) with { QuotaBytes = 0 };
+            var report = new StoreVerifier(store, trust, options).Run(contents, Rescue);
             var response = new VerifyStoreResponse
             {
                 Parcels = (uint)report.Parcels,
@@ -92,6 +112,7 @@ internal sealed partial class ParcelKeeper
                 ReadBytes = (ulong)report.BytesRead,
                 Lost = (uint)report.Lost.Count,
                 Repaired = (uint)report.Repaired,
+                Unrepaired = (uint)report.Unrepaired,
             };
             response.Problems.AddRange(report.Problems);
             return response;

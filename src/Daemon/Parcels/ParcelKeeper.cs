@@ -162,6 +162,7 @@ internal sealed partial class ParcelKeeper(
                 var manifest = keepRunning
                     ? await FinishCheckpointAsync(recorder, subject)
                     : await FinishSuspendAsync(recorder, subject);
+                await Task.Run(session.RequireThere, stop.Token);
                 stop.Token.ThrowIfCancellationRequested();
                 if (keepRunning)
                 {

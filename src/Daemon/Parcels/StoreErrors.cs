@@ -9,10 +9,12 @@ internal static class StoreErrors
 {
     /// <summary>Whether <see cref="Explain"/> knows it.</summary>
     public static bool IsKnown(Exception exception) => exception is StorageException or StoreFormatException
-        or ChunkLostException or ParcelRefusedException;
+        or ChunkLostException or ParcelRefusedException
+        or GodwitException { Code: "store-key" };
 
     public static GodwitException Explain(string store, Exception exception) => exception switch
     {
+        GodwitException known => known,
         StorageException { Failure: StorageFailure.Full } full => new GodwitException("store-full",
             $"Store '{store}' takes no more: {full.Message}",
             $"Make room: remove parcels with 'godwit vm forget' and collect with 'godwit store gc {store}', raise its "
@@ -20,6 +22,13 @@ internal static class StoreErrors
         StorageException { Failure: StorageFailure.Denied } denied => new GodwitException("store-denied",
             $"Store '{store}' refuses this host: {denied.Message}",
             "Check the owner and mode of its directory, or the keys of its bucket.", exception),
+        StorageException { Failure: StorageFailure.Unsuited } unsuited => new GodwitException("store-unsuited",
+            $"Store '{store}' cannot lie there: {unsuited.Message}",
+            "Put it on a file system with hard links: ext4, XFS, Btrfs or NFS, for example.", exception),
+        StorageException { Failure: StorageFailure.Changed } changed => new GodwitException("store-changed",
+            $"Store '{store}' is not what it was: {changed.Message}",
+            $"Check what is mounted there, and the clocks of its hosts; then try again. If it is to be another store: "
+            + $"'godwit store forget {store}', and 'godwit store create'.", exception),
         StorageException unreachable => new GodwitException("store-unreachable",
             $"Store '{store}' cannot be reached: {unreachable.Message}",
             "Check that its file system is mounted, or its server answers; then try again.", exception),

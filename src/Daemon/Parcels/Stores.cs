@@ -25,6 +25,10 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
     private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite;
     private readonly Lock _lock = new();
     private readonly Dictionary<string, Store> _open = [];
+    private readonly List<(string Store, StoreSession Session)> _sessions = [];
+
+    // Ids of stores that this process has opened, also if it has forgotten them since.
+    private readonly HashSet<string> _met = [];
     private List<StoreEntry>? _entries;
 
     public static Action<Span<byte>> Random { get; } = RandomNumberGenerator.Fill;
@@ -87,8 +91,10 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
             try
             {
                 var storage = new DirectoryStorage(entry.Location);
+                var found = Store.Find(storage);
+                RequirePlace(entry, found);
                 storage.Prepare();
-                var isNew = Store.Find(storage) is null;
+                var isNew = found is null;
                 var key = ReadKey(entry, mayMake: isNew);
                 if (isNew)
                 {
@@ -113,6 +119,14 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
         var entry = Find(name);
         lock (_lock)
         {
+            _sessions.RemoveAll(one => !one.Session.IsOpen);
+            if (_sessions.Any(one => one.Store == entry.Name))
+            {
+                throw new GodwitException("store-busy",
+                    $"Host '{settings.HostName}' is at work on store '{entry.Name}'.",
+                    "Wait until what goes on with it has ended; then try again.");
+            }
+
             _open.Remove(entry.Name);
             Save([.. Entries().Where(one => one.Name != entry.Name)]);
         }
@@ -138,22 +152,80 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
     }
 
     /// <summary>Works on a store from now on; disposed of at the end of the work.</summary>
-    public StoreSession Begin(Store store) => StoreSession.Begin(
-        store, $"s-{Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(8))}", settings.HostName,
-        clock.GetUtcNow().ToUnixTimeMilliseconds(), Random);
+    public StoreSession Begin(Store store)
+    {
+        var session = StoreSession.Begin(
+            store, $"s-{Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(8))}", settings.HostName,
+            clock.GetUtcNow().ToUnixTimeMilliseconds(), Random);
+        lock (_lock)
+        {
+            _sessions.RemoveAll(one => !one.Session.IsOpen);
+            _sessions.AddRange(_open.Where(open => open.Value == store).Select(open => (open.Key, session)));
+        }
+
+        return session;
+    }
 
     public static StoreWriterOptions WriterOptions(StoreEntry entry) => new(
         Random, entry.Coding == "zstd" ? SegmentCoding.Zstd : SegmentCoding.Lz4, entry.QuotaBytes);
 
     private void Keep(StoreEntry entry, Store store)
     {
-        if (_open.Values.All(other => other.Descriptor.Id != store.Descriptor.Id))
+        if (_met.Add(store.Descriptor.Id))
         {
-            // Sessions of this host were left by a daemon that did not end in order.
+            // Sessions of this host were left by a daemon that did not end in order: this one has begun none yet.
             StoreSession.RemoveLeftOvers(store, settings.HostName);
         }
 
         _open[entry.Name] = store;
+    }
+
+    // A store that was copied as files has the id of the other one: a guest would be claimed in each of them. And a
+    // directory that holds something else is one over which nothing is mounted yet, or the wrong file system.
+    private void RequirePlace(StoreEntry entry, StoreDescriptor? found)
+    {
+        if (found is null)
+        {
+            if (Directory.Exists(entry.Location) && Directory.EnumerateFileSystemEntries(entry.Location)
+                .Select(Path.GetFileName)
+                .FirstOrDefault(name => name is not ("unfinished" or "lost+found")) is { } other)
+            {
+                throw new GodwitException("store-invalid",
+                    $"{entry.Location} holds no store, and is not empty: there is '{other}'.",
+                    "Check what is mounted there; a new store takes a directory of its own.");
+            }
+
+            return;
+        }
+
+        foreach (var known in Entries().Where(known => known.Location != entry.Location))
+        {
+            if (IdOf(known) == found.Id)
+            {
+                throw new GodwitException("store-invalid",
+                    $"The store at {entry.Location} has the id of '{known.Name}' at {known.Location}: {found.Id}. "
+                    + "It is the same one, or a copy of its files.",
+                    $"Use '{known.Name}'. To copy a store make a new one, and 'godwit store copy {known.Name} NEW'.");
+            }
+        }
+    }
+
+    // Empty if that cannot be said.
+    private string IdOf(StoreEntry entry)
+    {
+        if (_open.TryGetValue(entry.Name, out var open))
+        {
+            return open.Descriptor.Id;
+        }
+
+        try
+        {
+            return Store.Find(new DirectoryStorage(entry.Location))?.Id ?? "";
+        }
+        catch (Exception exception) when (StoreErrors.IsKnown(exception))
+        {
+            return "";
+        }
     }
 
     private static StoreKey? ReadKey(StoreEntry entry, bool mayMake)
@@ -217,7 +289,13 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
         var next = settings.StoresFile + ".new";
         try
         {
-            File.WriteAllText(next, JsonSerializer.Serialize(entries, StoresJson.Default.ListStoreEntry));
+            using (var stream = File.Create(next))
+            {
+                JsonSerializer.Serialize(stream, entries, StoresJson.Default.ListStoreEntry);
+                // Before the name: power that goes leaves the old list or the new one.
+                stream.Flush(flushToDisk: true);
+            }
+
             File.Move(next, settings.StoresFile, overwrite: true);
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)

@@ -33,7 +33,7 @@ internal sealed partial class ControlService
 
     public override Task<Empty> ForgetStore(StoreRequest request, ServerCallContext context)
     {
-        stores.Forget(request.Name);
+        parcels.ForgetStore(request.Name);
         return Task.FromResult(new Empty());
     }
 

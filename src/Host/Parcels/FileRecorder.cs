@@ -50,6 +50,12 @@ internal sealed partial class FileRecorder
                 throw new IOException("it is empty, or no file");
             }
 
+            if (length > ChunkTree.LoadedPagesMax * Page.Size)
+            {
+                throw new IOException(
+                    $"it has {length} bytes; up to {ChunkTree.LoadedPagesMax * Page.Size} are possible");
+            }
+
             Resize(length);
             Read(file);
         }

@@ -82,6 +82,9 @@ internal sealed class MemoryRecorder(GuestMemory memory, StoreWriter writer)
 /// <summary>Copies of pages as they were while the guest stood still.</summary>
 internal sealed class HeldPages(long pages)
 {
+    /// <summary>So many are held at the most: 1 GiB.</summary>
+    public const long CountMax = 1 << 18;
+
     private readonly List<(long First, int Count, byte[] Content)> _runs = [];
 
     /// <summary>Pages that were announced.</summary>

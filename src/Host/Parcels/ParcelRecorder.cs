@@ -88,7 +88,6 @@ public sealed class ParcelRecorder : IAsyncDisposable
         await _capture!.StopGuestAsync(cancellationToken);
         _stoodStillUnixMs = nowUnixMs();
         _taken = _capture.TakeDirty(_taken);
-        _rest = _memory!.Hold(_taken);
         Rounds++;
     }
 
@@ -103,10 +102,15 @@ public sealed class ParcelRecorder : IAsyncDisposable
     /// <returns>The manifest; everything it names is durable.</returns>
     public ParcelManifest Finish(ParcelSubject subject, bool disksStandStill)
     {
-        _memory!.Record(_rest!, ChunkGroup.WorkingSet);
         if (disksStandStill)
         {
-            RecordDisksAgain();
+            // The memory stands still as well: however much is left of it, it goes from there into the store.
+            _memory!.Record(_taken!, ChunkGroup.WorkingSet);
+            _disks.ForEach(disk => disk.Record());
+        }
+        else
+        {
+            _memory!.Record(_rest!, ChunkGroup.WorkingSet);
         }
 
         (byte[] head, byte[] tail) = _capture!.State;
@@ -142,8 +146,26 @@ public sealed class ParcelRecorder : IAsyncDisposable
         return manifest with { BytesWritten = _writer.BytesWritten };
     }
 
-    /// <summary>Looks through the writable disks again.</summary>
-    public void RecordDisksAgain() => _disks.ForEach(disk => disk.Record());
+    /// <summary>
+    /// Copies what is left of the memory and looks through the writable disks again, for the guest to go on.
+    /// </summary>
+    /// <exception cref="Godwit.Migration.GodwitException">
+    /// <c>parcel-busy</c>: too much is left to be copied.
+    /// </exception>
+    public void RecordDisksAgain()
+    {
+        if (_taken!.Count > HeldPages.CountMax)
+        {
+            throw new Godwit.Migration.GodwitException("parcel-busy",
+                $"{_machine.Contract.Name} writes to its memory faster than the store takes it: "
+                + $"{(long)_taken.Count * Page.Size >> 20} MiB were left after {Rounds} rounds, and a checkpoint holds "
+                + $"{(HeldPages.CountMax * Page.Size) >> 20} MiB.",
+                "Try again when it has less to do, or suspend it: that holds nothing.");
+        }
+
+        _rest = _memory!.Hold(_taken);
+        _disks.ForEach(disk => disk.Record());
+    }
 
     /// <summary>The guest's QEMU is being killed.</summary>
     public void Abandon() => _capture?.Abandon();

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using Godwit.ChunkStore.Storage;
@@ -15,9 +16,17 @@ public sealed partial class DirectoryStorage : IObjectStorage
     private const UnixFileMode OwnerOnlyFile = UnixFileMode.UserRead | UnixFileMode.UserWrite;
     private const UnixFileMode OwnerOnly = OwnerOnlyFile | UnixFileMode.UserExecute;
     private const string Unfinished = "unfinished";
+    private const int NotPermitted = 1;
     private const int FileExists = 17;
+    private const int NoSuchCall = 38;
+    private const int NotSupported = 95;
     private const int NoSpace = 28;
     private const int QuotaExceeded = 122;
+    // An interrupted write may have left a file; a live one takes seconds.
+    private static readonly TimeSpan UnfinishedAgeMax = TimeSpan.FromDays(1);
+
+    // Folders whose names are durable, as this process knows.
+    private readonly ConcurrentDictionary<string, bool> _durable = [];
     private readonly string _root;
 
     /// <param name="root">Its directory.</param>
@@ -33,7 +42,16 @@ public sealed partial class DirectoryStorage : IObjectStorage
     public void Prepare() => Guard("prepare", () =>
     {
         Directory.CreateDirectory(_root, OwnerOnly);
-        Directory.CreateDirectory(Path.Combine(_root, Unfinished), OwnerOnly);
+        var unfinished = new DirectoryInfo(Path.Combine(_root, Unfinished));
+        Directory.CreateDirectory(unfinished.FullName, OwnerOnly);
+        foreach (FileInfo file in unfinished.EnumerateFiles())
+        {
+            if (DateTime.UtcNow - file.LastWriteTimeUtc > UnfinishedAgeMax)
+            {
+                file.Delete();
+            }
+        }
+
         return true;
     });
 
@@ -45,13 +63,15 @@ public sealed partial class DirectoryStorage : IObjectStorage
         }
 
         string path = PathOf(name);
+        string folder = Path.GetDirectoryName(path)!;
+        CreateFolder(folder);
         if (File.Exists(path))
         {
+            // Who put it may have failed at this: that it is there has to be true tomorrow as well.
+            Sync(folder);
             return false;
         }
 
-        string folder = Path.GetDirectoryName(path)!;
-        CreateFolder(folder);
         string unfinished = Path.Combine(
             _root, Unfinished, Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)));
         CreateFolder(Path.GetDirectoryName(unfinished)!);
@@ -70,7 +90,13 @@ public sealed partial class DirectoryStorage : IObjectStorage
             if (Link(unfinished, path) != 0)
             {
                 int error = Marshal.GetLastPInvokeError();
-                return error == FileExists ? false : throw Failure($"write {name}", error, null);
+                if (error != FileExists)
+                {
+                    throw Failure($"write {name}", error, null);
+                }
+
+                Sync(folder);
+                return false;
             }
         }
         finally
@@ -84,8 +110,11 @@ public sealed partial class DirectoryStorage : IObjectStorage
 
     public ReadOnlyMemory<byte>? TryReadAll(string name) => Guard<ReadOnlyMemory<byte>?>($"read {name}", () =>
     {
-        string path = PathOf(name);
-        if (!File.Exists(path))
+        try
+        {
+            return File.ReadAllBytes(PathOf(name));
+        }
+        catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
         {
             if (name != Descriptor)
             {
@@ -94,8 +123,6 @@ public sealed partial class DirectoryStorage : IObjectStorage
 
             return null;
         }
-
-        return File.ReadAllBytes(path);
     });
 
     public bool TryRead(string name, long offset, Span<byte> part)
@@ -130,27 +157,28 @@ public sealed partial class DirectoryStorage : IObjectStorage
 
     public IReadOnlyList<StoredObject> List(string folder) => Guard($"list {folder}", () =>
     {
-        var directory = new DirectoryInfo(PathOf(folder));
-        if (!directory.Exists)
+        var found = new List<StoredObject>();
+        try
+        {
+            foreach (FileInfo file in new DirectoryInfo(PathOf(folder)).EnumerateFiles(
+                "*", SearchOption.AllDirectories))
+            {
+                try
+                {
+                    found.Add(new StoredObject(Path.GetRelativePath(_root, file.FullName), file.Length));
+                }
+                catch (FileNotFoundException)
+                {
+                    // Removed since.
+                }
+            }
+        }
+        catch (DirectoryNotFoundException) when (found.Count == 0)
         {
             RequireThere();
-            return (IReadOnlyList<StoredObject>)[];
         }
 
-        var found = new List<StoredObject>();
-        foreach (FileInfo file in directory.EnumerateFiles("*", SearchOption.AllDirectories))
-        {
-            try
-            {
-                found.Add(new StoredObject(Path.GetRelativePath(_root, file.FullName), file.Length));
-            }
-            catch (FileNotFoundException)
-            {
-                // Removed since.
-            }
-        }
-
-        return found;
+        return (IReadOnlyList<StoredObject>)found;
     });
 
     public void Delete(string name) => Guard($"remove {name}", () =>
@@ -171,11 +199,12 @@ public sealed partial class DirectoryStorage : IObjectStorage
 
     private void CreateFolder(string folder)
     {
-        if (Directory.Exists(folder))
+        if (_durable.ContainsKey(folder) && Directory.Exists(folder))
         {
             return;
         }
 
+        // Whoever made it, if it is there, may not have come as far as this.
         Directory.CreateDirectory(folder, OwnerOnly);
         // Its own name has to be durable before that of anything in it.
         for (string? above = Path.GetDirectoryName(folder);
@@ -183,6 +212,8 @@ public sealed partial class DirectoryStorage : IObjectStorage
         {
             Sync(above);
         }
+
+        _durable[folder] = true;
     }
 
     private void RequireThere()
@@ -213,6 +244,12 @@ public sealed partial class DirectoryStorage : IObjectStorage
     private StorageException Failure(string what, int error, Exception? inner)
     {
         string why = inner?.Message ?? Marshal.GetPInvokeErrorMessage(error);
+        if (inner is null && error is NotPermitted or NoSuchCall or NotSupported)
+        {
+            return new StorageException(
+                StorageFailure.Unsuited, $"the file system of {_root} has no hard links ({why})", inner);
+        }
+
         return error is NoSpace or QuotaExceeded
             ? new StorageException(StorageFailure.Full, $"no room to {what} in {_root}: {why}", inner)
             : new StorageException(StorageFailure.Unreachable, $"cannot {what} in {_root}: {why}", inner);

@@ -34,6 +34,25 @@ public class CollectorTests
         Assert.Empty(storage.List("sessions"));
     }
 
+    // Goal: a store may grow beyond what one index can hold; so none but those that name what goes are written again.
+    [Fact]
+    public void An_index_of_packs_that_stay_is_left_alone()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        rig.Suspend(store, "p1", First);
+        string[] kept = [.. storage.List("indexes").Select(one => one.Name)];
+        int[] other = [.. Enumerable.Range(1000, 200)];
+        rig.Suspend(store, "p2", other);
+        rig.Suspend(store, "p3", [.. other, .. Enumerable.Range(2000, 50)]);
+        ParcelShelf.Remove(store, StoreRig.Guest, "p2");
+        ParcelShelf.Remove(store, StoreRig.Guest, "p3");
+        Assert.True(Collect(rig, store, "g1").PacksRemoved > 1);
+        Assert.Equal(kept, storage.List("indexes").Select(one => one.Name));
+        StoreRig.Expect(rig.Open(), "p1", First);
+    }
+
     // Goal: a writer that found a chunk before its pack was condemned keeps it.
     [Fact]
     public void A_session_keeps_what_it_may_have_built_on()
@@ -93,6 +112,100 @@ public class CollectorTests
         storage.Objects.First(one => one.Key.StartsWith("parcels/", StringComparison.Ordinal)).Value[100] ^= 1;
         Assert.Throws<ParcelRefusedException>(() => Collect(rig, store, "g1"));
         StoreRig.Expect(rig.Open(), "p2", Second);
+    }
+
+    [Fact]
+    public void A_manifest_that_is_listed_and_said_not_to_be_there_keeps_everything()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        Store store = rig.Open();
+        rig.Suspend(store, "p1", First);
+        storage.Misses = name => name.StartsWith("parcels/", StringComparison.Ordinal);
+        Assert.Throws<StorageException>(() => Collect(rig, store, "g1"));
+        storage.Misses = _ => false;
+        StoreRig.Expect(rig.Open(), "p1", First);
+        Assert.True(ParcelShelf.TryVoid(store, StoreRig.Guest, "p2"));
+        Collect(rig, store, "g2");
+        StoreRig.Expect(rig.Open(), "p1", First);
+    }
+
+    // Goal: what was repaired is kept, whichever copy a listing shows first; the damaged pack goes and is not reported
+    // again.
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void What_was_repaired_stays_and_what_is_damaged_goes(bool backwards)
+    {
+        var storage = new MemoryStorage { ListsBackwards = backwards };
+        var rig = new StoreRig(storage);
+        int[] memory = [.. Enumerable.Range(1, 60)];
+        rig.Suspend(rig.Open(), "p1", memory);
+        (string damaged, byte[] pack) =
+            storage.Objects.First(one => one.Key.StartsWith("packs/", StringComparison.Ordinal));
+        pack[2000] ^= 1;
+        var pages = memory.ToDictionary(content => ChunkId.Of(StoreRig.Page(content)), StoreRig.Page);
+        VerificationReport repaired = new StoreVerifier(rig.Open(), StoreRig.Signer, rig.Options)
+            .Run(contents: true, id => pages.GetValueOrDefault(id));
+        Assert.True(repaired.Repaired > 0);
+        Assert.Empty(new StoreVerifier(rig.Open(), StoreRig.Signer, rig.Options).Run(contents: true, null).Problems);
+        Collect(rig, rig.Open(), "g1");
+        StoreRig.Expect(rig.Open(), "p1", memory);
+        Collect(rig, rig.Open(), "g2");
+        StoreRig.Expect(rig.Open(), "p1", memory);
+        Assert.DoesNotContain(damaged, storage.Objects.Keys);
+    }
+
+    // Goal: without anybody taking a damaged pack out of use, a collection keeps the good copy.
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_chunk_that_lies_in_two_packs_is_kept_in_both(bool backwards)
+    {
+        var storage = new MemoryStorage { ListsBackwards = backwards };
+        var rig = new StoreRig(storage);
+        rig.Suspend(rig.Open(), "p1", First);
+        PutAgain(rig, First);
+        storage.Objects.First(one => one.Key.StartsWith("packs/", StringComparison.Ordinal)).Value[2000] ^= 1;
+        Collect(rig, rig.Open(), "g1");
+        StoreRig.Expect(rig.Open(), "p1", First);
+    }
+
+    // Goal: of two that collect at the same time none removes what the other one has kept.
+    // Method: two packs with the same chunks are both condemned and may go; the second run happens in the middle of the
+    // first, with its listings in the other order.
+    [Fact]
+    public void Two_collections_at_once_leave_one_copy()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        rig.Suspend(rig.Open(), "p1", First);
+        PutAgain(rig, First);
+        Store store = rig.Open();
+        StoreCollector.Condemn(store, "both", store.Packs, rig.Fill);
+        storage.Deleting = _ =>
+        {
+            storage.Deleting = null;
+            storage.ListsBackwards = true;
+            Assert.True(Collect(rig, rig.Open(), "inner").Waiting > 0);
+        };
+        Collect(rig, rig.Open(), "outer");
+        Assert.True(storage.ListsBackwards);
+        StoreRig.Expect(rig.Open(), "p1", First);
+        Collect(rig, rig.Open(), "last");
+        StoreRig.Expect(rig.Open(), "p1", First);
+    }
+
+    private static void PutAgain(StoreRig rig, int[] memory)
+    {
+        using var writer = new StoreWriter(rig.Open(), rig.Options);
+        foreach (int content in memory)
+        {
+            byte[] page = StoreRig.Page(content);
+            writer.Add(ChunkId.Of(page), page, ChunkGroup.Memory);
+        }
+
+        writer.Flush();
     }
 
     // Goal: power that goes at any point of suspending and collecting loses no earlier and no acknowledged parcel.

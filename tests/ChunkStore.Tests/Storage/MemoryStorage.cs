@@ -12,6 +12,18 @@ internal sealed class MemoryStorage : IObjectStorage
 
     public int Changes { get; private set; }
 
+    /// <summary>Told what is about to be removed.</summary>
+    public Action<string>? Deleting { get; set; }
+
+    /// <summary>What no listing shows.</summary>
+    public Func<string, bool> Hides { get; set; } = _ => false;
+
+    /// <summary>What is said not to be there when it is read.</summary>
+    public Func<string, bool> Misses { get; set; } = _ => false;
+
+    /// <summary>Whether listings are in the other order.</summary>
+    public bool ListsBackwards { get; set; }
+
     public IReadOnlyDictionary<string, byte[]> Objects => _objects;
 
     public MemoryStorage Copy()
@@ -38,7 +50,7 @@ internal sealed class MemoryStorage : IObjectStorage
     }
 
     public ReadOnlyMemory<byte>? TryReadAll(string name) =>
-        _objects.TryGetValue(name, out byte[]? content) ? (ReadOnlyMemory<byte>?)content : null;
+        _objects.TryGetValue(name, out byte[]? content) && !Misses(name) ? (ReadOnlyMemory<byte>?)content : null;
 
     public bool TryRead(string name, long offset, Span<byte> part)
     {
@@ -52,11 +64,13 @@ internal sealed class MemoryStorage : IObjectStorage
     }
 
     public IReadOnlyList<StoredObject> List(string folder) =>
-        [.. _objects.Where(one => one.Key.StartsWith(folder + "/", StringComparison.Ordinal))
+        [.. (ListsBackwards ? _objects.Reverse() : _objects)
+            .Where(one => one.Key.StartsWith(folder + "/", StringComparison.Ordinal) && !Hides(one.Key))
             .Select(one => new StoredObject(one.Key, one.Value.Length))];
 
     public void Delete(string name)
     {
+        Deleting?.Invoke(name);
         if (_objects.ContainsKey(name))
         {
             Change();

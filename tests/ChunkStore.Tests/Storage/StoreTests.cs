@@ -85,6 +85,29 @@ public class StoreTests
         }
     }
 
+    // Goal: a file system that shows another host's index before its pack loses nothing: the pack is read by its name,
+    // and what indexes are merged meanwhile keep it.
+    [Fact]
+    public void A_listing_that_is_behind_loses_nothing()
+    {
+        var storage = new MemoryStorage();
+        var rig = new StoreRig(storage);
+        int[] memory = [.. Enumerable.Range(1, 60)];
+        rig.Suspend(rig.Open(), "p1", memory);
+        HashSet<string> unseen = [.. storage.Objects.Keys];
+        storage.Hides = name => name.StartsWith("packs/", StringComparison.Ordinal) && unseen.Contains(name);
+        Store store = rig.Open();
+        StoreRig.Expect(store, "p1", memory);
+        for (int i = 0; i < 8; i++)
+        {
+            rig.Suspend(store, $"q{i}", [.. Enumerable.Range((i * 100) + 1000, 50)]);
+        }
+
+        Assert.InRange(storage.List("indexes").Count, 1, 7);
+        storage.Hides = _ => false;
+        StoreRig.Expect(rig.Open(), "p1", memory);
+    }
+
     // Goal: nothing damaged is ever given out, wherever the damage is, and an encrypted store shows no content.
     [Theory]
     [InlineData(false)]
@@ -225,20 +248,57 @@ public class StoreTests
         var storage = new MemoryStorage();
         var right = new StoreRig(storage, new StoreKey(SHA256.HashData("another key"u8)));
         Store to = right.Open();
-        storage.ChangesLeft = 2;
-        Assert.Throws<StorageException>(() => new StoreCopier(from, to, StoreRig.Signer, right.Options)
-            .Copy(StoreRig.Guest, "p1"));
-        storage.ChangesLeft = int.MaxValue;
+        using (StoreSession cut = StoreSession.Begin(to, "s1", "b", 0, right.Fill))
+        {
+            storage.ChangesLeft = 2;
+            Assert.Throws<StorageException>(() => new StoreCopier(from, to, StoreRig.Signer, right.Options)
+                .Copy(StoreRig.Guest, "p1", cut));
+            storage.ChangesLeft = int.MaxValue;
+        }
+
         to = right.Open();
+        using StoreSession session = StoreSession.Begin(to, "s2", "b", 0, right.Fill);
         var copier = new StoreCopier(from, to, StoreRig.Signer, right.Options);
-        CopyReport first = copier.Copy(StoreRig.Guest, "p1");
-        CopyReport second = copier.Copy(StoreRig.Guest, "p2");
+        CopyReport first = copier.Copy(StoreRig.Guest, "p1", session);
+        CopyReport second = copier.Copy(StoreRig.Guest, "p2", session);
         Assert.True(first.IsNew && second.IsNew);
         // 12 pages and the nodes above them.
         Assert.InRange(second.Chunks, 12, 60);
-        Assert.False(copier.Copy(StoreRig.Guest, "p2").IsNew);
+        Assert.False(copier.Copy(StoreRig.Guest, "p2", session).IsNew);
         StoreRig.Expect(right.Open(), "p1", memory);
         StoreRig.Expect(right.Open(), "p2", later);
+    }
+
+    // Goal: a session that a collector took for lost ends the work before anything counts on what may be gone.
+    [Fact]
+    public void A_session_that_was_removed_commits_nothing()
+    {
+        StoreRig left = Rig(false);
+        Store from = left.Open();
+        left.Suspend(from, "p1", [1, 2, 3]);
+        StoreRig right = Rig(false);
+        Store to = right.Open();
+        using StoreSession session = StoreSession.Begin(to, "s1", "b", 0, right.Fill);
+        session.RequireThere();
+        StoreSession.RemoveLeftOvers(to, "b");
+        Assert.Equal(StorageFailure.Changed, Assert.Throws<StorageException>(session.RequireThere).Failure);
+        Assert.Throws<StorageException>(() => new StoreCopier(from, to, StoreRig.Signer, right.Options)
+            .Copy(StoreRig.Guest, "p1", session));
+        Assert.Empty(ParcelShelf.List(to));
+    }
+
+    // Goal: what is mounted over a store, or under it, is not taken for it.
+    [Fact]
+    public void Another_store_in_its_place_is_not_written_to()
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        rig.Storage.Delete("godwit-store");
+        Assert.Equal(StorageFailure.Unreachable, Assert.Throws<StorageException>(store.Refresh).Failure);
+        Store.Create(rig.Storage, "bbbbbbbb-0000-0000-0000-000000000000", null);
+        Assert.Equal(StorageFailure.Changed, Assert.Throws<StorageException>(
+            () => StoreSession.Begin(store, "s1", "a", 0, rig.Fill)).Failure);
+        Assert.Empty(rig.Storage.List("sessions"));
     }
 
     [Fact]
@@ -263,6 +323,18 @@ public class StoreTests
         Assert.Null(ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours, rig.Fill));
         Assert.Null(ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours with { ClaimedUnixMs = 9 }, rig.Fill));
         Assert.Equal("b", ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours with { Host = "c" }, rig.Fill)!.Host);
+    }
+
+    // Goal: a length in a manifest takes no memory of whoever reads it.
+    [Fact]
+    public void A_tree_that_is_said_to_be_huge_is_refused_before_memory_is_taken()
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        ChunkId root = rig.Suspend(store, "p1", [1]).Memory[0].RootId;
+        using StoreReader reader = store.OpenReader();
+        Assert.Throws<StoreFormatException>(() => ChunkTree.Load(root, 1L << 36, reader));
+        Assert.Throws<StoreFormatException>(() => ChunkTree.Load(root, ChunkTree.LoadedPagesMax + 1, reader));
     }
 
     [Theory]
