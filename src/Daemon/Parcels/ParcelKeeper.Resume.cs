@@ -132,6 +132,7 @@ internal sealed partial class ParcelKeeper
             }
 
             var restorer = new ParcelRestorer(reader, manifest, known);
+            await Task.Run(() => CompareDisks(restorer, manifest, plan, cancellationToken), cancellationToken);
             if (plan.MustClaim)
             {
                 await ClaimAsync(home, manifest, plan.Epoch, claimed);
@@ -139,12 +140,12 @@ internal sealed partial class ParcelKeeper
 
             guest = await guests.AdoptParcelAsync(contract, plan.Epoch, note);
             await Task.Run(
-                () => RestoreDisks(restorer, manifest, plan, own: false, cancellationToken), cancellationToken);
+                () => RestoreDisks(restorer, manifest, plan, isOwn: false, cancellationToken), cancellationToken);
             isGivenUp = guest.BeforeArrival is { Parcel: not { Stage: ParcelStage.Asleep } } before
                 && before.Host == settings.HostName;
             await GuestKeeper.EndCopyAsync(guest);
             await Task.Run(
-                () => RestoreDisks(restorer, manifest, plan, own: true, cancellationToken), cancellationToken);
+                () => RestoreDisks(restorer, manifest, plan, isOwn: true, cancellationToken), cancellationToken);
             machine = await machines.StartAsync(contract, incoming: true, cancellationToken);
             if (request.Lazy)
             {
@@ -290,16 +291,6 @@ internal sealed partial class ParcelKeeper
         }
     }
 
-    private static void RestoreDisks(
-        ParcelRestorer restorer, ParcelManifest manifest, ResumePlan plan, bool own,
-        CancellationToken cancellationToken)
-    {
-        foreach (var part in manifest.Disks.Where(part => plan.IsOwnDisk(part.Name) == own))
-        {
-            restorer.RestoreDisk(part, plan.PathOf(part.Name), plan.IsOwnDisk(part.Name), cancellationToken);
-        }
-    }
-
     /// <summary>Refuses for every reason that can be known before anything is fetched.</summary>
     private async Task RequireFitAsync(
         ParcelManifest manifest, ResumePlan plan, CancellationToken cancellationToken)
@@ -336,6 +327,11 @@ internal sealed partial class ParcelKeeper
                 $"Guest '{contract.Name}' has {contract.MemoryBytes >> 20} MiB of memory; host '{settings.HostName}' "
                 + $"has {Math.Max(available, 0) >> 20} MiB to give.",
                 "Free memory there, or choose another host: 'godwit host list' shows who has how much.");
+        }
+
+        foreach (var (message, remedy) in DiskClashes(manifest, plan))
+        {
+            Refuse("parcel-disk", $"On host '{settings.HostName}': {message}", remedy);
         }
 
         foreach (var (code, message, remedy) in guests.Clashes(contract))
