@@ -109,26 +109,35 @@ public static class ParcelShelf
     public static void Remove(Store store, string guest, string id) => store.Objects.Delete(NameOf(guest, id));
 
     /// <summary>Takes a guest over with the next epoch.</summary>
-    /// <returns>Null if the guest is the caller's now; otherwise who was faster.</returns>
+    /// <returns>
+    /// Null if this call has put the claim; otherwise the one that is there, which may be the caller's from before.
+    /// </returns>
     public static ParcelClaim? TryClaim(
         Store store, string guest, long epoch, ParcelClaim claim, Action<Span<byte>> random)
     {
         string name = ClaimName(guest, epoch);
         byte[] note = SealedText.Write(claim, StoreJson.Default.ParcelClaim, store.Key, random);
-        if (store.Objects.PutIfAbsent(name, note))
-        {
-            return null;
-        }
-
-        ParcelClaim other = FindClaim(store, guest, epoch)
-            ?? throw new StoreFormatException(name, "it went away while it was read");
-        // A claim that this host made before it was interrupted.
-        return other.Host == claim.Host && other.Parcel == claim.Parcel ? null : other;
+        return store.Objects.PutIfAbsent(name, note)
+            ? null
+            : FindClaim(store, guest, epoch) ?? throw new StoreFormatException(name, "it went away while it was read");
     }
 
-    /// <summary>Gives up a claim; only its holder may, and only if the guest has not run by it.</summary>
-    public static void Unclaim(Store store, string guest, long epoch) =>
+    /// <summary>Says that the guest may have run by its claim; put before it runs.</summary>
+    public static void NoteRun(
+        Store store, string guest, long epoch, ParcelClaim claim, Action<Span<byte>> random) =>
+        store.Objects.PutIfAbsent(
+            RunName(guest, epoch), SealedText.Write(claim, StoreJson.Default.ParcelClaim, store.Key, random));
+
+    /// <summary>Whether the guest may have run by the claim of this epoch.</summary>
+    public static bool MayHaveRun(Store store, string guest, long epoch) =>
+        store.Objects.TryReadAll(RunName(guest, epoch)) is not null;
+
+    /// <summary>Gives up a claim; only who has put it may, and only if the guest has not run by it.</summary>
+    public static void Unclaim(Store store, string guest, long epoch)
+    {
+        store.Objects.Delete(RunName(guest, epoch));
         store.Objects.Delete(ClaimName(guest, epoch));
+    }
 
     /// <summary>Who took a guest over with an epoch; null if nobody has.</summary>
     public static ParcelClaim? FindClaim(Store store, string guest, long epoch) =>
@@ -206,6 +215,8 @@ public static class ParcelShelf
 
         return $"{ObjectNames.Parcels}/{guest}/{id}";
     }
+
+    private static string RunName(string guest, long epoch) => ClaimName(guest, epoch) + "-run";
 
     private static string ClaimName(string guest, long epoch) => string.Create(
         CultureInfo.InvariantCulture, $"{ObjectNames.Claims}/{guest}/{epoch:d12}");

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Migration;
@@ -8,6 +9,68 @@ namespace Godwit.Daemon.Guests;
 // Guests that sleep in parcels: what the registry says of them, and what a restart does with them.
 internal sealed partial class GuestKeeper
 {
+    private readonly ConcurrentDictionary<Guid, string> _resuming = new();
+
+    /// <summary>Keeps everybody else away from a guest that is to come out of a parcel, known here or not.</summary>
+    /// <param name="parcel">Its id, which the guest shows as what it is busy with.</param>
+    /// <exception cref="GodwitException"><c>guest-state</c>: somebody else is at it.</exception>
+    public async Task<Reservation> ReserveAsync(Guid uuid, string parcel, CancellationToken cancellationToken)
+    {
+        if (!_resuming.TryAdd(uuid, parcel))
+        {
+            throw new GodwitException("guest-state", $"Guest {uuid} is being resumed on this host already.",
+                "Wait until that has ended: 'godwit vm show' says how.");
+        }
+
+        try
+        {
+            if (Find(uuid) is { } guest)
+            {
+                if (guest.MigrationId.Length > 0)
+                {
+                    throw State(guest, $"is busy ({guest.MigrationId})", "Wait until that has ended.");
+                }
+
+                using var alone = await EnterAsync(guest, cancellationToken);
+                guest.MigrationId = parcel;
+            }
+
+            return new Reservation(this, uuid, parcel);
+        }
+        catch
+        {
+            _resuming.TryRemove(uuid, out _);
+            throw;
+        }
+    }
+
+    /// <summary>The sole right to a guest; ends with its disposal.</summary>
+    public sealed class Reservation(GuestKeeper keeper, Guid uuid, string parcel) : IDisposable
+    {
+        private bool _over;
+
+        /// <summary>Leaves the guest busy: what goes on with it ends that.</summary>
+        public void Leave() => End(isBusy: true);
+
+        public void Dispose() => End(isBusy: false);
+
+        private void End(bool isBusy)
+        {
+            if (_over)
+            {
+                return;
+            }
+
+            _over = true;
+            if (!isBusy && keeper.Find(uuid) is { } guest && guest.MigrationId == parcel)
+            {
+                guest.MigrationId = "";
+            }
+
+            keeper._resuming.TryRemove(uuid, out _);
+        }
+    }
+
     /// <summary>Records where a guest stands with a parcel; durable when this returns.</summary>
     public Task StoreParcelAsync(LocalGuest guest, ParcelNote? parcel) =>
         DecideAsync(guest, guest.Record with { Parcel = parcel });
@@ -45,7 +108,7 @@ internal sealed partial class GuestKeeper
         });
     }
 
-    /// <summary>Takes a guest over that is to be resumed here; durable when this returns.</summary>
+    /// <summary>Takes a reserved guest over that is to be resumed here; durable when this returns.</summary>
     /// <param name="contract">As the parcel has it.</param>
     /// <param name="epoch">That this host has claimed.</param>
     public async Task<LocalGuest> AdoptParcelAsync(MachineContract contract, long epoch, ParcelNote parcel)
@@ -60,12 +123,18 @@ internal sealed partial class GuestKeeper
         {
             if (_guests.TryGetValue(contract.Uuid, out var known))
             {
-                known.BeforeArrival = known.Record;
-                await DecideAsync(known, record with { Created = known.Record.Created });
+                if (known.MigrationId != parcel.Id)
+                {
+                    throw State(known, "has come to be here meanwhile", "Look at 'godwit vm show', and try again.");
+                }
+
+                var before = known.Record;
+                await DecideAsync(known, record with { Created = before.Created });
+                known.BeforeArrival = before;
                 return known;
             }
 
-            var guest = new LocalGuest(record);
+            var guest = new LocalGuest(record) { MigrationId = parcel.Id };
             await registry.AddGuestAsync(record, CancellationToken.None);
             _guests[contract.Uuid] = guest;
             return guest;

@@ -392,6 +392,12 @@ internal sealed partial class GuestKeeper
         var arriving = GuestOwnership.Arriving(from, epoch);
         var record = new GuestRecord(
             contract, arriving.Host, arriving.Epoch, arriving.Intent, created, null, "");
+        if (_resuming.ContainsKey(contract.Uuid))
+        {
+            throw new GodwitException("guest-state", $"Guest '{contract.Name}' is being resumed here from a parcel.",
+                "Look at 'godwit vm show' on both hosts; only one of them may own the guest.");
+        }
+
         if (_guests.TryGetValue(contract.Uuid, out var guest))
         {
             var known = guest.Record;

@@ -88,17 +88,19 @@ internal sealed partial class ParcelKeeper
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(_shutdown.Token, cancellationToken);
         var started = clock.GetTimestamp();
         var store = stores.Open(entry);
-        var plan = request.Mode switch
-        {
-            ResumeMode.Rollback => await PlanRollbackAsync(store, manifest, stop.Token),
-            ResumeMode.Fork => ResumePlan.Fork(manifest, request.NewName),
-            _ => PlanResume(manifest),
-        };
+        var fork = request.Mode == ResumeMode.Fork ? ResumePlan.Fork(manifest, request.NewName) : null;
+        using var reserved = await guests.ReserveAsync(
+            fork?.Contract.Uuid ?? Guid.Parse(manifest.Guest), manifest.Id, stop.Token);
+        var home = fork is null ? RequireHome(manifest) : store;
+        var plan = fork ?? await Task.Run(
+            () => request.Mode == ResumeMode.Rollback ? PlanRollback(home, manifest) : PlanResume(home, manifest),
+            stop.Token);
         await RequireFitAsync(manifest, plan, stop.Token);
         var lasting = new List<IDisposable> { stores.Begin(store) };
         try
         {
-            return await ResumeHereAsync(entry, store, manifest, plan, request, lasting, started, stop.Token);
+            return await ResumeHereAsync(
+                entry, store, home, manifest, plan, request, reserved, lasting, started, stop.Token);
         }
         finally
         {
@@ -108,32 +110,18 @@ internal sealed partial class ParcelKeeper
 
     /// <param name="lasting">Disposed of by the caller, unless it is taken over by what goes on afterwards.</param>
     private async Task<ResumeGuestResponse> ResumeHereAsync(
-        StoreEntry entry, Store store, ParcelManifest manifest, ResumePlan plan, ResumeGuestRequest request,
-        List<IDisposable> lasting, long started, CancellationToken cancellationToken)
+        StoreEntry entry, Store store, Store home, ParcelManifest manifest, ResumePlan plan,
+        ResumeGuestRequest request, GuestKeeper.Reservation reserved, List<IDisposable> lasting, long started,
+        CancellationToken cancellationToken)
     {
-        var (contract, epoch) = (plan.Contract, plan.Epoch);
+        var contract = plan.Contract;
         var note = new ParcelNote(entry.Name, manifest.Id, ParcelStage.Resuming);
-        var home = plan.MustClaim ? RequireHome(manifest) : store;
-        await ClaimAsync(home, manifest, plan);
-        if (request.Mode == ResumeMode.Rollback)
-        {
-            await GiveUpCopyAsync(contract.Uuid, cancellationToken);
-        }
-
-        LocalGuest guest;
-        try
-        {
-            guest = await guests.AdoptParcelAsync(contract, epoch, note);
-        }
-        catch
-        {
-            Unclaim(home, manifest, plan);
-            throw;
-        }
-
-        guest.MigrationId = manifest.Id;
+        List<(Store Store, long Epoch)> claimed = [];
+        LocalGuest? guest = null;
         QemuMachine? machine = null;
         LazyMemory? lazy = null;
+        // Whether what the guest was here before is gone: then it can only go on from the parcel.
+        var isGivenUp = false;
         try
         {
             using var reader = store.OpenReader();
@@ -144,7 +132,20 @@ internal sealed partial class ParcelKeeper
             }
 
             var restorer = new ParcelRestorer(reader, manifest, known);
-            await Task.Run(() => RestoreDisks(restorer, manifest, plan, cancellationToken), cancellationToken);
+            await Task.Run(() => CompareDisks(restorer, manifest, plan, cancellationToken), cancellationToken);
+            if (plan.MustClaim)
+            {
+                await ClaimAsync(home, manifest, plan.Epoch, claimed);
+            }
+
+            guest = await guests.AdoptParcelAsync(contract, plan.Epoch, note);
+            await Task.Run(
+                () => RestoreDisks(restorer, manifest, plan, isOwn: false, cancellationToken), cancellationToken);
+            isGivenUp = guest.BeforeArrival is { Parcel: not { Stage: ParcelStage.Asleep } } before
+                && before.Host == settings.HostName;
+            await GuestKeeper.EndCopyAsync(guest);
+            await Task.Run(
+                () => RestoreDisks(restorer, manifest, plan, isOwn: true, cancellationToken), cancellationToken);
             machine = await machines.StartAsync(contract, incoming: true, cancellationToken);
             if (request.Lazy)
             {
@@ -165,8 +166,14 @@ internal sealed partial class ParcelKeeper
             }
 
             var announcer = Machines.OpenAnnouncer(machine);
+            if (plan.MustClaim)
+            {
+                await Task.Run(() => NoteRun(home, manifest, plan.Epoch), CancellationToken.None);
+            }
+
             // From here on a restart of the daemon finds a guest that is to run.
             await guests.WakeAsync(guest, lazy is null ? ParcelStage.Awake : ParcelStage.Filling);
+            isGivenUp = true;
             guests.Attach(guest, machine);
             var running = machine;
             machine = null;
@@ -174,12 +181,13 @@ internal sealed partial class ParcelKeeper
             machines.Announce(announcer, contract.Name);
             if (lazy is not null)
             {
+                reserved.Leave();
                 _ = Track(FillAsync(guest, lazy, [.. lasting]));
                 lasting.Clear();
             }
             else
             {
-                guest.MigrationId = "";
+                reserved.Dispose();
             }
 
             inventory.Arrived(guest);
@@ -203,9 +211,8 @@ internal sealed partial class ParcelKeeper
                 ReadBytes = (ulong)report.ReadBytes,
             };
         }
-        catch (Exception exception) when (guest.Record.Parcel is { Stage: ParcelStage.Resuming })
+        catch (Exception exception) when (guest is null || guest.Record.Parcel is { Stage: ParcelStage.Resuming })
         {
-            // It has not run: the parcel is as it was, and anybody may resume it.
             Log.ParcelReturned(logger, manifest.Id, contract.Name, exception.Message);
             if (lazy is not null)
             {
@@ -217,66 +224,22 @@ internal sealed partial class ParcelKeeper
                 await Machines.EndAsync(machine);
             }
 
-            guest.MigrationId = "";
-            await guests.ReturnParcelAsync(guest);
-            Unclaim(home, manifest, plan);
+            if (isGivenUp)
+            {
+                // Its disks may be half of one instant and half of another: it sleeps in the parcel, and only here.
+                await guests.FallAsleepAsync(guest!, note);
+                throw;
+            }
+
+            // It has not run: the parcel is as it was, and anybody may resume it.
+            if (guest is not null)
+            {
+                await guests.ReturnParcelAsync(guest);
+            }
+
+            claimed.ForEach(one => Unclaim(one.Store, manifest, one.Epoch));
             throw;
         }
-    }
-
-    private Store? TryOpenHome(ParcelManifest manifest)
-    {
-        foreach (var entry in stores.All)
-        {
-            try
-            {
-                if (stores.Open(entry) is { } store && store.Descriptor.Id == manifest.Home)
-                {
-                    return store;
-                }
-            }
-            catch (Exception exception) when (StoreErrors.IsKnown(exception))
-            {
-                // It may be another one.
-            }
-        }
-
-        return null;
-    }
-
-    // A copy of a parcel in another store has what it takes to run the guest, and not the word who may.
-    private Store RequireHome(ParcelManifest manifest) => TryOpenHome(manifest) ?? throw new GodwitException(
-        "parcel-copy",
-        $"Parcel {manifest.Id} is a copy: who may run guest '{manifest.Name}' is decided in the store that it was made "
-        + $"in ({manifest.Home}), which host '{settings.HostName}' does not reach.",
-        "Make that store known here with 'godwit store create', or begin another guest: 'godwit vm fork'.");
-
-    /// <summary>Looks whether another host has taken over a guest that sleeps here: the store has the word.</summary>
-    public async Task LookForClaimAsync(string uuid)
-    {
-        if (!Guid.TryParse(uuid, out var id) || guests.Find(id) is not { } guest)
-        {
-            return;
-        }
-
-        using var alone = await GuestKeeper.EnterAsync(guest, CancellationToken.None);
-        var record = guest.Record;
-        if (record.Parcel is not { Stage: ParcelStage.Asleep } note || record.Host != settings.HostName)
-        {
-            return;
-        }
-
-        await StoreErrors.GuardAsync(note.Store, async () =>
-        {
-            var store = stores.Open(stores.Find(note.Store));
-            if (ParcelShelf.FindClaim(store, id.ToString(), record.Epoch + 1) is { } claim
-                && claim.Host != settings.HostName)
-            {
-                await guests.GiveUpAsleepAsync(guest, claim.Host, record.Epoch + 1);
-            }
-
-            return true;
-        });
     }
 
     // Whoever put it to sleep learns that it is awake elsewhere; if not now, then when it is asked for the guest.
@@ -328,88 +291,6 @@ internal sealed partial class ParcelKeeper
         }
     }
 
-    private static void RestoreDisks(
-        ParcelRestorer restorer, ParcelManifest manifest, ResumePlan plan, CancellationToken cancellationToken)
-    {
-        foreach (var part in manifest.Disks)
-        {
-            restorer.RestoreDisk(part, plan.PathOf(part.Name), plan.IsOwnDisk(part.Name), cancellationToken);
-        }
-    }
-
-    /// <summary>The guest as it is known here may not run any more: it goes back to what it was.</summary>
-    private async Task GiveUpCopyAsync(Guid uuid, CancellationToken cancellationToken)
-    {
-        if (guests.Find(uuid) is { } known)
-        {
-            using var alone = await GuestKeeper.EnterAsync(known, cancellationToken);
-            await GuestKeeper.EndCopyAsync(known);
-        }
-    }
-
-    private ResumePlan PlanResume(ParcelManifest manifest)
-    {
-        var contract = ContractJson.Read(manifest);
-        if (manifest.Kind != ParcelKind.Suspend)
-        {
-            throw new GodwitException("parcel-checkpoint",
-                $"Parcel {manifest.Id} is a checkpoint: guest '{manifest.Name}' went on after it.",
-                $"Go back to it with 'godwit vm rollback {manifest.Id}', or begin another guest from it with "
-                + $"'godwit vm fork {manifest.Id} --name NAME'.");
-        }
-
-        var plan = new ResumePlan(contract, manifest.Epoch + 1, MustClaim: true);
-        if (guests.Find(contract.Uuid) is not { } known)
-        {
-            return plan;
-        }
-
-        if (known.MigrationId.Length > 0)
-        {
-            throw GuestKeeper.State(known, $"is busy ({known.MigrationId})", "Wait until that has ended.");
-        }
-
-        var record = known.Record;
-        if (record.Host == settings.HostName && record.Parcel is not { Stage: ParcelStage.Asleep })
-        {
-            throw GuestKeeper.State(known, known.Machine is not null ? "runs here" : "is stopped here, and not asleep",
-                $"Start it with 'godwit vm start', or go back to the parcel: 'godwit vm rollback {manifest.Id}'.");
-        }
-
-        if (record.Epoch > manifest.Epoch && !(record.Epoch == manifest.Epoch + 1 && record.Parcel?.Id == manifest.Id))
-        {
-            throw Stale(manifest, record.Host);
-        }
-
-        return plan;
-    }
-
-    // Whoever owns the guest takes it back, or anybody if it sleeps and nobody has resumed it.
-    private Task<ResumePlan> PlanRollbackAsync(
-        Store store, ParcelManifest manifest, CancellationToken cancellationToken) => Task.Run(() =>
-    {
-        var contract = ContractJson.Read(manifest);
-        var epoch = manifest.Epoch;
-        if (guests.Find(contract.Uuid) is { } known)
-        {
-            guests.RequireHere(known);
-            epoch = Math.Max(epoch, known.Record.Epoch);
-        }
-
-        foreach (var (_, id) in ParcelShelf.List(store).Where(parcel => parcel.Guest == manifest.Guest))
-        {
-            cancellationToken.ThrowIfCancellationRequested();
-            epoch = Math.Max(epoch, ParcelShelf.Find(store, manifest.Guest, id, trust)?.Epoch ?? 0);
-        }
-
-        return new ResumePlan(contract, epoch + 1, MustClaim: true);
-    }, cancellationToken);
-
-    private static GodwitException Stale(ParcelManifest manifest, string owner) => new("parcel-stale",
-        $"Guest '{manifest.Name}' has been resumed from parcel {manifest.Id} already, by host '{owner}': it is its "
-        + "owner now.",
-        $"Look at 'godwit vm show {manifest.Name}' there; 'godwit vm history {manifest.Name}' lists its parcels.");
-
     /// <summary>Refuses for every reason that can be known before anything is fetched.</summary>
     private async Task RequireFitAsync(
         ParcelManifest manifest, ResumePlan plan, CancellationToken cancellationToken)
@@ -448,45 +329,16 @@ internal sealed partial class ParcelKeeper
                 "Free memory there, or choose another host: 'godwit host list' shows who has how much.");
         }
 
+        foreach (var (message, remedy) in DiskClashes(manifest, plan))
+        {
+            Refuse("parcel-disk", $"On host '{settings.HostName}': {message}", remedy);
+        }
+
         foreach (var (code, message, remedy) in guests.Clashes(contract))
         {
             Refuse(code, $"On host '{settings.HostName}': {message}", remedy);
         }
 
         MoveRefusals.Throw(contract.Name, settings.HostName, refusals);
-    }
-
-    private async Task ClaimAsync(Store store, ParcelManifest manifest, ResumePlan plan)
-    {
-        if (!plan.MustClaim)
-        {
-            return;
-        }
-
-        var claim = new ParcelClaim(manifest.Id, settings.HostName, clock.GetUtcNow().ToUnixTimeMilliseconds());
-        if (await Task.Run(() => ParcelShelf.TryClaim(
-            store, manifest.Guest, plan.Epoch, claim, Stores.Random)) is { } other)
-        {
-            await LookForClaimAsync(manifest.Guest);
-            throw Stale(manifest, other.Host);
-        }
-    }
-
-    private void Unclaim(Store store, ParcelManifest manifest, ResumePlan plan)
-    {
-        if (!plan.MustClaim)
-        {
-            return;
-        }
-
-        try
-        {
-            ParcelShelf.Unclaim(store, manifest.Guest, plan.Epoch);
-        }
-        catch (StorageException exception)
-        {
-            // It stays this host's to resume.
-            Log.ParcelUnsettled(logger, manifest.Id, manifest.Name, "", exception.Message);
-        }
     }
 }

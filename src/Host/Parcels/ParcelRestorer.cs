@@ -35,15 +35,56 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
     /// <summary>So far.</summary>
     public RestoreReport Report => new(reader.BytesRead, _kept, _rebuilt, _read);
 
+    /// <summary>An image on this host and what it is based on.</summary>
+    public static IReadOnlyList<string> ImagesOf(string path) => [Path.GetFullPath(path), .. DiskImage.Chain(path)];
+
+    /// <summary>Images of the parcel that none of the guest's disks, kernel and initramfs is or is based on.</summary>
+    /// <exception cref="ChunkLostException">A block cannot be had.</exception>
+    public IReadOnlyList<string> StrayImages(MachineContract contract)
+    {
+        HashSet<string> used = [.. contract.Disks.Select(disk => Path.GetFullPath(disk.Path))];
+        used.UnionWith(((string?[])[contract.KernelPath, contract.InitramfsPath]).OfType<string>());
+        var images = manifest.Disks.DistinctBy(part => part.Name).ToDictionary(part => part.Name);
+        if (images.Keys.All(used.Contains))
+        {
+            return [];
+        }
+
+        foreach (DiskContract disk in contract.Disks)
+        {
+            string? next = Path.GetFullPath(disk.Path);
+            for (int i = 0; next is not null && i < DiskImage.ChainMax; i++)
+            {
+                used.Add(next);
+                next = images.TryGetValue(next, out ParcelPart? image) ? BackingOf(image) : null;
+            }
+        }
+
+        return [.. images.Keys.Where(name => !used.Contains(name))];
+    }
+
+    /// <summary>Sees that an image which is there and is not to be changed is the parcel's.</summary>
+    /// <param name="path">Where it lies on this host.</param>
+    /// <param name="isOwn">False for an image that other guests may be based on.</param>
+    /// <exception cref="GodwitException"><c>parcel-base-different</c>, <c>parcel-disk</c>.</exception>
+    /// <exception cref="ChunkLostException">A node cannot be had.</exception>
+    public void CompareDisk(ParcelPart disk, string path, bool isOwn, CancellationToken cancellationToken) =>
+        WithDisk(path, () =>
+        {
+            using SafeFileHandle file = File.OpenHandle(
+                path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
+            if (RandomAccess.GetLength(file) != disk.Bytes || !IsSame(file, disk, cancellationToken))
+            {
+                throw isOwn ? IsAnother(path) : BaseDiffers(path);
+            }
+        });
+
     /// <summary>Brings a disk image to what the parcel has, whatever lies there.</summary>
     /// <param name="path">Where it belongs on this host.</param>
-    /// <param name="mayChange">False for an image that other guests may be based on: it has to be right, or absent.
-    /// </param>
-    /// <exception cref="GodwitException"><c>parcel-base-different</c>, <c>parcel-disk</c>.</exception>
+    /// <exception cref="GodwitException"><c>parcel-disk</c>.</exception>
     /// <exception cref="ChunkLostException">A block cannot be had.</exception>
-    public void RestoreDisk(ParcelPart disk, string path, bool mayChange, CancellationToken cancellationToken)
-    {
-        try
+    public void RestoreDisk(ParcelPart disk, string path, CancellationToken cancellationToken) =>
+        WithDisk(path, () =>
         {
             bool isNew = !File.Exists(path);
             // A new image gets its name when it is whole; one that is there is brought up to date in place: until this
@@ -52,12 +93,14 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
             using (SafeFileHandle file = OpenDisk(target, isNew))
             {
-                if (!mayChange && !isNew && RandomAccess.GetLength(file) != disk.Bytes)
+                if (!isNew && !DiskLock.TryHold(file))
                 {
-                    throw BaseDiffers(path);
+                    throw new GodwitException("parcel-disk",
+                        $"The disk image {path} cannot be restored here: a QEMU writes to it, or a tool of QEMU's.",
+                        $"See who has it open: 'fuser -v {path}'.");
                 }
 
-                RestoreFile(file, disk, isNew, mayChange || isNew, cancellationToken);
+                RestoreFile(file, disk, isNew, cancellationToken);
                 if (RandomAccess.GetLength(file) != disk.Bytes)
                 {
                     RandomAccess.SetLength(file, disk.Bytes);
@@ -70,6 +113,13 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
             {
                 File.Move(target, path);
             }
+        });
+
+    private static void WithDisk(string path, Action work)
+    {
+        try
+        {
+            work();
         }
         catch (Exception e) when (e is (IOException or UnauthorizedAccessException) and not StorageException)
         {
@@ -177,22 +227,58 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
         }
     }
 
-    private void RestoreFile(
-        SafeFileHandle file, ParcelPart disk, bool isNew, bool mayChange, CancellationToken cancellationToken)
+    private string? BackingOf(ParcelPart image)
+    {
+        ChunkId[] ids = ChunkTree.Load(image.RootId, image.Pages, reader);
+        return DiskImage.BackingOf(image.Name, (bytes, offset) =>
+        {
+            int count = (int)Math.Clamp(image.Bytes - offset, 0, bytes.Length);
+            for (int done = 0; done < count;)
+            {
+                (long page, long at) = Math.DivRem(offset + done, Page.Size);
+                int length = (int)Math.Min(count - done, Page.Size - at);
+                ReadOnlySpan<byte> content = ids[page].IsZeros ? new byte[Page.Size] : reader.Read(ids[page]);
+                content.Slice((int)at, length).CopyTo(bytes[done..]);
+                done += length;
+            }
+
+            return count;
+        });
+    }
+
+    private bool IsSame(SafeFileHandle file, ParcelPart disk, CancellationToken cancellationToken)
+    {
+        ChunkId[] ids = ChunkTree.Load(disk.RootId, disk.Pages, reader);
+        byte[] there = new byte[Page.Size];
+        for (long block = 0; block < ids.Length; block++)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            if (!IsInPlace(file, disk, block, ids[block], there))
+            {
+                return false;
+            }
+
+            _kept += ids[block].IsZeros ? 0 : Page.Size;
+        }
+
+        return true;
+    }
+
+    private static bool IsInPlace(SafeFileHandle file, ParcelPart disk, long block, ChunkId id, byte[] there)
+    {
+        there.AsSpan().Clear();
+        int count = RandomAccess.Read(file, there, block * Page.Size);
+        return count >= Math.Min(Page.Size, disk.Bytes - (block * Page.Size))
+            && (id.IsZeros ? ZeroTest.IsZero(there) : ChunkId.Of(there) == id);
+    }
+
+    private void RestoreFile(SafeFileHandle file, ParcelPart disk, bool isNew, CancellationToken cancellationToken)
     {
         ChunkId[] ids = ChunkTree.Load(disk.RootId, disk.Pages, reader);
         byte[] there = new byte[Page.Size];
         bool Keep(long block)
         {
-            there.AsSpan().Clear();
-            int count = RandomAccess.Read(file, there, block * Page.Size);
-            bool isSame = count >= Math.Min(Page.Size, disk.Bytes - (block * Page.Size))
-                && (ids[block].IsZeros ? ZeroTest.IsZero(there) : ChunkId.Of(there) == ids[block]);
-            if (!isSame && !mayChange)
-            {
-                throw BaseDiffers(disk.Name);
-            }
-
+            bool isSame = IsInPlace(file, disk, block, ids[block], there);
             if (!isSame && ids[block].IsZeros)
             {
                 there.AsSpan().Clear();
@@ -281,10 +367,21 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
             File.Delete(path);
         }
 
-        return File.OpenHandle(
+        SafeFileHandle file = File.OpenHandle(
             path, isNew ? FileMode.CreateNew : FileMode.Open, FileAccess.ReadWrite,
             FileShare.ReadWrite | FileShare.Delete);
+        if (isNew)
+        {
+            // While nothing is in it: what a guest keeps on its disk is nobody else's on this host.
+            File.SetUnixFileMode(file, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        }
+
+        return file;
     }
+
+    private static GodwitException IsAnother(string path) => new("parcel-disk",
+        $"There is an image at {path} already. This host does not know it as the guest's, and it is not what the parcel "
+        + "has.", "Move it away if nobody needs it there: the parcel brings its own.");
 
     private static GodwitException BaseDiffers(string path) => new("parcel-base-different",
         $"The image {path} that the guest's disk is based on is another one here.",

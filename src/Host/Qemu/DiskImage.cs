@@ -45,14 +45,24 @@ internal static partial class DiskImage
         return chain;
     }
 
-    // https://www.qemu.org/docs/master/interop/qcow2.html: offset and length of the backing file's name.
+    /// <summary>Reads a part of an image, as <see cref="RandomAccess"/> does.</summary>
+    internal delegate int ReadAt(Span<byte> bytes, long offset);
+
     private static string? BackingOf(string path)
     {
-        const int nameBytesMax = 1023;
         using SafeFileHandle file = File.OpenHandle(
             path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
+        return BackingOf(path, (bytes, offset) => RandomAccess.Read(file, bytes, offset));
+    }
+
+    /// <summary>What an image is based on; null if it is based on no file.</summary>
+    /// <param name="path">Where it lies, or will.</param>
+    // https://www.qemu.org/docs/master/interop/qcow2.html: offset and length of the backing file's name.
+    internal static string? BackingOf(string path, ReadAt read)
+    {
+        const int nameBytesMax = 1023;
         Span<byte> head = stackalloc byte[20];
-        if (RandomAccess.Read(file, head, 0) < head.Length || BinaryPrimitives.ReadUInt32BigEndian(head) != QcowMagic)
+        if (read(head, 0) < head.Length || BinaryPrimitives.ReadUInt32BigEndian(head) != QcowMagic)
         {
             return null;
         }
@@ -65,7 +75,7 @@ internal static partial class DiskImage
         }
 
         byte[] name = new byte[length];
-        string text = RandomAccess.Read(file, name, offset) == name.Length
+        string text = read(name, offset) == name.Length
             ? System.Text.Encoding.UTF8.GetString(name) : "";
         // Anything with a protocol, such as nbd:// or json:, is no file of ours.
         return text.Length == 0 || text.Contains(':', StringComparison.Ordinal) || text.Contains('\0')

@@ -321,8 +321,15 @@ public class StoreTests
         Store store = rig.Open();
         var ours = new ParcelClaim("p1", "b", 5);
         Assert.Null(ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours, rig.Fill));
-        Assert.Null(ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours with { ClaimedUnixMs = 9 }, rig.Fill));
+        Assert.Equal(
+            ours, ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours with { ClaimedUnixMs = 9 }, rig.Fill));
         Assert.Equal("b", ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours with { Host = "c" }, rig.Fill)!.Host);
+        Assert.False(ParcelShelf.MayHaveRun(store, StoreRig.Guest, 2));
+        ParcelShelf.NoteRun(store, StoreRig.Guest, 2, ours, rig.Fill);
+        Assert.True(ParcelShelf.MayHaveRun(store, StoreRig.Guest, 2));
+        ParcelShelf.Unclaim(store, StoreRig.Guest, 2);
+        Assert.False(ParcelShelf.MayHaveRun(store, StoreRig.Guest, 2));
+        Assert.Null(ParcelShelf.TryClaim(store, StoreRig.Guest, 2, ours with { Host = "c" }, rig.Fill));
     }
 
     // Goal: a length in a manifest takes no memory of whoever reads it.

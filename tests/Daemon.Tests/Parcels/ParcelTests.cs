@@ -9,7 +9,7 @@ namespace Godwit.Daemon.Tests.Parcels;
 /// <remarks>Its count on all consoles together has no gap and no number twice: it was never in two places.</remarks>
 public sealed class ParcelTests
 {
-    private const string StoreName = "office";
+    internal const string StoreName = "office";
 
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
@@ -310,9 +310,9 @@ public sealed class ParcelTests
         IsUnbroken(pair);
     }
 
-    private static async Task<MovePair> StartAsync()
+    internal static async Task<MovePair> StartAsync(Action<GuestSpec>? spec = null)
     {
-        var pair = await MovePair.StartAsync();
+        var pair = await MovePair.StartAsync(spec: spec);
         try
         {
             foreach (var host in new[] { pair.A, pair.B })
@@ -330,19 +330,19 @@ public sealed class ParcelTests
         }
     }
 
-    private static string StorePath(MovePair pair) => Path.Combine(Path.GetDirectoryName(pair.Folder("a"))!, "store");
+    internal static string StorePath(MovePair pair) => Path.Combine(Path.GetDirectoryName(pair.Folder("a"))!, "store");
 
-    private static async Task<Parcel> SuspendAsync(DaemonProcess host, MovePair pair) =>
+    internal static async Task<Parcel> SuspendAsync(DaemonProcess host, MovePair pair) =>
         await host.Control.SuspendGuestAsync(
             new SuspendGuestRequest { Guest = pair.Program.Name }, cancellationToken: Token);
 
-    private static async Task<ResumeGuestResponse> ResumeAsync(
+    internal static async Task<ResumeGuestResponse> ResumeAsync(
         DaemonProcess host, MovePair pair, string reference = "") => await host.Control.ResumeGuestAsync(
         new ResumeGuestRequest { Reference = reference.Length > 0 ? reference : pair.Program.Name },
         cancellationToken: Token);
 
     // In the order of the count: it may have been here and there several times.
-    private static void IsUnbroken(MovePair pair)
+    internal static void IsUnbroken(MovePair pair)
     {
         var lines = (CountingGuest.Console(pair.A, pair.Guest) + CountingGuest.Console(pair.B, pair.Guest))
             .Split('\n').Where(line => line.Length == 8).Order(StringComparer.Ordinal).ToList();

@@ -1,0 +1,210 @@
+using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Storage;
+using Godwit.Daemon.Guests;
+using Godwit.Host.Parcels;
+using Godwit.Host.Registry;
+using Godwit.Migration;
+using ParcelKind = Godwit.ChunkStore.Parcels.ParcelKind;
+
+namespace Godwit.Daemon.Parcels;
+
+// Whose a guest is: who may take it out of a parcel, and the word for it in the store.
+internal sealed partial class ParcelKeeper
+{
+    private Store? TryOpenHome(ParcelManifest manifest)
+    {
+        foreach (var entry in stores.All)
+        {
+            try
+            {
+                if (stores.Open(entry) is { } store && store.Descriptor.Id == manifest.Home)
+                {
+                    return store;
+                }
+            }
+            catch (Exception exception) when (StoreErrors.IsKnown(exception))
+            {
+                // It may be another one.
+            }
+        }
+
+        return null;
+    }
+
+    // A copy of a parcel in another store has what it takes to run the guest, and not the word who may.
+    private Store RequireHome(ParcelManifest manifest) => TryOpenHome(manifest) ?? throw new GodwitException(
+        "parcel-copy",
+        $"Parcel {manifest.Id} is a copy: who may run guest '{manifest.Name}' is decided in the store that it was made "
+        + $"in ({manifest.Home}), which host '{settings.HostName}' does not reach.",
+        "Make that store known here with 'godwit store create', or begin another guest: 'godwit vm fork'.");
+
+    /// <summary>Looks whether another host has taken over a guest that sleeps here: the store has the word.</summary>
+    public async Task LookForClaimAsync(string uuid)
+    {
+        if (!Guid.TryParse(uuid, out var id) || guests.Find(id) is not { } guest)
+        {
+            return;
+        }
+
+        using var alone = await GuestKeeper.EnterAsync(guest, CancellationToken.None);
+        await GiveUpIfClaimedAsync(guest);
+    }
+
+    // By whoever has the sole right to the guest.
+    private async Task GiveUpIfClaimedAsync(LocalGuest guest)
+    {
+        var record = guest.Record;
+        if (record.Parcel is not { Stage: ParcelStage.Asleep } note || record.Host != settings.HostName)
+        {
+            return;
+        }
+
+        await StoreErrors.GuardAsync(note.Store, async () =>
+        {
+            var store = stores.Open(stores.Find(note.Store));
+            var uuid = record.Uuid.ToString();
+            var home = ParcelShelf.Find(store, uuid, note.Id, trust) is { } manifest
+                ? TryOpenHome(manifest) ?? store : store;
+            // The guest's epoch is that of the parcel, or of a claim by which this host has tried to resume it.
+            foreach (var epoch in (long[])[record.Epoch, record.Epoch + 1])
+            {
+                if (ParcelShelf.FindClaim(home, uuid, epoch) is { } claim && claim.Host != settings.HostName)
+                {
+                    await guests.GiveUpAsleepAsync(guest, claim.Host, epoch);
+                    break;
+                }
+            }
+
+            return true;
+        });
+    }
+
+    private ResumePlan PlanResume(Store home, ParcelManifest manifest)
+    {
+        var contract = ContractJson.Read(manifest);
+        var known = guests.Find(contract.Uuid);
+        // What an unfinished resume or rollback left, whatever kind the parcel is of.
+        if (known is not null && SleepsHere(known, manifest.Id))
+        {
+            return new ResumePlan(contract, Math.Max(manifest.Epoch + 1, known.Record.Epoch), MustClaim: true);
+        }
+
+        if (manifest.Kind != ParcelKind.Suspend)
+        {
+            throw new GodwitException("parcel-checkpoint",
+                $"Parcel {manifest.Id} is a checkpoint: guest '{manifest.Name}' went on after it.",
+                $"Go back to it with 'godwit vm rollback {manifest.Id}', or begin another guest from it with "
+                + $"'godwit vm fork {manifest.Id} --name NAME'.");
+        }
+
+        if (known is not null && known.Record.Host == settings.HostName
+            && known.Record.Parcel is not { Stage: ParcelStage.Asleep })
+        {
+            throw GuestKeeper.State(known, known.Machine is not null ? "runs here" : "is stopped here, and not asleep",
+                $"Start it with 'godwit vm start', or go back to the parcel: 'godwit vm rollback {manifest.Id}'.");
+        }
+
+        if (known is not null && known.Record.Epoch > manifest.Epoch)
+        {
+            throw Stale(manifest, known.Record.Host);
+        }
+
+        // What was made of the guest later says that it went on from here, whatever has become of the claim.
+        var plan = new ResumePlan(contract, manifest.Epoch + 1, MustClaim: true);
+        return ParcelsOf(home, manifest.Guest).FirstOrDefault(one => one.Epoch >= plan.Epoch) is { } later
+            ? throw Stale(manifest, later.Host) : plan;
+    }
+
+    // Whoever owns the guest takes it back, or anybody if it sleeps; whether it still does its claim decides.
+    private ResumePlan PlanRollback(Store home, ParcelManifest manifest)
+    {
+        var contract = ContractJson.Read(manifest);
+        var known = guests.Find(contract.Uuid);
+        if (known is not null)
+        {
+            guests.RequireHere(known);
+        }
+
+        var newest = ParcelsOf(home, manifest.Guest)
+            .OrderBy(one => one.Epoch).ThenBy(one => one.Kind == ParcelKind.Suspend).LastOrDefault() ?? manifest;
+        if (known is null && newest.Kind != ParcelKind.Suspend)
+        {
+            throw new GodwitException("guest-state",
+                $"Guest '{manifest.Name}' went on after its newest parcel {newest.Id}, on host '{newest.Host}': only "
+                + "where it runs now can it be taken back.",
+                $"Run the command on the host that 'godwit vm list' names, '{newest.Host}' if it did not move.");
+        }
+
+        var epoch = Math.Max(newest.Epoch, known?.Record.Epoch ?? 0) + 1;
+        while (known is not null
+            && ParcelShelf.FindClaim(home, manifest.Guest, epoch) is { } claim && claim.Host == settings.HostName)
+        {
+            // Left by an attempt of this host's that came to nothing.
+            epoch++;
+        }
+
+        return new ResumePlan(contract, epoch, MustClaim: true);
+    }
+
+    // Those that were made there: who may resume them is decided there.
+    private IEnumerable<ParcelManifest> ParcelsOf(Store home, string guest) => ParcelShelf.List(home)
+        .Where(parcel => parcel.Guest == guest)
+        .Select(parcel => ParcelShelf.Find(home, guest, parcel.Id, trust))
+        .OfType<ParcelManifest>().Where(one => one.Home == home.Descriptor.Id);
+
+    private bool SleepsHere(LocalGuest guest, string parcel) => guest.Record.Host == settings.HostName
+        && guest.Record.Parcel is { Stage: ParcelStage.Asleep } note && note.Id == parcel;
+
+    private static GodwitException Stale(ParcelManifest manifest, string owner) => new("parcel-stale",
+        $"Guest '{manifest.Name}' has been resumed from parcel {manifest.Id} already, by host '{owner}': it is its "
+        + "owner now.",
+        $"Look at 'godwit vm show {manifest.Name}' there; 'godwit vm history {manifest.Name}' lists its parcels.");
+
+    /// <summary>Puts the claim by which this host owns the guest.</summary>
+    /// <param name="claimed">Takes what this call has put: only that may be given up again.</param>
+    private async Task ClaimAsync(
+        Store home, ParcelManifest manifest, long epoch, List<(Store Store, long Epoch)> claimed)
+    {
+        var other = await Task.Run(() => ParcelShelf.TryClaim(
+            home, manifest.Guest, epoch, Claim(manifest), Stores.Random));
+        if (other is null)
+        {
+            claimed.Add((home, epoch));
+            return;
+        }
+
+        var known = guests.Find(Guid.Parse(manifest.Guest));
+        // One that this host has put before: once the guest has run by it, only the registry can say that it came back.
+        if (other.Host == settings.HostName && ((known is not null && SleepsHere(known, manifest.Id))
+            || !await Task.Run(() => ParcelShelf.MayHaveRun(home, manifest.Guest, epoch))))
+        {
+            return;
+        }
+
+        if (known is not null)
+        {
+            await GiveUpIfClaimedAsync(known);
+        }
+
+        throw Stale(manifest, other.Host);
+    }
+
+    private void NoteRun(Store home, ParcelManifest manifest, long epoch) =>
+        ParcelShelf.NoteRun(home, manifest.Guest, epoch, Claim(manifest), Stores.Random);
+
+    private ParcelClaim Claim(ParcelManifest manifest) =>
+        new(manifest.Id, settings.HostName, clock.GetUtcNow().ToUnixTimeMilliseconds());
+
+    private void Unclaim(Store home, ParcelManifest manifest, long epoch)
+    {
+        try
+        {
+            ParcelShelf.Unclaim(home, manifest.Guest, epoch);
+        }
+        catch (StorageException exception)
+        {
+            // It stays this host's to resume.
+            Log.ParcelUnsettled(logger, manifest.Id, manifest.Name, "", exception.Message);
+        }
+    }
+}

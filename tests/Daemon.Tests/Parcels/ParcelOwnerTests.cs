@@ -1,0 +1,122 @@
+using Godwit.Api.V1;
+using Godwit.Daemon.Tests.Guests;
+using Godwit.Daemon.Tests.Moves;
+using static Godwit.Daemon.Tests.Parcels.ParcelTests;
+
+namespace Godwit.Daemon.Tests.Parcels;
+
+/// <summary>A guest has one owner, and is never left without a way to run again.</summary>
+public sealed class ParcelOwnerTests
+{
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    [Fact]
+    public async Task A_guest_that_went_on_is_taken_back_only_where_it_runs()
+    {
+        await using var pair = await StartAsync();
+        var checkpoint = await CheckpointAsync(pair.A, pair);
+        var message = await Refusals.RefusedAsync("guest-state", () => RollBackAsync(pair.B, checkpoint.Id));
+        Assert.Contains("'a'", message, StringComparison.Ordinal);
+        await pair.IsUntouchedAsync();
+        Assert.Empty(ClaimsOf(pair));
+
+        // Asleep it belongs to whoever is first.
+        await SuspendAsync(pair.A, pair);
+        await RollBackAsync(pair.B, checkpoint.Id);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        await Refusals.RefusedAsync("parcel-stale", () => ResumeAsync(pair.A, pair));
+    }
+
+    [Fact]
+    public async Task Of_two_resumes_at_once_one_is_refused_and_takes_nothing_away()
+    {
+        await using var pair = await StartAsync();
+        await SuspendAsync(pair.A, pair);
+        Task<ResumeGuestResponse>[] both = [ResumeAsync(pair.B, pair), ResumeAsync(pair.B, pair)];
+        await Task.WhenAll(both).ContinueWith(_ => { }, TaskScheduler.Default);
+        var loser = Assert.Single(both, one => !one.IsCompletedSuccessfully);
+        await Refusals.RefusedAsync("guest-state", () => loser);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        await Refusals.RefusedAsync("parcel-stale", () => ResumeAsync(pair.A, pair));
+        IsUnbroken(pair);
+    }
+
+    [Fact]
+    public async Task A_host_that_the_guest_has_left_does_not_resume_it_by_its_old_claim()
+    {
+        await using var pair = await StartAsync();
+        await SuspendAsync(pair.A, pair);
+        await ResumeAsync(pair.A, pair);
+        await pair.MoveAsync(pair.A, "b");
+        await pair.A.Control.RemoveGuestAsync(
+            new GuestRequest { Name = pair.Program.Name }, cancellationToken: Token);
+        await Refusals.RefusedAsync("parcel-stale", () => ResumeAsync(pair.A, pair));
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+    }
+
+    [Fact]
+    public async Task A_rollback_that_is_refused_leaves_the_guest_running_and_its_parcels_of_use()
+    {
+        var image = "";
+        await using var pair = await StartAsync(spec =>
+        {
+            image = Path.Combine(Path.GetDirectoryName(spec.Disks[0].Path)!, "base.raw");
+            File.WriteAllBytes(image, new byte[1 << 20]);
+            spec.Disks.Add(new Disk { Path = image, ReadOnly = true });
+        });
+        var checkpoint = await CheckpointAsync(pair.A, pair);
+        await ChangeAsync(image, 1);
+        await Refusals.RefusedAsync("parcel-base-different", () => RollBackAsync(pair.A, checkpoint.Id));
+        await pair.IsUntouchedAsync();
+        Assert.Empty(ClaimsOf(pair));
+        await ChangeAsync(image, 0);
+
+        await SuspendAsync(pair.A, pair);
+        await ResumeAsync(pair.B, pair);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        IsUnbroken(pair);
+    }
+
+    // Goal: from disks of two instants no guest is ever started.
+    [Fact]
+    public async Task A_rollback_that_fails_in_the_middle_leaves_the_guest_asleep_in_its_parcel()
+    {
+        await using var pair = await StartAsync();
+        var checkpoint = await CheckpointAsync(pair.A, pair);
+        var packs = Path.Combine(StorePath(pair), "packs");
+        Directory.Move(packs, packs + "-gone");
+        await Refusals.RefusedAsync("store-broken", () => RollBackAsync(pair.A, checkpoint.Id));
+        Directory.Move(packs + "-gone", packs);
+        Assert.Equal(GuestState.Suspended, (await pair.GuestAtAsync(pair.A))!.State);
+        await Refusals.RefusedAsync("guest-asleep", async () => await pair.A.Control.StartGuestAsync(
+            new StartGuestRequest { Name = pair.Program.Name }, cancellationToken: Token));
+        await Refusals.RefusedAsync("guest-state", () => RollBackAsync(pair.B, checkpoint.Id));
+
+        await ResumeAsync(pair.A, pair, checkpoint.Id);
+        await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
+        await SuspendAsync(pair.A, pair);
+        await ResumeAsync(pair.B, pair);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+    }
+
+    private static async Task<Parcel> CheckpointAsync(DaemonProcess host, MovePair pair) =>
+        await host.Control.SuspendGuestAsync(
+            new SuspendGuestRequest { Guest = pair.Program.Name, KeepRunning = true }, cancellationToken: Token);
+
+    private static async Task<ResumeGuestResponse> RollBackAsync(DaemonProcess host, string reference) =>
+        await host.Control.ResumeGuestAsync(
+            new ResumeGuestRequest { Reference = reference, Mode = ResumeMode.Rollback }, cancellationToken: Token);
+
+    private static List<string> ClaimsOf(MovePair pair)
+    {
+        var folder = Path.Combine(StorePath(pair), "claims");
+        return Directory.Exists(folder)
+            ? [.. Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)] : [];
+    }
+
+    private static async Task ChangeAsync(string image, byte first)
+    {
+        await using var file = File.OpenWrite(image);
+        file.WriteByte(first);
+    }
+}
