@@ -1,7 +1,9 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
 using Godwit.Api.V1;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
+using Godwit.Host.Transfers;
 using Godwit.Migration;
 using Godwit.Migration.HandOver;
 
@@ -203,6 +205,12 @@ internal sealed partial class GuestKeeper(
         string name, bool force, TimeSpan timeout, CancellationToken cancellationToken)
     {
         var guest = Find(name);
+        if (force && TryEndFetching(guest))
+        {
+            // Whoever receives its memory notes that it has ended, and tells the host that has the rest.
+            return guest;
+        }
+
         using var alone = await EnterAsync(guest, cancellationToken);
         RequireHere(guest);
         RequireAwake(guest);
@@ -231,6 +239,23 @@ internal sealed partial class GuestKeeper(
         await NoteAsync(guest, guest.Record with { Intent = GuestIntent.Stopped, Detail = "" });
         Log.GuestStopped(logger, guest.Record.Name, force ? "by force" : "by its own shutdown");
         return guest;
+    }
+
+    // A guest that runs here and lacks memory of a host that may be gone: nothing else would ever end it.
+    private bool TryEndFetching(LocalGuest guest)
+    {
+        var (contract, directory) = (guest.Record.Contract, machines.Directory(guest.Record.Contract));
+        if (guest.MigrationId.Length == 0 || guest.Record.Host != settings.HostName
+            || HeldStream.Load(directory)?.Migration != guest.MigrationId
+            || QemuMachine.FindProcess(contract, directory) is not { } id)
+        {
+            return false;
+        }
+
+        using var process = Process.GetProcessById(id);
+        process.Kill();
+        Log.GuestStopped(logger, guest.Record.Name, "by force, in the middle of its arrival");
+        return true;
     }
 
     public async Task RemoveAsync(string name, CancellationToken cancellationToken)
