@@ -21,7 +21,9 @@ internal sealed record BenchRow(
 
     public double? LateP99Ms { get; init; }
 
-    /// <summary>The guest's writer in the five seconds after the switch, relative to the second before the move.</summary>
+    /// <summary>
+    /// The guest's writer in the five seconds after the switch, relative to the second before the move.
+    /// </summary>
     public double? ThroughputAfter { get; init; }
 }
 

@@ -10,7 +10,7 @@ internal static class StoreErrors
     /// <summary>Whether <see cref="Explain"/> knows it.</summary>
     public static bool IsKnown(Exception exception) => exception is StorageException or StoreFormatException
         or ChunkLostException or ParcelRefusedException
-        or GodwitException { Code: "store-key" };
+        || (exception is GodwitException known && known.Code == "store-key");
 
     public static GodwitException Explain(string store, Exception exception) => exception switch
     {

@@ -20,7 +20,7 @@ public sealed class StoresTests : IDisposable
     private StoreEntry Create(string name, string at) =>
         _stores.Create(new StoreSpec { Name = name, Location = Path.Combine(_folder, at) });
 
-    private string Refused(Action action, string code)
+    private static string Refused(Action action, string code)
     {
         var exception = Assert.Throws<GodwitException>(action);
         Assert.Equal(code, exception.Code);
