@@ -11,7 +11,7 @@ internal sealed partial class ParcelKeeper
 {
     /// <summary>Finds the parcel that is meant: by its id, or the newest of a guest.</summary>
     /// <remarks>
-    /// A parcel that is refused is in the way of its own guest only, and only if it is newer than the one that is found.
+    /// A parcel that is refused is in the way of its own guest only, and only if it is newer than what is found.
     /// </remarks>
     private Task<(StoreEntry Entry, ParcelManifest Manifest)> FindAsync(
         string reference, string storeName, ResumeMode mode) => Task.Run(() =>

@@ -214,7 +214,7 @@ internal sealed partial class ParcelKeeper
         {
             throw new GodwitException("parcel-load",
                 $"QEMU does not let {machine.Contract.Name} run: {exception.Message}",
-                "If it speaks of a lock, somebody else has the image open: see 'fuser -v' on every host that reaches it.",
+                "If it speaks of a lock, somebody else has the image open: 'fuser -v' on each host that reaches it.",
                 exception);
         }
     }
