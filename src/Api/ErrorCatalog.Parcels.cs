@@ -34,10 +34,10 @@ public static partial class ErrorCatalog
             "QEMU does not take the state that the parcel has. The guest has not run; the parcel is as it was.",
             "Compare QEMU's version with the one in 'godwit vm history -o wide'.");
         add("parcel-disk", ExitCodes.Failed,
-            "A disk image cannot be read into a parcel, or written from one; or another image is in its place, or a QEMU "
-                + "writes to it.",
-            "Check free space with 'df', and the owner and mode of the image and its directory. What is not the guest's "
-                + "is never written over: move it away.");
+            "A disk image cannot be read into a parcel, or written from one; or another image is in its place, or a "
+                + "QEMU writes to it.",
+            "Check free space with 'df', and the owner and mode of the image and its directory. What is not the "
+                + "guest's is never written over: move it away.");
         add("parcel-base-different", ExitCodes.Refused,
             "An image that the guest's disk is based on is another one on this host, and other guests may use it.",
             "Put the right image there, or move this one away: the parcel brings its own.");

@@ -43,6 +43,9 @@ public sealed record ParcelManifest
     /// <summary>Bytes of the longest part.</summary>
     public const long PartBytesMax = 1L << 48;
 
+    /// <summary>The highest epoch; one more still has a name of 12 digits.</summary>
+    public const long EpochMax = 999_999_999_998;
+
     /// <summary>Parts of one kind.</summary>
     public const int PartsMax = 1024;
 
@@ -117,7 +120,7 @@ public sealed record ParcelManifest
         : Memory.Count is 0 or > PartsMax || Disks.Count > PartsMax ? "it has too many parts, or too few"
         : Parts.Any(part => part?.Name is null || part.Root is null || !ChunkId.TryParse(part.Root, out _)
             || part.Bytes is < 0 or > PartBytesMax) ? "a part of it is malformed"
-        : StateHeadBytes < 0 || StateHeadBytes > State.Bytes || Epoch < 0 ? "its numbers make no sense"
+        : StateHeadBytes < 0 || StateHeadBytes > State.Bytes || Epoch is < 0 or > EpochMax ? "its numbers make no sense"
         : null;
 
     internal static bool IsName(string? text) => text is { Length: > 0 and <= 64 }

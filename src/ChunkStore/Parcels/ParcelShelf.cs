@@ -96,7 +96,8 @@ public static class ParcelShelf
         foreach (StoredObject listed in store.Objects.List(ObjectNames.Parcels))
         {
             string[] parts = listed.Name.Split('/');
-            if (parts is [_, var guest, var id])
+            // Other programs leave files of their own in a directory.
+            if (parts is [_, var guest, var id] && ParcelManifest.IsName(guest) && ParcelManifest.IsName(id))
             {
                 found.Add((guest, id));
             }

@@ -79,11 +79,18 @@ internal sealed partial class GuestKeeper
     public async Task FallAsleepAsync(LocalGuest guest, ParcelNote parcel)
     {
         // Killed, not asked to quit: a QEMU that ends a migration in order runs its guest again for a moment.
-        await EndCopyAsync(guest);
+        await EndEveryCopyAsync(guest);
         await NoteAsync(guest, guest.Record with
         {
             Intent = GuestIntent.Stopped, Detail = "", Parcel = parcel with { Stage = ParcelStage.Asleep },
         });
+    }
+
+    /// <summary>Ends the guest's QEMU here, also one that does not answer and that nobody holds.</summary>
+    public async Task EndEveryCopyAsync(LocalGuest guest)
+    {
+        await EndCopyAsync(guest);
+        await machines.KillAsync(guest.Record.Contract);
     }
 
     /// <summary>Another host has taken over a guest that slept here.</summary>
@@ -93,10 +100,23 @@ internal sealed partial class GuestKeeper
     /// <summary>The parcel never came to be: the guest goes on here.</summary>
     public async Task StayAwakeAsync(LocalGuest guest, ParcelNote? before)
     {
+        if (guest.Machine is null && machines.Runs(guest.Record.Contract))
+        {
+            var (found, reason) = await TryAdoptAsync(guest.Record.Contract, CancellationToken.None);
+            Attach(guest, found ?? throw new GodwitException("qemu-silent",
+                $"The QEMU of {guest.Record.Name} does not answer, and cannot be told to go on: {reason}",
+                "It is asked again; what it said last is in its log."));
+        }
+
         if (guest.Machine is { } machine)
         {
-            await GoOnAsync(machine);
-            await NoteAsync(guest, guest.Record with { Parcel = before });
+            var state = await GoOnAsync(machine);
+            guest.IsPaused = state != "running";
+            await NoteAsync(guest, guest.Record with
+            {
+                Parcel = before,
+                Detail = state == "running" ? "" : $"QEMU did not let it go on after a suspend that failed: {state}",
+            });
             return;
         }
 
@@ -179,6 +199,12 @@ internal sealed partial class GuestKeeper
     private async Task RecoverAsleepAsync(LocalGuest guest, CancellationToken cancellationToken)
     {
         var parcel = guest.Record.Parcel!;
+        if (parcel.Stage != ParcelStage.Suspending)
+        {
+            // One that lacks memory may answer nobody, and must not write to its disks any more either.
+            await machines.KillAsync(guest.Record.Contract);
+        }
+
         var (machine, _) = await TryAdoptAsync(guest.Record.Contract, cancellationToken);
         if (parcel.Stage == ParcelStage.Suspending)
         {

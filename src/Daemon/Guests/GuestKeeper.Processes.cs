@@ -157,9 +157,7 @@ internal sealed partial class GuestKeeper
     public async Task<string> GoOnAsync(QemuMachine machine)
     {
         await TryAsync(() => machine.ReleaseStreamAsync(CancellationToken.None));
-        await TryExecuteAsync(machine, "migrate_cancel");
-        await WaitForMigrationEndAsync(machine);
-        await TryExecuteAsync(machine, "cont");
+        await machine.GoOnAsync();
         machines.SetLinks(machine, up: true);
         return await RunStateAsync(machine, CancellationToken.None);
     }
@@ -197,34 +195,6 @@ internal sealed partial class GuestKeeper
     {
         await machine.KillAsync();
         await machine.DisposeAsync();
-    }
-
-    private static async Task WaitForMigrationEndAsync(QemuMachine machine)
-    {
-        const int Attempts = 250;
-        for (var attempt = 0; attempt < Attempts; attempt++)
-        {
-            if (await MigrationStatusAsync(machine) is null or "none" or "failed" or "cancelled" or "completed")
-            {
-                return;
-            }
-
-            await Task.Delay(20);
-        }
-    }
-
-    // Null if QEMU does not answer.
-    private static async Task<string?> MigrationStatusAsync(QemuMachine machine)
-    {
-        try
-        {
-            var migration = await machine.ExecuteAsync("query-migrate", null, CancellationToken.None);
-            return migration?["status"]?.GetValue<string>() ?? "none";
-        }
-        catch (Exception exception) when (exception is QmpException or IOException or GodwitException)
-        {
-            return null;
-        }
     }
 
     private async Task<(QemuMachine? Machine, string Reason)> TryAdoptAsync(

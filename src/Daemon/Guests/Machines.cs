@@ -22,6 +22,12 @@ internal sealed class Machines(DaemonSettings settings, QemuFacts qemu, ILogger<
     public Task<QemuMachine?> AdoptAsync(MachineContract contract, CancellationToken cancellationToken) =>
         QemuMachine.AdoptAsync(contract, Directory(contract), cancellationToken);
 
+    /// <summary>Whether a QEMU of the guest's runs here, answering or not.</summary>
+    public bool Runs(MachineContract contract) => QemuMachine.FindProcess(contract, Directory(contract)) is not null;
+
+    /// <summary>Ends the guest's QEMU by force, answering or not, if there is one.</summary>
+    public Task KillAsync(MachineContract contract) => QemuMachine.KillProcessAsync(contract, Directory(contract));
+
     /// <summary>Ends a QEMU for good; its TAPs and sockets go with it.</summary>
     public static async Task EndAsync(QemuMachine machine)
     {

@@ -111,7 +111,7 @@ internal sealed partial class ParcelKeeper
 
         // What was made of the guest later says that it went on from here, whatever has become of the claim.
         var plan = new ResumePlan(contract, manifest.Epoch + 1, MustClaim: true);
-        return ParcelsOf(home, manifest.Guest).FirstOrDefault(one => one.Epoch >= plan.Epoch) is { } later
+        return ParcelsOf(home, manifest.Guest).Read.FirstOrDefault(one => one.Epoch >= plan.Epoch) is { } later
             ? throw Stale(manifest, later.Host) : plan;
     }
 
@@ -125,8 +125,15 @@ internal sealed partial class ParcelKeeper
             guests.RequireHere(known);
         }
 
-        var newest = ParcelsOf(home, manifest.Guest)
-            .OrderBy(one => one.Epoch).ThenBy(one => one.Kind == ParcelKind.Suspend).LastOrDefault() ?? manifest;
+        var (read, refused) = ParcelsOf(home, manifest.Guest);
+        var newest = read.OrderBy(one => one.Epoch).ThenBy(one => one.Kind == ParcelKind.Suspend).LastOrDefault()
+            ?? manifest;
+        if (known is null && refused.Find(one => string.CompareOrdinal(one.Parcel, newest.Id) > 0) is { } unread)
+        {
+            // It may be a checkpoint, and the guest run somewhere.
+            throw unread;
+        }
+
         if (known is null && newest.Kind != ParcelKind.Suspend)
         {
             throw new GodwitException("guest-state",
@@ -147,10 +154,27 @@ internal sealed partial class ParcelKeeper
     }
 
     // Those that were made there: who may resume them is decided there.
-    private IEnumerable<ParcelManifest> ParcelsOf(Store home, string guest) => ParcelShelf.List(home)
-        .Where(parcel => parcel.Guest == guest)
-        .Select(parcel => ParcelShelf.Find(home, guest, parcel.Id, trust))
-        .OfType<ParcelManifest>().Where(one => one.Home == home.Descriptor.Id);
+    private (List<ParcelManifest> Read, List<ParcelRefusedException> Refused) ParcelsOf(Store home, string guest)
+    {
+        List<ParcelManifest> read = [];
+        List<ParcelRefusedException> refused = [];
+        foreach (var (_, id) in ParcelShelf.List(home).Where(parcel => parcel.Guest == guest))
+        {
+            try
+            {
+                if (ParcelShelf.Find(home, guest, id, trust) is { } one && one.Home == home.Descriptor.Id)
+                {
+                    read.Add(one);
+                }
+            }
+            catch (ParcelRefusedException exception)
+            {
+                refused.Add(exception);
+            }
+        }
+
+        return (read, refused);
+    }
 
     private bool SleepsHere(LocalGuest guest, string parcel) => guest.Record.Host == settings.HostName
         && guest.Record.Parcel is { Stage: ParcelStage.Asleep } note && note.Id == parcel;
@@ -187,6 +211,24 @@ internal sealed partial class ParcelKeeper
         }
 
         throw Stale(manifest, other.Host);
+    }
+
+    /// <summary>Claims the parcel that the guest sleeps in here, if another store has the word on it.</summary>
+    private async Task ClaimWhereItSleepsAsync(
+        Store home, ParcelManifest manifest, List<(Store Store, long Epoch)> claimed)
+    {
+        if (guests.Find(Guid.Parse(manifest.Guest)) is not { Record.Parcel: { Stage: ParcelStage.Asleep } note }
+            || note.Id == manifest.Id)
+        {
+            return;
+        }
+
+        var store = stores.Open(stores.Find(note.Store));
+        if (await Task.Run(() => ParcelShelf.Find(store, manifest.Guest, note.Id, trust)) is { } asleep
+            && asleep.Home != home.Descriptor.Id)
+        {
+            await ClaimAsync(RequireHome(asleep), asleep, asleep.Epoch + 1, claimed);
+        }
     }
 
     private void NoteRun(Store home, ParcelManifest manifest, long epoch) =>

@@ -10,8 +10,8 @@ internal sealed partial class ParcelKeeper
     // Nothing that this host is run by is an image that a parcel brings.
     private static readonly string[] SystemDirectories =
     [
-        "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/usr",
-        "/var/spool", "/var/lib/dpkg", "/var/lib/rpm", "/var/lib/systemd",
+        "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys",
+        "/usr", "/var/spool", "/var/lib/dpkg", "/var/lib/rpm", "/var/lib/systemd",
     ];
 
     /// <summary>Every image of the parcel that this host does not let it make or change.</summary>
@@ -50,7 +50,8 @@ internal sealed partial class ParcelKeeper
     {
         if (restorer.StrayImages(ContractJson.Read(manifest)) is [var stray, ..])
         {
-            throw new ParcelRefusedException(manifest.Id, $"it brings the file '{stray}', which its guest does not use");
+            throw new ParcelRefusedException(
+                manifest.Id, $"it brings the file '{stray}', which its guest does not use");
         }
 
         foreach (var part in manifest.Disks)

@@ -35,53 +35,6 @@ internal sealed partial class ParcelKeeper
             entry.Name, () => ResumeHereAsync(entry, manifest, request, cancellationToken)));
     }
 
-    /// <summary>Finds the parcel that is meant: by its id, or the newest of a guest.</summary>
-    private Task<(StoreEntry Entry, ParcelManifest Manifest)> FindAsync(
-        string reference, string storeName, ResumeMode mode) => Task.Run(() =>
-    {
-        var matches = new List<(StoreEntry Entry, ParcelManifest Manifest, bool IsById)>();
-        Exception? failure = null;
-        var failed = "";
-        foreach (var entry in storeName.Length > 0 ? [stores.Find(storeName)] : stores.All)
-        {
-            try
-            {
-                var store = stores.Open(entry);
-                foreach (var (uuid, id) in ParcelShelf.List(store))
-                {
-                    var isById = reference.Length >= 4 && id.StartsWith(reference, StringComparison.Ordinal);
-                    if (ParcelShelf.Find(store, uuid, id, trust) is { } manifest
-                        && (isById || Matches(manifest, reference)))
-                    {
-                        matches.Add((entry, manifest, isById));
-                    }
-                }
-            }
-            catch (Exception exception) when (StoreErrors.IsKnown(exception))
-            {
-                (failure, failed) = (exception, entry.Name);
-            }
-        }
-
-        var byId = matches.Where(match => match.IsById).ToList();
-        if (byId.Count == 1 || (byId.Count > 1 && byId.All(match => match.Manifest.Id == byId[0].Manifest.Id)))
-        {
-            return (byId[0].Entry, byId[0].Manifest);
-        }
-
-        var newest = matches
-            .Where(match => !match.IsById
-                && (mode != ResumeMode.Resume || match.Manifest.Kind == ParcelKind.Suspend))
-            .OrderBy(match => match.Manifest.Epoch).ThenBy(match => match.Manifest.Id, StringComparer.Ordinal)
-            .LastOrDefault();
-        return newest.Manifest is not null ? (newest.Entry, newest.Manifest)
-            : failure is not null ? throw StoreErrors.Explain(failed, failure)
-            : throw new GodwitException("parcel-unknown", byId.Count > 1
-                    ? $"'{reference}' is the beginning of {byId.Count} parcels' ids."
-                    : $"No store of host '{settings.HostName}' has a parcel of '{reference}'.",
-                "List them with 'godwit vm history'; another store is named with --store.");
-    });
-
     private async Task<ResumeGuestResponse> ResumeHereAsync(
         StoreEntry entry, ParcelManifest manifest, ResumeGuestRequest request, CancellationToken cancellationToken)
     {
@@ -91,6 +44,12 @@ internal sealed partial class ParcelKeeper
         var fork = request.Mode == ResumeMode.Fork ? ResumePlan.Fork(manifest, request.NewName) : null;
         using var reserved = await guests.ReserveAsync(
             fork?.Contract.Uuid ?? Guid.Parse(manifest.Guest), manifest.Id, stop.Token);
+        if (request.Mode == ResumeMode.Rollback && guests.Find(Guid.Parse(manifest.Guest)) is { } known)
+        {
+            // The word on where it sleeps may be in another store than the one gone back to.
+            await GiveUpIfClaimedAsync(known);
+        }
+
         var home = fork is null ? RequireHome(manifest) : store;
         var plan = fork ?? await Task.Run(
             () => request.Mode == ResumeMode.Rollback ? PlanRollback(home, manifest) : PlanResume(home, manifest),
@@ -122,6 +81,7 @@ internal sealed partial class ParcelKeeper
         LazyMemory? lazy = null;
         // Whether what the guest was here before is gone: then it can only go on from the parcel.
         var isGivenUp = false;
+        var runs = false;
         try
         {
             using var reader = store.OpenReader();
@@ -135,6 +95,7 @@ internal sealed partial class ParcelKeeper
             await Task.Run(() => CompareDisks(restorer, manifest, plan, cancellationToken), cancellationToken);
             if (plan.MustClaim)
             {
+                await ClaimWhereItSleepsAsync(home, manifest, claimed);
                 await ClaimAsync(home, manifest, plan.Epoch, claimed);
             }
 
@@ -143,7 +104,7 @@ internal sealed partial class ParcelKeeper
                 () => RestoreDisks(restorer, manifest, plan, isOwn: false, cancellationToken), cancellationToken);
             isGivenUp = guest.BeforeArrival is { Parcel: not { Stage: ParcelStage.Asleep } } before
                 && before.Host == settings.HostName;
-            await GuestKeeper.EndCopyAsync(guest);
+            await guests.EndEveryCopyAsync(guest);
             await Task.Run(
                 () => RestoreDisks(restorer, manifest, plan, isOwn: true, cancellationToken), cancellationToken);
             machine = await machines.StartAsync(contract, incoming: true, cancellationToken);
@@ -177,7 +138,8 @@ internal sealed partial class ParcelKeeper
             guests.Attach(guest, machine);
             var running = machine;
             machine = null;
-            await running.ExecuteAsync("cont", null, CancellationToken.None);
+            await LetRunAsync(running);
+            runs = true;
             machines.Announce(announcer, contract.Name);
             if (lazy is not null)
             {
@@ -211,7 +173,7 @@ internal sealed partial class ParcelKeeper
                 ReadBytes = (ulong)report.ReadBytes,
             };
         }
-        catch (Exception exception) when (guest is null || guest.Record.Parcel is { Stage: ParcelStage.Resuming })
+        catch (Exception exception) when (!runs)
         {
             Log.ParcelReturned(logger, manifest.Id, contract.Name, exception.Message);
             if (lazy is not null)
@@ -226,7 +188,7 @@ internal sealed partial class ParcelKeeper
 
             if (isGivenUp)
             {
-                // Its disks may be half of one instant and half of another: it sleeps in the parcel, and only here.
+                // Its disks may be of two instants, or it may have run: it sleeps in the parcel, and only here.
                 await guests.FallAsleepAsync(guest!, note);
                 throw;
             }
@@ -239,6 +201,21 @@ internal sealed partial class ParcelKeeper
 
             claimed.ForEach(one => Unclaim(one.Store, manifest, one.Epoch));
             throw;
+        }
+    }
+
+    private static async Task LetRunAsync(QemuMachine machine)
+    {
+        try
+        {
+            await machine.ExecuteAsync("cont", null, CancellationToken.None);
+        }
+        catch (QmpException exception)
+        {
+            throw new GodwitException("parcel-load",
+                $"QEMU does not let {machine.Contract.Name} run: {exception.Message}",
+                "If it speaks of a lock, somebody else has the image open: 'fuser -v' on each host that reaches it.",
+                exception);
         }
     }
 

@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using Godwit.Api.V1;
 using Godwit.ChunkStore.Parcels;
 using Godwit.ChunkStore.Storage;
@@ -104,6 +105,11 @@ internal sealed partial class ParcelKeeper(
     /// <summary>Removes a parcel, unless a guest sleeps in it that nobody has resumed.</summary>
     public async Task<Parcel> RemoveAsync(string reference, string storeName)
     {
+        if (await Task.Run(() => TryRemoveUnreadable(reference, storeName)) is { } removed)
+        {
+            return removed;
+        }
+
         var (entry, manifest) = await FindAsync(reference, storeName, ResumeMode.Fork);
         return await StoreErrors.GuardAsync(entry.Name, () => Task.Run(() =>
         {
@@ -230,35 +236,44 @@ internal sealed partial class ParcelKeeper(
         LocalGuest guest, ParcelNote? before, Store store, ParcelManifest manifest, ParcelRecorder recorder)
     {
         var note = guest.Record.Parcel!;
+        Exception failure;
         try
         {
-            await Task.Run(() => ParcelShelf.Put(store, manifest, trust, Stores.Random));
-        }
-        catch (StorageException exception)
-        {
-            Log.ParcelUnsettled(logger, manifest.Id, guest.Record.Name, note.Store, exception.Message);
-            if (await TrySettleAsync(guest, before))
+            if (await Task.Run(() => ParcelShelf.Put(store, manifest, trust, Stores.Random)))
             {
-                guest.MigrationId = "";
-                if (guest.Machine is null)
-                {
-                    return;
-                }
-
-                throw;
+                recorder.Abandon();
+                await guests.FallAsleepAsync(guest, note);
+                return;
             }
 
-            recorder.Abandon();
-            _ = Track(SettleAsync(guest, before));
-            throw new GodwitException("suspend-unsettled",
-                $"Store '{note.Store}' has not said whether it took parcel {manifest.Id}: {exception.Message} "
-                + $"{guest.Record.Name} stands still on {settings.HostName} until it answers.",
-                "Bring the store back; the guest then sleeps or runs on by itself, and 'godwit vm show' says which.",
-                exception);
+            failure = new StorageException(
+                StorageFailure.Unreachable, $"there is something else in the place of parcel {manifest.Id}");
+        }
+        catch (Exception exception)
+        {
+            // Whatever it was, it does not say whether the parcel counts.
+            failure = exception;
+        }
+
+        Log.ParcelUnsettled(logger, manifest.Id, guest.Record.Name, note.Store, failure.Message);
+        if (await TrySettleAsync(guest, before))
+        {
+            guest.MigrationId = "";
+            if (guest.Machine is null)
+            {
+                return;
+            }
+
+            ExceptionDispatchInfo.Throw(failure);
         }
 
         recorder.Abandon();
-        await guests.FallAsleepAsync(guest, note);
+        _ = Track(SettleAsync(guest, before));
+        throw new GodwitException("suspend-unsettled",
+            $"It is not known whether store '{note.Store}' took parcel {manifest.Id}: {failure.Message} "
+            + $"{guest.Record.Name} stands still on {settings.HostName} until it is.",
+            "Bring the store back; the guest then sleeps or runs on by itself, and 'godwit vm show' says which.",
+            failure);
     }
 
     /// <summary>Asks the store, until it answers, whether a suspend was committed.</summary>
@@ -297,8 +312,9 @@ internal sealed partial class ParcelKeeper(
             Log.ParcelSettled(logger, note.Id, guest.Record.Name, isVoid ? "runs on" : "sleeps");
             return true;
         }
-        catch (Exception exception) when (StoreErrors.IsKnown(exception) || exception is GodwitException)
+        catch (Exception exception)
         {
+            // Asked again: nobody else looks after a guest that is not settled.
             Log.ParcelUnsettled(logger, note.Id, guest.Record.Name, note.Store, exception.Message);
             return false;
         }

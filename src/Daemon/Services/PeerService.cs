@@ -104,6 +104,14 @@ internal sealed class PeerService(
     {
         // A member asks for this host, never for a third one.
         request.On = "";
+        if (request.Mode != ResumeMode.Resume)
+        {
+            // What a guest was since a parcel is given up by who may command its own host.
+            throw new GodwitException("guest-state",
+                $"Host '{Gate.CallerOf(context)}' asks for more than to resume '{request.Reference}'.",
+                "Run 'godwit vm rollback' or 'godwit vm fork' on the host itself.");
+        }
+
         return parcels.ResumeAsync(request, context.CancellationToken);
     }
 

@@ -25,8 +25,6 @@ internal sealed class GuestCapture : IAsyncDisposable
     private static readonly Version SwitchoverBandwidthSince = new(8, 2);
     private static readonly TimeSpan FeedPatience = TimeSpan.FromMilliseconds(20);
     private static readonly TimeSpan SilenceMax = TimeSpan.FromSeconds(30);
-    private static readonly TimeSpan EndLookEvery = TimeSpan.FromMilliseconds(10);
-    private const int EndLooksMax = 500;
     private readonly QemuMachine _machine;
     private readonly object _gate = new();
     private readonly Socket _qemu;
@@ -69,34 +67,40 @@ internal sealed class GuestCapture : IAsyncDisposable
     {
         bool holds = machine.Version >= HoldsSwitchoverSince
             && !QemuInstallation.MissesWrites(machine.Version, machine.Contract.Accelerator);
-        long stoppedAt = 0;
-        if (!holds)
-        {
-            // It cannot be told to wait, or misses writes: what stands still has nothing to miss.
-            stoppedAt = Stopwatch.GetTimestamp();
-            await machine.ExecuteAsync("stop", null, cancellationToken);
-        }
-
         string path = Path.Combine(runtimeDirectory, "parcel.sock");
         File.Delete(path);
         using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         listener.Bind(new UnixDomainSocketEndPoint(path));
         listener.Listen(1);
+        long stoppedAt = 0;
+        Socket? qemu = null;
         try
         {
+            cancellationToken.ThrowIfCancellationRequested();
+            if (!holds)
+            {
+                // It cannot be told to wait, or misses writes: what stands still has nothing to miss.
+                stoppedAt = Stopwatch.GetTimestamp();
+                await machine.ExecuteAsync("stop", null, CancellationToken.None);
+            }
+
             await ConfigureAsync(machine, holds, cancellationToken);
             await machine.ExecuteAsync("migrate", new JsonObject { ["uri"] = $"unix:{path}" }, cancellationToken);
-            Socket qemu = await listener.AcceptAsync(cancellationToken).AsTask()
+            qemu = await listener.AcceptAsync(cancellationToken).AsTask()
                 .WaitAsync(TimeSpan.FromSeconds(10), cancellationToken);
             var capture = new GuestCapture(machine, memory, qemu, holds) { _stoppedAt = stoppedAt };
             capture._thread.Start();
             return capture;
         }
-        catch (Exception e) when (e is QmpException or SocketException or TimeoutException)
+        catch (Exception e)
         {
-            if (!holds)
+            // Whatever it was: nobody else knows that the guest stands still, or that QEMU's migration has begun.
+            listener.Dispose();
+            qemu?.Dispose();
+            await machine.GoOnAsync();
+            if (e is not (QmpException or SocketException or TimeoutException))
             {
-                await machine.ExecuteAsync("cont", null, CancellationToken.None);
+                throw;
             }
 
             throw new GodwitException("parcel-capture",
@@ -239,9 +243,7 @@ internal sealed class GuestCapture : IAsyncDisposable
             // Before any other command: a QEMU that is blocked in its write answers none. It resumes the guest by
             // itself if it had paused it.
             _qemu.Dispose();
-            await _machine.ExecuteAsync("migrate_cancel", null, CancellationToken.None);
-            await WaitForEndAsync();
-            await RunAsync();
+            await _machine.GoOnAsync();
         }
         catch (Exception e) when (e is QmpException or GodwitException or IOException)
         {
@@ -390,41 +392,6 @@ internal sealed class GuestCapture : IAsyncDisposable
     private GodwitException Broken(string why) => new("parcel-capture",
         $"The state of {_machine.Contract.Name} could not be taken out of QEMU: {why}.",
         "The guest runs on. What QEMU said last is in its log.");
-
-    private async Task WaitForEndAsync()
-    {
-        for (int i = 0; i < EndLooksMax; i++)
-        {
-            JsonNode? migration = await _machine.ExecuteAsync("query-migrate", null, CancellationToken.None);
-            if (migration?["status"]?.GetValue<string>() is null or "none" or "failed" or "cancelled" or "completed")
-            {
-                return;
-            }
-
-            await Task.Delay(EndLookEvery);
-        }
-    }
-
-    private async Task RunAsync()
-    {
-        for (int i = 0; i < EndLooksMax; i++)
-        {
-            JsonNode? run = await _machine.ExecuteAsync("query-status", null, CancellationToken.None);
-            if (run?["running"]?.GetValue<bool>() != false)
-            {
-                return;
-            }
-
-            // QEMU calls its migration cancelled before it lets the guest go on, and refuses 'cont' in between.
-            if (run["status"]?.GetValue<string>() != "finish-migrate")
-            {
-                await _machine.ExecuteAsync("cont", null, CancellationToken.None);
-                return;
-            }
-
-            await Task.Delay(EndLookEvery);
-        }
-    }
 
     private void OnQemuEvent(QmpEvent e)
     {

@@ -380,8 +380,8 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
     }
 
     private static GodwitException IsAnother(string path) => new("parcel-disk",
-        $"There is an image at {path} already. This host does not know it as the guest's, and it is not what the parcel "
-        + "has.", "Move it away if nobody needs it there: the parcel brings its own.");
+        $"There is an image at {path} already. This host does not know it as the guest's, and it is not what the "
+        + "parcel has.", "Move it away if nobody needs it there: the parcel brings its own.");
 
     private static GodwitException BaseDiffers(string path) => new("parcel-base-different",
         $"The image {path} that the guest's disk is based on is another one here.",

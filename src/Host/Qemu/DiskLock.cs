@@ -5,9 +5,9 @@ namespace Godwit.Host.Qemu;
 
 /// <summary>QEMU's locks on a disk image: whether a QEMU writes to it, and keeping every QEMU from it.</summary>
 /// <remarks>
-/// QEMU (block/file-posix.c) holds a shared lock on byte 100 + n of an image for each permission n that it has; writing
-/// is number 1, and on byte 200 + n for each that it lets nobody else have. A QEMU whose guest has been handed over has let go of it. Locks reach other hosts where the file system
-/// that both have carries them.
+/// QEMU (block/file-posix.c) holds a shared lock on byte 100 + n of an image for each permission n that it has, and on
+/// byte 200 + n for each that it lets nobody else have; writing is number 1. A QEMU whose guest has been handed over
+/// has let go of it. Locks reach other hosts where the file system that both have carries them.
 /// </remarks>
 public static partial class DiskLock
 {

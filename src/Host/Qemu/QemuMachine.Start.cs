@@ -127,6 +127,21 @@ public sealed partial class QemuMachine
     public static int? FindProcess(MachineContract contract, string runtimeDirectory) =>
         RunningProcess(contract, new MachineFiles(runtimeDirectory));
 
+    /// <summary>Ends the guest's QEMU here, whether it answers or not, and waits until it is gone.</summary>
+    /// <returns>False if there is none.</returns>
+    public static async Task<bool> KillProcessAsync(MachineContract contract, string runtimeDirectory)
+    {
+        MachineFiles files = new(runtimeDirectory);
+        using QemuProcess? process = RunningProcess(contract, files) is { } id ? QemuProcess.Open(id) : null;
+        if (process is null || RunningProcess(contract, files) != process.Id)
+        {
+            return false;
+        }
+        process.Kill();
+        await process.Exited;
+        return true;
+    }
+
     private static List<GuestInterface> FindInterfaces(MachineContract contract, MachineFiles files)
     {
         List<GuestInterface> interfaces = [];

@@ -1,6 +1,7 @@
 using Godwit.Api.V1;
 using Godwit.Daemon.Tests.Guests;
 using Godwit.Daemon.Tests.Moves;
+using Godwit.Host.Registry;
 using static Godwit.Daemon.Tests.Parcels.ParcelTests;
 
 namespace Godwit.Daemon.Tests.Parcels;
@@ -96,6 +97,86 @@ public sealed class ParcelOwnerTests
         await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
         await SuspendAsync(pair.A, pair);
         await ResumeAsync(pair.B, pair);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+    }
+
+    [Fact]
+    public async Task A_guest_that_QEMU_does_not_let_run_sleeps_and_can_be_resumed()
+    {
+        // By it a QEMU says that nobody else may read the image, which QEMU looks for when the guest is to run.
+        const long UnsharedReadByte = 200;
+        await using var pair = await StartAsync();
+        await SuspendAsync(pair.A, pair);
+        await using (var file = new FileStream(pair.Program.Disk, FileMode.Open, FileAccess.ReadWrite,
+            FileShare.ReadWrite))
+        {
+            file.Lock(UnsharedReadByte, 1);
+            await Refusals.RefusedAsync("parcel-load", () => ResumeAsync(pair.B, pair));
+        }
+
+        var guest = await pair.GuestAtAsync(pair.B);
+        Assert.Equal((GuestState.Suspended, ""), (guest!.State, guest.MigrationId));
+        await Refusals.RefusedAsync("parcel-stale", () => ResumeAsync(pair.A, pair));
+        await ResumeAsync(pair.B, pair);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        IsUnbroken(pair);
+    }
+
+    // Goal: a QEMU that answers nobody does not write to the disks that the guest is put back to.
+    [Fact]
+    public async Task A_silent_QEMU_that_lacks_memory_is_ended_by_the_next_daemon()
+    {
+        await using var pair = await StartAsync();
+        await SuspendAsync(pair.A, pair);
+        var qemu = (await ResumeAsync(pair.B, pair)).Guest.ProcessId;
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        await pair.B.EndAsync(Processes.Killed);
+        Processes.Signal(qemu, Processes.Stopped);
+
+        // As if some of its memory had still been to come.
+        await using (var registry = SqliteRegistry.Open(pair.B.Settings.RegistryFile))
+        {
+            var record = Assert.Single(await registry.ListGuestsAsync(Token));
+            Assert.True(await registry.TryUpdateGuestAsync(
+                record with { Parcel = record.Parcel! with { Stage = ParcelStage.Filling } }, record.Epoch, Token));
+        }
+
+        await pair.RestartBAsync();
+        Assert.Equal(GuestState.Suspended, (await pair.GuestAtAsync(pair.B))!.State);
+        Assert.False(Processes.Runs(qemu));
+        await ResumeAsync(pair.B, pair);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+    }
+
+    [Fact]
+    public async Task A_guest_that_sleeps_in_another_store_is_taken_back_only_if_nobody_has_resumed_it()
+    {
+        await using var pair = await StartAsync();
+        foreach (var host in new[] { pair.A, pair.B })
+        {
+            await host.Control.CreateStoreAsync(
+                new StoreSpec { Name = "second", Location = StorePath(pair) + "-second" }, cancellationToken: Token);
+        }
+
+        var first = await pair.A.Control.SuspendGuestAsync(
+            new SuspendGuestRequest { Guest = pair.Program.Name, Store = StoreName, KeepRunning = true },
+            cancellationToken: Token);
+        await pair.A.Control.SuspendGuestAsync(
+            new SuspendGuestRequest { Guest = pair.Program.Name, Store = "second" }, cancellationToken: Token);
+        // Host a is not told.
+        await pair.A.EndAsync(Processes.Killed);
+        await ResumeAsync(pair.B, pair);
+        await pair.RestartAAsync();
+        Assert.Equal(GuestState.Suspended, (await pair.GuestAtAsync(pair.A))!.State);
+        await Refusals.RefusedAsync("guest-state", () => RollBackAsync(pair.A, first.Id));
+        Assert.Equal(GuestState.Elsewhere, (await pair.GuestAtAsync(pair.A))!.State);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+
+        // Nor may anybody resume it from there who is later than a rollback.
+        await pair.B.Control.SuspendGuestAsync(
+            new SuspendGuestRequest { Guest = pair.Program.Name, Store = "second" }, cancellationToken: Token);
+        await RollBackAsync(pair.B, first.Id);
+        await Refusals.RefusedAsync("parcel-stale", () => ResumeAsync(pair.A, pair));
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
     }
 
