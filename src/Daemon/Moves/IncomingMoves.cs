@@ -243,7 +243,8 @@ internal sealed class IncomingMoves(
         {
             Journal = ByteString.CopyFrom(handOvers.Identity.ToByteArray()),
         };
-        if (guests.All.FirstOrDefault(one => one.TakenUp?.Migration == request.MigrationId) is { TakenUp: { } left } found)
+        if (guests.All.FirstOrDefault(one => one.TakenUp?.Migration == request.MigrationId)
+            is { TakenUp: { } left } found)
         {
             RequireParty(request.MigrationId, left.Peer, caller);
             await Task.Run(() => TryTakeUp(found, left), cancellationToken);

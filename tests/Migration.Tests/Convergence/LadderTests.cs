@@ -215,7 +215,8 @@ public class LadderTests
             busy with { WorkingSetPages = 100_000, Postcopy = false, LinkBytesPerSecond = 50e6 },
             new MigrationPolicy { Steps = [new LadderStep(LadderAction.Pause, 10_000)] }).PauseMax);
         Forecast never = Forecast.Of(
-            busy with { UsedPages = 1 << 22 }, new MigrationPolicy { BandwidthBitsPerSecond = 8, OnStall = OnStall.Pause });
+            busy with { UsedPages = 1 << 22 },
+            new MigrationPolicy { BandwidthBitsPerSecond = 8, OnStall = OnStall.Pause });
         Assert.InRange(never.Report.LongestPause.TotalSeconds, 1e6, 1e9);
         // A fifth above what the link carries: less throttle than the policy allows is enough.
         ForecastFacts eager = calm with { DirtyPagesPerSecond = 60_000, WorkingSetPages = 50_000 };
