@@ -18,7 +18,7 @@ public static partial class Zstd
     /// </summary>
     public const int WindowLogMax = 25;
 
-    private const string Library = "libzstd.so.1";
+    internal const string Library = "libzstd.so.1";
 
     /// <summary>The library's version, as 10504 for 1.5.4. Fails when it is missing: call it at start-up.</summary>
     /// <exception cref="DllNotFoundException">The library is missing; the message names the package.</exception>
@@ -37,7 +37,22 @@ public static partial class Zstd
         }
     }
 
-    internal static DllNotFoundException Missing(Exception cause) => new(
+    internal static T Create<T>(Func<T> create)
+        where T : SafeHandle
+    {
+        try
+        {
+            T context = create();
+            return context.IsInvalid
+                ? throw new InsufficientMemoryException("libzstd could not allocate a context.") : context;
+        }
+        catch (DllNotFoundException e)
+        {
+            throw Missing(e);
+        }
+    }
+
+    private static DllNotFoundException Missing(Exception cause) => new(
         $"The shared library {Library} is not installed. Install Debian package libzstd1 (apt-get install libzstd1).",
         cause);
 

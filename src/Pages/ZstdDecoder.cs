@@ -12,29 +12,12 @@ public sealed partial class ZstdDecoder : IDisposable
 {
     private const int ParameterWindowLogMax = 100;
     private const int ResetSession = 1;
-    private const string Library = "libzstd.so.1";
 
-    private readonly Context _context;
+    private readonly ZstdDecoderContext _context = ZstdDecoderContext.Create();
 
     /// <exception cref="DllNotFoundException">The library is missing; the message names the package.</exception>
-    public ZstdDecoder()
-    {
-        try
-        {
-            _context = ZSTD_createDCtx();
-        }
-        catch (DllNotFoundException e)
-        {
-            throw Zstd.Missing(e);
-        }
-
-        if (_context.IsInvalid)
-        {
-            throw new InsufficientMemoryException("libzstd could not allocate a decoding context.");
-        }
-
+    public ZstdDecoder() =>
         Zstd.Check(ZSTD_DCtx_setParameter(_context, ParameterWindowLogMax, Zstd.WindowLogMax), "set the window");
-    }
 
     /// <summary>Decodes the next block.</summary>
     /// <param name="source">One block, whole.</param>
@@ -72,39 +55,19 @@ public sealed partial class ZstdDecoder : IDisposable
 
     public void Dispose() => _context.Dispose();
 
-    [LibraryImport(Library)]
+    [LibraryImport(Zstd.Library)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial Context ZSTD_createDCtx();
+    private static partial nuint ZSTD_DCtx_setParameter(ZstdDecoderContext context, int parameter, int value);
 
-    [LibraryImport(Library)]
+    [LibraryImport(Zstd.Library)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial nuint ZSTD_freeDCtx(nint context);
+    private static partial nuint ZSTD_DCtx_reset(ZstdDecoderContext context, int directive);
 
-    [LibraryImport(Library)]
+    [LibraryImport(Zstd.Library)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial nuint ZSTD_DCtx_setParameter(Context context, int parameter, int value);
-
-    [LibraryImport(Library)]
-    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
-    [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial nuint ZSTD_DCtx_reset(Context context, int directive);
-
-    [LibraryImport(Library)]
-    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
-    [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static unsafe partial nuint ZSTD_decompressStream(Context context, ZstdBuffer* output, ZstdBuffer* input);
-
-    private sealed class Context() : SafeHandle(0, ownsHandle: true)
-    {
-        public override bool IsInvalid => handle == 0;
-
-        protected override bool ReleaseHandle()
-        {
-            _ = ZSTD_freeDCtx(handle);
-            return true;
-        }
-    }
+    private static unsafe partial nuint ZSTD_decompressStream(
+        ZstdDecoderContext context, ZstdBuffer* output, ZstdBuffer* input);
 }

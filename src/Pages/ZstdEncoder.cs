@@ -18,29 +18,10 @@ public sealed partial class ZstdEncoder : IDisposable
     private const int End = 2;
     private const int NoFrame = int.MinValue;
     private const int ResetSession = 1;
-    private const string Library = "libzstd.so.1";
 
-    private readonly Context _context;
+    private readonly ZstdEncoderContext _context = ZstdEncoderContext.Create();
     private int _level = NoFrame;
     private int _windowLog;
-
-    /// <exception cref="DllNotFoundException">The library is missing; the message names the package.</exception>
-    public ZstdEncoder()
-    {
-        try
-        {
-            _context = ZSTD_createCCtx();
-        }
-        catch (DllNotFoundException e)
-        {
-            throw Zstd.Missing(e);
-        }
-
-        if (_context.IsInvalid)
-        {
-            throw new InsufficientMemoryException("libzstd could not allocate a coding context.");
-        }
-    }
 
     /// <summary>The most bytes that coding a block can take.</summary>
     public static int CodedBytesMax(int sourceBytes) => sourceBytes + (sourceBytes / 256) + 128;
@@ -116,40 +97,19 @@ public sealed partial class ZstdEncoder : IDisposable
         (_level, _windowLog) = (level, windowLog);
     }
 
-    [LibraryImport(Library)]
+    [LibraryImport(Zstd.Library)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial Context ZSTD_createCCtx();
+    private static partial nuint ZSTD_CCtx_reset(ZstdEncoderContext context, int directive);
 
-    [LibraryImport(Library)]
+    [LibraryImport(Zstd.Library)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial nuint ZSTD_freeCCtx(nint context);
+    private static partial nuint ZSTD_CCtx_setParameter(ZstdEncoderContext context, int parameter, int value);
 
-    [LibraryImport(Library)]
-    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
-    [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial nuint ZSTD_CCtx_reset(Context context, int directive);
-
-    [LibraryImport(Library)]
-    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
-    [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial nuint ZSTD_CCtx_setParameter(Context context, int parameter, int value);
-
-    [LibraryImport(Library)]
+    [LibraryImport(Zstd.Library)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
     private static unsafe partial nuint ZSTD_compressStream2(
-        Context context, ZstdBuffer* output, ZstdBuffer* input, int directive);
-
-    private sealed class Context() : SafeHandle(0, ownsHandle: true)
-    {
-        public override bool IsInvalid => handle == 0;
-
-        protected override bool ReleaseHandle()
-        {
-            _ = ZSTD_freeCCtx(handle);
-            return true;
-        }
-    }
+        ZstdEncoderContext context, ZstdBuffer* output, ZstdBuffer* input, int directive);
 }

@@ -7,27 +7,8 @@ namespace Godwit.Pages;
 /// <remarks>One thread at a time. What is coded must not change meanwhile: never pass live guest memory.</remarks>
 public sealed partial class ZstdFrames : IDisposable
 {
-    private const string Library = "libzstd.so.1";
-    private readonly EncoderContext _encoder;
-    private readonly DecoderContext _decoder;
-
-    /// <exception cref="DllNotFoundException">The library is missing; the message names the package.</exception>
-    public ZstdFrames()
-    {
-        try
-        {
-            (_encoder, _decoder) = (ZSTD_createCCtx(), ZSTD_createDCtx());
-        }
-        catch (DllNotFoundException e)
-        {
-            throw Zstd.Missing(e);
-        }
-
-        if (_encoder.IsInvalid || _decoder.IsInvalid)
-        {
-            throw new InsufficientMemoryException("libzstd could not allocate a context.");
-        }
-    }
+    private readonly ZstdEncoderContext _encoder = ZstdEncoderContext.Create();
+    private readonly ZstdDecoderContext _decoder = ZstdDecoderContext.Create();
 
     /// <summary>Codes a frame.</summary>
     /// <param name="level"><see cref="Zstd.LevelMin"/> to <see cref="Zstd.LevelMax"/>.</param>
@@ -70,57 +51,15 @@ public sealed partial class ZstdFrames : IDisposable
         _decoder.Dispose();
     }
 
-    [LibraryImport(Library)]
-    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
-    [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial EncoderContext ZSTD_createCCtx();
-
-    [LibraryImport(Library)]
-    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
-    [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial nuint ZSTD_freeCCtx(nint context);
-
-    [LibraryImport(Library)]
-    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
-    [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial DecoderContext ZSTD_createDCtx();
-
-    [LibraryImport(Library)]
-    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
-    [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
-    private static partial nuint ZSTD_freeDCtx(nint context);
-
-    [LibraryImport(Library)]
+    [LibraryImport(Zstd.Library)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
     private static unsafe partial nuint ZSTD_compressCCtx(
-        EncoderContext context, byte* to, nuint capacity, byte* from, nuint size, int level);
+        ZstdEncoderContext context, byte* to, nuint capacity, byte* from, nuint size, int level);
 
-    [LibraryImport(Library)]
+    [LibraryImport(Zstd.Library)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     [UnmanagedCallConv(CallConvs = [typeof(CallConvCdecl)])]
     private static unsafe partial nuint ZSTD_decompressDCtx(
-        DecoderContext context, byte* to, nuint capacity, byte* from, nuint size);
-
-    private sealed class EncoderContext() : SafeHandle(0, ownsHandle: true)
-    {
-        public override bool IsInvalid => handle == 0;
-
-        protected override bool ReleaseHandle()
-        {
-            _ = ZSTD_freeCCtx(handle);
-            return true;
-        }
-    }
-
-    private sealed class DecoderContext() : SafeHandle(0, ownsHandle: true)
-    {
-        public override bool IsInvalid => handle == 0;
-
-        protected override bool ReleaseHandle()
-        {
-            _ = ZSTD_freeDCtx(handle);
-            return true;
-        }
-    }
+        ZstdDecoderContext context, byte* to, nuint capacity, byte* from, nuint size);
 }

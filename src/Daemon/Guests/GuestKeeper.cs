@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Diagnostics;
 using Godwit.Api.V1;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
@@ -205,7 +204,7 @@ internal sealed partial class GuestKeeper(
         string name, bool force, TimeSpan timeout, CancellationToken cancellationToken)
     {
         var guest = Find(name);
-        if (force && TryEndFetching(guest))
+        if (force && await TryEndFetchingAsync(guest))
         {
             // Whoever receives its memory notes that it has ended, and tells the host that has the rest.
             return guest;
@@ -242,18 +241,16 @@ internal sealed partial class GuestKeeper(
     }
 
     // A guest that runs here and lacks memory of a host that may be gone: nothing else would ever end it.
-    private bool TryEndFetching(LocalGuest guest)
+    private async Task<bool> TryEndFetchingAsync(LocalGuest guest)
     {
         var (contract, directory) = (guest.Record.Contract, machines.Directory(guest.Record.Contract));
         if (guest.MigrationId.Length == 0 || guest.Record.Host != settings.HostName
             || HeldStream.Load(directory)?.Migration != guest.MigrationId
-            || QemuMachine.FindProcess(contract, directory) is not { } id)
+            || !await QemuMachine.KillProcessAsync(contract, directory))
         {
             return false;
         }
 
-        using var process = Process.GetProcessById(id);
-        process.Kill();
         Log.GuestStopped(logger, guest.Record.Name, "by force, in the middle of its arrival");
         return true;
     }

@@ -175,6 +175,7 @@ public sealed partial class DestinationTransfer
     // Before QEMU listens: a page that it has is one that nobody waits for.
     private void ForgetMissing()
     {
+        bool hasDiscarded = false;
         for (int i = 0; i < _blocks.Length; i++)
         {
             if (_memoryOf[i] is not { } memory || _engine.MissingOf(i) is not { } missing)
@@ -196,7 +197,11 @@ public sealed partial class DestinationTransfer
             }
 
             Punch(memory, first, end);
-            Discard(i, memory, missing);
+            if (!hasDiscarded)
+            {
+                hasDiscarded = true;
+                Discard(i, memory, missing);
+            }
         }
     }
 
