@@ -3,6 +3,7 @@ using System.CommandLine.Parsing;
 using System.Diagnostics;
 using System.Globalization;
 using Godwit.Lab.Bench;
+using Godwit.Lab.Ceph;
 using Godwit.Lab.Daemons;
 using Godwit.Lab.Faults;
 using Godwit.Lab.Guests;
@@ -23,11 +24,13 @@ internal static class LabCommands
         RootCommand root = new(
             "Two hosts, a switch and an outside client in network namespaces of this machine, with real guests.")
         {
-            Prepare(), Up(), Down(), Status(), Exec(), Link(), RunScenario(), Bench(), Qemu72(), RelayProcess(),
+            Prepare(), Up(), Down(), Status(), Exec(), Link(), RunScenario(), Bench(), Qemu72(), CephFolder(),
+            RelayProcess(),
         };
         try
         {
-            ParseResult parsed = root.Parse(args);
+            // A scenario's name may begin with @.
+            ParseResult parsed = root.Parse(args, new ParserConfiguration { ResponseFileTokenReplacer = null });
             int status = parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
             return parsed.Errors.Count > 0 ? 2 : status;
         }
@@ -240,10 +243,24 @@ internal static class LabCommands
         Option<string?> only = new("--only") { Description = "Only scenarios whose name (load@link) contains this." };
         Option<string[]> modes = new("--mode") { Description = "Only this mode; may be repeated." };
         Option<int> runs = new("--runs") { Description = "Runs of each mode.", DefaultValueFactory = _ => 3 };
+        Option<int> pauses = new("--pauses")
+        {
+            Description = "Instead: so many moves under every load and pause budget, and how many paused for longer.",
+        };
+        Option<string> link = LinkOption();
+        link.Description = "With --pauses: the rate of each host's uplink.";
         Option<string> output = OutputOption();
+        Option<bool> sleep = new("--sleep")
+        {
+            Description = "Measure sleeping and waking instead of moves, each figure against its limit.",
+        };
+        Option<bool> methods = new("--methods")
+        {
+            Description = "Compare what Godwit chooses with every method that it could have chosen.",
+        };
         Command command = new("bench", "Compare Godwit with plain QEMU: same guest, same link, runs interleaved.")
         {
-            list, only, modes, runs, output,
+            list, only, modes, methods, sleep, runs, pauses, link, output,
         };
         command.SetAction(parsed =>
         {
@@ -253,9 +270,23 @@ internal static class LabCommands
                 return 0;
             }
 
+            if (parsed.GetValue(sleep))
+            {
+                return SleepBench.Execute(
+                    parsed.GetValue(only) ?? "", Math.Clamp(parsed.GetValue(runs), 1, 100),
+                    parsed.GetValue(output) == "json");
+            }
+
+            if (parsed.GetValue(pauses) is > 0 and int moves)
+            {
+                return PauseBench.Execute(
+                    Math.Min(moves, 10_000), new LinkShape(LinkShape.ParseRate(parsed.GetValue(link)!), TimeSpan.Zero),
+                    parsed.GetValue(output) == "json");
+            }
+
             return BenchRun.Execute(
-                parsed.GetValue(only), parsed.GetValue(modes) ?? [], Math.Clamp(parsed.GetValue(runs), 1, 100),
-                parsed.GetValue(output) == "json");
+                parsed.GetValue(methods), parsed.GetValue(only), parsed.GetValue(modes) ?? [],
+                Math.Clamp(parsed.GetValue(runs), 1, 100), parsed.GetValue(output) == "json");
         });
         return command;
     }
@@ -264,6 +295,13 @@ internal static class LabCommands
     {
         Command command = new("qemu72", "Fetch QEMU 7.2 without installing it, and print the path of what starts it.");
         command.SetAction(_ => Console.WriteLine(OlderQemu.Obtain(Say)));
+        return command;
+    }
+
+    private static Command CephFolder()
+    {
+        Command command = new("ceph", "Fetch Ceph 16.2 without installing it, and print the folder of its files.");
+        command.SetAction(_ => Console.WriteLine(CephFiles.Obtain(Say)));
         return command;
     }
 

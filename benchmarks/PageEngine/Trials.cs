@@ -1,4 +1,5 @@
 using System.IO.Hashing;
+using System.Net.Security;
 using Godwit.Pages;
 
 namespace Godwit.PageEngine;
@@ -15,6 +16,10 @@ internal static class Trials
         yield return Each("XXH3 128", dump, page => XxHash128.HashToUInt128(page));
         yield return Batches("plain", dump, BlockCoding.Plain);
         yield return Batches("LZ4", dump, BlockCoding.Lz4);
+        SslStream sealedSink = SealedSink.Open();
+        yield return Batches("plain, sealed by TLS", dump, BlockCoding.Plain, sealedSink);
+        yield return Batches("LZ4, sealed by TLS", dump, BlockCoding.Lz4, sealedSink);
+        yield return Batches("zstd 1, sealed by TLS", dump, new BlockCoding(BlockCoder.Zstd, 1, 18), sealedSink);
         yield return Batches("LZ4 acceleration 8", dump, new BlockCoding(BlockCoder.Lz4, 8));
         foreach ((int level, int window) in new[]
         {
@@ -45,7 +50,8 @@ internal static class Trials
         return 0;
     });
 
-    private static Trial Batches(string name, GuestDump dump, BlockCoding coding)
+    // What is coded goes on into a stream, if there is one.
+    private static Trial Batches(string name, GuestDump dump, BlockCoding coding, Stream? onwards = null)
     {
         RamBlock[] blocks = [new(0, "ram", (long)dump.Count * Page.RegionBytes)];
         byte[] frame = new byte[PageBatch.EncodedBytesMax];
@@ -66,6 +72,7 @@ internal static class Trials
                 dump.Pages.AsSpan(page * Page.Size, count * Page.Size).CopyTo(
                     builder.AddContents(new PageNumber(first), count));
                 int length = builder.Encode(frame, coding);
+                onwards?.Write(frame.AsSpan(0, length));
                 frame.AsSpan(0, length).CopyTo(coded.AsSpan(at));
                 lengths.Add(length);
                 at += length;

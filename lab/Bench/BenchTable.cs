@@ -16,10 +16,18 @@ internal sealed record BenchRow(
     string Scenario, string Link, string Mode, int Runs, double TotalSeconds, double WireBytes, double DowntimeMs,
     double BlackoutMs, double? GuestThroughput, double? CpuSecondsPerGiB, int Failed)
 {
+    /// <summary>Bytes sent after the first round, by the mover's own account.</summary>
+    public double? LaterBytes { get; init; }
+
     /// <summary>Of a guest that walks through its memory: how long it waited for a page that had not come.</summary>
     public double? LateMeanMs { get; init; }
 
     public double? LateP99Ms { get; init; }
+
+    /// <summary>By how much the forecast of what crosses the wire was off, in percent; the time's likewise.</summary>
+    public double? BytesErrorPercent { get; init; }
+
+    public double? SecondsErrorPercent { get; init; }
 
     /// <summary>
     /// The guest's writer in the five seconds after the switch, relative to the second before the move.
@@ -27,7 +35,7 @@ internal sealed record BenchRow(
     public double? ThroughputAfter { get; init; }
 }
 
-/// <summary>Godwit's figure divided by plain QEMU's default precopy; below 1 is better, save for throughput.</summary>
+/// <summary>One mode's figure divided by that of another; below 1 is better, save for throughput.</summary>
 internal sealed record BenchRatio(
     string Scenario, string Link, string Mode, string Against, double TotalSeconds, double WireBytes, double DowntimeMs,
     double BlackoutMs, double? GuestThroughput);
@@ -49,6 +57,7 @@ internal sealed partial class BenchContext : JsonSerializerContext;
 internal static class BenchTable
 {
     internal const string Baseline = "stock-default";
+    private const string Chosen = "godwit";
 
     /// <summary>The medians of one cell; runs that failed are counted, not averaged in.</summary>
     internal static BenchRow Row(
@@ -72,11 +81,19 @@ internal static class BenchTable
             cpu.Length > 0 ? Median(cpu) / memoryGiB : null,
             runs.Count(run => run.Failures.Count > 0))
         {
+            LaterBytes = Median(good.Select(move => (double)(move.LaterWireBytes ?? 0))),
             LateMeanMs = OfWalks(walk => walk.Walk!.LateMeanMs),
             LateP99Ms = OfWalks(walk => walk.Walk!.LateP99Ms),
+            BytesErrorPercent = OfForecasts(forecast => forecast.BytesErrorPercent),
+            SecondsErrorPercent = OfForecasts(forecast => forecast.SecondsErrorPercent),
             ThroughputAfter = OfWalks(walk =>
                 walk.Walk!.PagesPerSecondAfter / Math.Max(1, walk.GuestPagesPerSecond!.Before)),
         };
+
+        double? OfForecasts(Func<ForecastResult, double> figure) =>
+            good.Any(move => move.Forecast is not null)
+                ? Median(good.Where(move => move.Forecast is not null).Select(move => figure(move.Forecast!)))
+                : null;
 
         double? OfWalks(Func<MoveResult, double> figure) =>
             good.Any(move => move.Walk is not null)
@@ -91,11 +108,28 @@ internal static class BenchTable
            from baseline in rows
            where baseline.Mode == Baseline && baseline.Scenario == row.Scenario && baseline.Link == row.Link
                && baseline.Failed < baseline.Runs
-           select new BenchRatio(
-               row.Scenario, row.Link, row.Mode, Baseline, row.TotalSeconds / baseline.TotalSeconds,
-               row.WireBytes / baseline.WireBytes, row.DowntimeMs / baseline.DowntimeMs,
-               row.BlackoutMs / baseline.BlackoutMs, row.GuestThroughput / baseline.GuestThroughput),
+           select Ratio(row, baseline),
     ];
+
+    /// <summary>
+    /// What Godwit chose against the method that sent least of those that brought the guest over, in each scenario.
+    /// </summary>
+    internal static IReadOnlyList<BenchRatio> AgainstBest(IReadOnlyList<BenchRow> rows) =>
+    [
+        .. from chosen in rows
+           where chosen.Mode == Chosen && chosen.Failed < chosen.Runs
+           let best = rows
+               .Where(row => row.Mode != Chosen && row.Scenario == chosen.Scenario && row.Link == chosen.Link
+                   && row.Failed < row.Runs)
+               .MinBy(row => row.WireBytes)
+           where best is not null
+           select Ratio(chosen, best),
+    ];
+
+    private static BenchRatio Ratio(BenchRow row, BenchRow other) => new(
+        row.Scenario, row.Link, row.Mode, other.Mode, row.TotalSeconds / other.TotalSeconds,
+        row.WireBytes / other.WireBytes, row.DowntimeMs / other.DowntimeMs, row.BlackoutMs / other.BlackoutMs,
+        row.GuestThroughput / other.GuestThroughput);
 
     internal static double Median(IEnumerable<double> values)
     {
@@ -109,30 +143,33 @@ internal static class BenchTable
     {
         StringBuilder text = new();
         text.AppendLine(
-            $"{"scenario",-16}{"link",-11}{"mode",-20}{"total s",9}{"wire MiB",10}"
-            + $"{"pause ms",10}{"blackout",10}{"guest",8}{"cpu s/GiB",11}{"late ms",9}{"late p99",10}{"after",8}");
+            $"{"scenario",-16}{"link",-14}{"mode",-20}{"total s",9}{"wire MiB",10}{"later",8}"
+            + $"{"pause ms",10}{"blackout",10}{"guest",8}{"cpu s/GiB",11}{"late ms",9}{"late p99",10}{"after",8}"
+            + $"{"err B %",9}{"err s %",9}");
         foreach (BenchRow row in report.Rows)
         {
             text.AppendLine(string.Create(
                 CultureInfo.InvariantCulture,
-                $"{row.Scenario,-16}{row.Link,-11}{row.Mode,-20}"
-                + $"{row.TotalSeconds,9:0.00}{row.WireBytes / (1 << 20),10:0.0}"
+                $"{row.Scenario,-16}{row.Link,-14}{row.Mode,-20}"
+                + $"{row.TotalSeconds,9:0.00}{row.WireBytes / (1 << 20),10:0.0}{row.LaterBytes / (1 << 20),8:0.0}"
                 + $"{row.DowntimeMs,10:0}{row.BlackoutMs,10:0}"
                 + $"{row.GuestThroughput,8:0.00}{row.CpuSecondsPerGiB,11:0.00}"
-                + $"{row.LateMeanMs,9:0.00}{row.LateP99Ms,10:0.00}{row.ThroughputAfter,8:0.00}").TrimEnd()
+                + $"{row.LateMeanMs,9:0.00}{row.LateP99Ms,10:0.00}{row.ThroughputAfter,8:0.00}"
+                + $"{row.BytesErrorPercent,9:0}{row.SecondsErrorPercent,9:0}").TrimEnd()
                 + (row.Failed > 0 ? $"  {row.Failed} of {row.Runs} runs failed" : ""));
         }
 
         if (report.Ratios.Count > 0)
         {
-            text.AppendLine().AppendLine($"Relative to {Baseline} (below 1 is better; guest throughput: above 1)");
+            text.AppendLine().AppendLine("Relative to another mode (below 1 is better; guest throughput: above 1)");
             foreach (BenchRatio ratio in report.Ratios)
             {
                 text.AppendLine(string.Create(
                     CultureInfo.InvariantCulture,
-                    $"{ratio.Scenario,-16}{ratio.Link,-11}{ratio.Mode,-20}"
+                    $"{ratio.Scenario,-16}{ratio.Link,-14}{ratio.Mode,-20}"
                     + $"{ratio.TotalSeconds,9:0.00}{ratio.WireBytes,10:0.00}"
-                    + $"{ratio.DowntimeMs,10:0.00}{ratio.BlackoutMs,10:0.00}{ratio.GuestThroughput,8:0.00}"));
+                    + $"{ratio.DowntimeMs,10:0.00}{ratio.BlackoutMs,10:0.00}{ratio.GuestThroughput,8:0.00}"
+                    + $"  to {ratio.Against}"));
             }
         }
 

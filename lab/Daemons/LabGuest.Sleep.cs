@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using Godwit.Api.V1;
 using Godwit.Lab.Scenarios;
+using Grpc.Core;
 
 namespace Godwit.Lab.Daemons;
 
@@ -11,17 +12,22 @@ internal sealed partial class LabGuest
     internal const string StoreName = "office";
 
     /// <summary>Makes a store that both hosts reach, empty.</summary>
-    internal static string MakeStore(LabDaemons daemons, string name = StoreName)
+    internal static string MakeStore(LabDaemons daemons) => MakeStoreOn(daemons, ["a", "b"], "");
+
+    /// <summary>Makes a store, empty, and has some hosts know it.</summary>
+    /// <param name="coding">Empty for the default.</param>
+    internal static string MakeStoreOn(LabDaemons daemons, string[] hosts, string coding)
     {
-        string path = Path.Combine(LabDirectory.Disks, $"store-{name}");
+        string path = Path.Combine(LabDirectory.Disks, $"store-{StoreName}");
         if (Directory.Exists(path))
         {
             Directory.Delete(path, recursive: true);
         }
 
-        foreach (string host in new[] { "a", "b" })
+        foreach (string host in hosts)
         {
-            Call(() => daemons[host].CreateStore(new StoreSpec { Name = name, Location = path }));
+            StoreSpec spec = new() { Name = StoreName, Location = path, Coding = coding };
+            Call(() => daemons[host].CreateStore(spec));
         }
 
         return path;
@@ -60,12 +66,39 @@ internal sealed partial class LabGuest
             }, []), counts);
     }
 
+    /// <summary>Has a host fetch ahead what the guest's resume will need.</summary>
+    internal HoardProgress Hoard(string host)
+    {
+        HoardProgress last = Call(() => FollowAsync(_daemons[host].HoardGuest(
+            new HoardGuestRequest { Reference = Name }, cancellationToken: _run.Stopped)).GetAwaiter().GetResult());
+        _run.Display.Line(string.Create(
+            CultureInfo.InvariantCulture,
+            $"  hoarded on {host}: {last.TotalSeconds:0.00} s, {ResultText.Bytes((long)last.HoardedBytes)} of "
+            + $"{ResultText.Bytes((long)last.NeededBytes)}, {ResultText.Bytes((long)last.FetchedBytes)} fetched"));
+        return last;
+    }
+
+    private static async Task<HoardProgress> FollowAsync(AsyncServerStreamingCall<HoardProgress> call)
+    {
+        HoardProgress last = new();
+        using (call)
+        {
+            await foreach (HoardProgress progress in call.ResponseStream.ReadAllAsync())
+            {
+                last = progress;
+            }
+        }
+
+        return last;
+    }
+
     private MoveResult Note(MoveResult result, bool counts)
     {
         _run.Display.Line(string.Create(
             CultureInfo.InvariantCulture,
             $"  {result.Method} from {result.From} to {result.To}: {result.TotalSeconds:0.00} s, "
-            + $"{ResultText.Bytes(result.WireBytes)}, {result.DowntimeMs:0} ms"));
+            + $"{ResultText.Bytes(result.WireBytes)}, {result.DowntimeMs:0} ms")
+            + string.Concat(result.SavedBytes.Select(part => $", {part.Key} {ResultText.Bytes(part.Value)}")));
         if (counts)
         {
             _run.Add(result);

@@ -37,11 +37,18 @@ internal sealed partial class LabGuest
     internal string Host { get; private set; } = "a";
 
     /// <summary>Creates the guest on host a, boots it, and waits for its agent.</summary>
-    internal static LabGuest Boot(ScenarioRun run, LabDaemons daemons, GuestShape shape, MemoryBacking backing)
+    /// <param name="diskGibibytes">Of its disk, all of it data; 0 for one that is no larger than it needs.</param>
+    internal static LabGuest Boot(
+        ScenarioRun run, LabDaemons daemons, GuestShape shape, MemoryBacking backing, int diskGibibytes = 0)
     {
         string name = $"guest{shape.Number}";
         string disk = DiskOf(name);
         File.Copy(run.DiskFor(shape), disk, overwrite: true);
+        if (diskGibibytes > 0)
+        {
+            Enlarge(disk, (long)diskGibibytes << 30);
+        }
+
         GuestSpec spec = new()
         {
             Name = name,
@@ -70,6 +77,18 @@ internal sealed partial class LabGuest
             CultureInfo.InvariantCulture,
             $"  up after {System.Diagnostics.Stopwatch.GetElapsedTime(began).TotalSeconds:0.0} s, at {shape.Address}"));
         return new LabGuest(run, daemons, name, agent, shape);
+    }
+
+    // Behind what the guest uses: noise that repeats itself, so that it costs the store little.
+    private static void Enlarge(string disk, long bytes)
+    {
+        byte[] noise = new byte[1 << 20];
+        new Random(1).NextBytes(noise);
+        using FileStream file = new(disk, FileMode.Append);
+        while (file.Position < bytes)
+        {
+            file.Write(noise, 0, (int)Math.Min(noise.Length, bytes - file.Position));
+        }
     }
 
     /// <summary>Speaks to the agent of a guest that was started again.</summary>
@@ -125,10 +144,13 @@ internal sealed partial class LabGuest
         {
             GuestPagesPerSecond = new PaceResult(start.Since(before), end.Since(start), after.Since(end)),
             UplinkBytes = uplink,
+            LaterWireBytes = (long)state.Rounds.Skip(1).Aggregate(0UL, (sum, round) => sum + round.Bytes),
             GuestLongestGapMs = Math.Round(gap, 1),
             GuestClockLagMs = end.ClockLagMs(start),
             Walk = walks ? WalkResult.Take(_run, Agent, seen.Blackout) : null,
             DaemonCpuSeconds = state.DaemonCpuSeconds,
+            MethodReason = state.MethodReason.Length > 0 ? state.MethodReason : null,
+            Forecast = ForecastResult.Of(state),
             Error = state.Error.Length > 0 ? $"{state.ErrorCode}: {state.Error}" : null,
         };
         if (counts)
@@ -209,6 +231,7 @@ internal sealed partial class LabGuest
     {
         int round = -1;
         MigrationPhase phase = MigrationPhase.Preparing;
+        string reason = "";
         try
         {
             using AsyncServerStreamingCall<Api.V1.Migration> call =
@@ -219,6 +242,12 @@ internal sealed partial class LabGuest
                 bool news = state.Rounds.Count != round || state.Phase != phase;
                 round = state.Rounds.Count;
                 phase = state.Phase;
+                if (state.MethodReason != reason)
+                {
+                    reason = state.MethodReason;
+                    _run.Display.Line($"  {reason}");
+                }
+
                 _run.Display.Progress(Describe(state), news);
                 meanwhile?.Invoke(state);
             }

@@ -17,6 +17,9 @@ internal enum FaultPhase
 
     /// <summary>The guest runs at the destination, and the source has not heard that it does.</summary>
     Resumed,
+
+    /// <summary>By postcopy: the guest runs at the destination, and much of its memory has not come.</summary>
+    Fetching,
 }
 
 /// <summary>What becomes of the victims.</summary>
@@ -130,7 +133,13 @@ internal sealed record FaultCell(string Victim, IReadOnlyList<string> Victims, F
                     ? [FaultOutcome.Died] : [FaultOutcome.Died, FaultOutcome.RunsOnSource];
             }
 
-            if (Phase == FaultPhase.Resumed)
+            if (Phase == FaultPhase.Fetching && kills && Strikes(SourceQemu) && Strikes(SourceDaemon))
+            {
+                // The rest of its memory was there and nowhere else: what postcopy does not survive.
+                return [FaultOutcome.Died];
+            }
+
+            if (Phase is FaultPhase.Resumed or FaultPhase.Fetching)
             {
                 return [FaultOutcome.RunsOnDestination];
             }

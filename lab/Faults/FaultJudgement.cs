@@ -116,9 +116,7 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
         }
         else
         {
-            Run.Expect(
-                report.ConnectionsLost == 0,
-                $"{report.ConnectionsLost} of {report.ConnectionsOpened} connections to the guest were lost");
+            Run.Expect(report.ConnectionsLost == 0, report.Losses);
         }
 
         Run.Expect(

@@ -81,7 +81,13 @@ internal sealed partial class FaultPlay
             Policy = new MigrationPolicy
             {
                 MaxDowntimeMs = 3_000,
-                BandwidthBitsPerSecond = _cell.Phase == FaultPhase.Copying ? 200_000_000UL : 0,
+                Method = _cell.Phase == FaultPhase.Fetching ? MigrationMethod.Postcopy : MigrationMethod.Auto,
+                BandwidthBitsPerSecond = _cell.Phase switch
+                {
+                    FaultPhase.Copying => 200_000_000,
+                    FaultPhase.Fetching => 80_000_000,
+                    _ => 0,
+                },
             },
         });
         _migration = move.Id;
@@ -107,6 +113,11 @@ internal sealed partial class FaultPlay
         }
 
         ComeBack();
+        if (isTimely && LosesTheRest)
+        {
+            EndWhatLacksMemory();
+        }
+
         IReadOnlyDictionary<string, Guest?> seen = _judgement.AwaitSettlement(_patience);
         FaultOutcome outcome = _judgement.Outcome(seen);
         if (outcome is FaultOutcome.RunsOnSource or FaultOutcome.RunsOnDestination)
@@ -212,7 +223,8 @@ internal sealed partial class FaultPlay
 
     // Not before the pause: over a long link the rounds would take many times as long.
     private int DelayWanted(Migration move) =>
-        _cell.Phase == FaultPhase.Resumed && move.Phase == MigrationPhase.Committed ? 2 * WayMs
+        _cell.Phase == FaultPhase.Fetching ? 0
+        : _cell.Phase == FaultPhase.Resumed && move.Phase == MigrationPhase.Committed ? 2 * WayMs
         : _cell.Phase > FaultPhase.Copying && move.Phase >= MigrationPhase.Switchover ? WayMs : 0;
 
     // How long the phase lasts at least, from when it was not yet so, or its messages were held up.
@@ -225,12 +237,16 @@ internal sealed partial class FaultPlay
     });
 
     private MigrationPhase Wanted =>
-        _cell.Phase == FaultPhase.Resumed ? MigrationPhase.Committed : (MigrationPhase)_cell.Phase;
+        _cell.Phase is FaultPhase.Resumed or FaultPhase.Fetching
+            ? MigrationPhase.Committed : (MigrationPhase)_cell.Phase;
 
     private bool IsReached(Migration move) => move.Phase == Wanted && _cell.Phase switch
     {
         FaultPhase.Preparing => QemuOf(_destination) is not null,
         FaultPhase.Copying => move.Progress?.SentBytes > 4 << 20,
+        // At the cap the rest takes more than a second, however well it codes.
+        FaultPhase.Fetching => move.Progress is { Verdict: "fetching", RemainingBytes: > 40 << 20 }
+            && move.DowntimeMs > 0,
         FaultPhase.Resumed => Guest.On(_destination) is { State: GuestState.Running },
         _ => true,
     };
@@ -247,6 +263,14 @@ internal sealed partial class FaultPlay
         foreach (int victim in victims)
         {
             LabProcesses.Signal(victim, signal);
+        }
+
+        if (signal == LabSignal.Kill && victims.Length > 0)
+        {
+            // Messages that are held up must not overtake the news of the death: that would be a later phase.
+            Wait.Until(
+                () => !victims.Any(LabProcesses.IsAlive), TimeSpan.FromSeconds(5), "the victims to end", Run.Stopped);
+            Thread.Sleep(SettleMs);
         }
 
         if (!_cell.Strikes(FaultCell.Link))
@@ -310,8 +334,8 @@ internal sealed partial class FaultPlay
         int watched = Godwit("migration", "watch", _migration).Status;
         (int shown, string text) = Godwit("migration", "show", _migration);
         Run.Expect(shown == 0, $"'migration show' ended with {shown}: {text}");
-        string host = _cell.Phase == FaultPhase.Resumed && _cell.Strike == FaultStrike.ForEver
-            ? _destination : _source;
+        bool hasArrived = _cell.Phase is FaultPhase.Resumed or FaultPhase.Fetching;
+        string host = hasArrived && _cell.Strike == FaultStrike.ForEver ? _destination : _source;
         // A commit that never arrived is one that nobody ran the guest by.
         string[] resumed = host == _source && _cell.Phase == FaultPhase.Committed ? ["--resume-copy"] : [];
         (int settled, string said) = Godwit(
@@ -323,7 +347,13 @@ internal sealed partial class FaultPlay
             Run.Expect(
                 text.Contains("settle", StringComparison.Ordinal),
                 $"'migration show' does not say how to settle it: {text}");
-            bool mayBeRefused = _cell.Allowed.Contains(FaultOutcome.RunsOnDestination) && host == _source;
+            // The rest of its memory would be given up with the move.
+            bool mustBeRefused = _cell.Phase == FaultPhase.Fetching;
+            Run.Expect(
+                !mustBeRefused || (settled != 0 && said.Contains("migration-fetching", StringComparison.Ordinal)),
+                $"'migration settle' of a guest that lacks memory ended with {settled}: {said}");
+            bool mayBeRefused = mustBeRefused
+                || (_cell.Allowed.Contains(FaultOutcome.RunsOnDestination) && host == _source);
             _decided = settled == 0 ? host : null;
             _isStartedAnew = _decided == _source && resumed.Length == 0;
             Run.Expect(settled == 0 || mayBeRefused, $"'migration settle' ended with {settled}: {said}");
@@ -343,10 +373,26 @@ internal sealed partial class FaultPlay
         }
     }
 
-    private (int Status, string Text) Godwit(params string[] words)
+    private bool LosesTheRest => _cell is { Phase: FaultPhase.Fetching, Strike: FaultStrike.Kill }
+        && _cell.Strikes(FaultCell.SourceDaemon) && _cell.Strikes(FaultCell.SourceQemu);
+
+    // The guest stands at the first page that it lacks, for ever. The host it left says so, and what to do.
+    private void EndWhatLacksMemory()
+    {
+        Wait.Until(
+            () => Godwit("migration", "show", _migration).Text.Contains("vm stop --force", StringComparison.Ordinal),
+            _patience, "the source to say that the rest of the memory is lost", Run.Stopped);
+        (int status, string said) = GodwitOn(_destination, "vm", "stop", "--force", Guest.Name);
+        _operator = $"vm stop --force {status}";
+        Run.Expect(status == 0, $"'vm stop --force' of a guest that lacks memory ended with {status}: {said}");
+    }
+
+    private (int Status, string Text) Godwit(params string[] words) => GodwitOn(_source, words);
+
+    private (int Status, string Text) GodwitOn(string host, params string[] words)
     {
         (int status, string output, string errors) = Tool.Try(
-            LabDaemons.Program("Cli", "godwit"), [.. words, "--socket", LabDaemons.SocketOf(_source)], null,
+            LabDaemons.Program("Cli", "godwit"), [.. words, "--socket", LabDaemons.SocketOf(host)], null,
             TimeSpan.FromMinutes(2), null);
         Run.Stopped.ThrowIfCancellationRequested();
         return (status, (output + errors).Trim());

@@ -12,7 +12,7 @@ internal static class UserlandDisk
     /// <summary>How its folders in the cache begin.</summary>
     internal const string Prefix = "userland-";
 
-    private const string Version = "1";
+    private const string Version = "2";
 
     // Programs, libraries, scripts and texts in about the mix of a small server's /usr; 400 MB unpacked.
     private static readonly string[] _packages =
@@ -20,6 +20,9 @@ internal static class UserlandDisk
         "binutils-x86-64-linux-gnu", "cpp-12", "gcc-12", "g++-12", "libgcc-12-dev", "libstdc++-12-dev", "libc6-dev",
         "git", "libicu72", "libllvm14", "libperl5.36", "libpython3.11-stdlib", "perl-modules-5.36",
         "python3.11-minimal", "vim-runtime", "iso-codes", "redis-server", "redis-tools", "libc6", "libssl3",
+        // What the compiler is linked against, and the headers under its library's.
+        "libgcc-s1", "libgmp10", "libisl23", "libmpc3", "libmpfr6", "libstdc++6", "libzstd1", "linux-libc-dev",
+        "zlib1g",
     ];
 
     /// <summary>The path of the image, built now if this recipe's is not there yet.</summary>

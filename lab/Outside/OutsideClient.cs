@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
@@ -12,9 +13,14 @@ namespace Godwit.Lab.Outside;
 /// </param>
 /// <param name="TcpSilence">Longest span a message waited on an established connection, retransmissions
 /// included.</param>
+/// <param name="FirstLoss">How the first of the lost connections was lost; empty if none was.</param>
 internal sealed record ClientReport(
     Silence Blackout, TimeSpan TcpSilence, int ConnectionsOpened, int ConnectionsLost, int PacketsSent, int PacketsLost,
-    int RepliesDuplicated);
+    int RepliesDuplicated, string FirstLoss)
+{
+    /// <summary>What became of the connections that were lost, for a failure's text.</summary>
+    internal string Losses => $"{ConnectionsLost} of {ConnectionsOpened} connections were lost ({FirstLoss})";
+}
 
 /// <summary>
 /// Stands outside the hosts: keeps TCP connections to the guest busy, probes it by UDP, and writes down when.
@@ -146,10 +152,17 @@ internal sealed unsafe partial class OutsideClient : IDisposable
                 .Where(s => s.End >= start.Ticks && s.Start <= end.Ticks).Select(s => s.Ticks).DefaultIfEmpty(0).Max();
             return new ClientReport(
                 Blackout.Longest(sent, replied, start.Ticks, end.Ticks), new TimeSpan(silence), _opened,
-                _connections.Count(c => c.Lost is not null || (_stop && c.Waiting.Count > 0)),
-                within, lost, _duplicated);
+                _connections.Count(c => HowLost(c).Length > 0), within, lost, _duplicated,
+                _connections.Select(HowLost).FirstOrDefault(how => how.Length > 0, ""));
         }
     }
+
+    private string HowLost(Connection connection) =>
+        connection.Lost ?? (_stop && connection.Waiting.Count > 0
+            ? string.Create(
+                CultureInfo.InvariantCulture,
+                $"{connection.Waiting.Count} unanswered since {new DateTime(connection.LastReply):HH:mm:ss.fff} UTC")
+            : "");
 
     /// <summary>When the first probe that left after an instant was answered, or null if none was yet.</summary>
     internal DateTime? FirstAnswerAfter(DateTime instant)

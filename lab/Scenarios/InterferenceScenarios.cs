@@ -89,7 +89,7 @@ internal static class InterferenceScenarios
     {
         LabDaemons daemons = run.Own(LabDaemons.Start());
         LabGuest guest = LabGuest.Boot(run, daemons, new GuestShape(1, 256, 1), MemoryBacking.Shared);
-        load.Begin(guest.Agent);
+        load.Begin(run, guest.Agent);
         return (daemons, guest, run.Own(OutsideClient.Start(guest.Shape.Address)));
     }
 

@@ -21,6 +21,9 @@ internal sealed record MoveResult(
     /// </summary>
     public long? UplinkBytes { get; init; }
 
+    /// <summary>Bytes sent after the first round, by the mover's own account.</summary>
+    public long? LaterWireBytes { get; init; }
+
     /// <summary>
     /// Longest time between two beats of 5 ms inside the guest, by its own clock, which stands in a pause.
     /// </summary>
@@ -32,11 +35,38 @@ internal sealed record MoveResult(
     /// <summary>CPU seconds of both daemons during the move.</summary>
     public double? DaemonCpuSeconds { get; init; }
 
+    /// <summary>Why the mover took this method, in its own words.</summary>
+    public string? MethodReason { get; init; }
+
+    /// <summary>What the mover expected of the move, against what came of it.</summary>
+    public ForecastResult? Forecast { get; init; }
+
     /// <summary>Of a guest that walks through its memory.</summary>
     public WalkResult? Walk { get; init; }
 
     /// <summary>Why the move did not complete, with its code.</summary>
     public string? Error { get; init; }
+}
+
+/// <summary>A forecast's middle, and how far it was off, in percent of what came.</summary>
+internal sealed record ForecastResult(
+    double Bytes, double Seconds, double BytesErrorPercent, double SecondsErrorPercent)
+{
+    internal static ForecastResult? Of(Godwit.Api.V1.Migration move)
+    {
+        if (move.Forecast is not { } told || move.Outcome != Godwit.Api.V1.MigrationOutcome.Completed)
+        {
+            return null;
+        }
+
+        double bytes = (told.BytesLow + (double)told.BytesHigh) / 2;
+        double seconds = (told.SecondsLow + told.SecondsHigh) / 2;
+        return new ForecastResult(
+            Math.Round(bytes), Math.Round(seconds, 2), Error(bytes, move.WireBytes), Error(seconds, move.TotalSeconds));
+    }
+
+    private static double Error(double told, double came) =>
+        Math.Round(100 * Math.Abs(told - came) / Math.Max(came, 1e-9), 1);
 }
 
 /// <summary>The guest's own throughput around a move.</summary>

@@ -32,7 +32,7 @@ internal static class MoveScenarios
     {
         LabDaemons daemons = run.Own(LabDaemons.Start(daemonSettings));
         LabGuest guest = LabGuest.Boot(run, daemons, load.Shape, backing);
-        load.Begin(guest.Agent);
+        load.Begin(run, guest.Agent);
         OutsideClient client = run.Own(OutsideClient.Start(guest.Shape.Address));
         DateTime start = DateTime.UtcNow;
         long written = guest.Agent.PagesWritten();

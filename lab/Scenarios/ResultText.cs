@@ -35,6 +35,14 @@ internal static class ResultText
                     $"    the guest wrote {pace.During:0} pages/s meanwhile, {pace.During / pace.Before:0%} of before");
             }
 
+            if (move.Forecast is { } told)
+            {
+                text.AppendLine(
+                    CultureInfo.InvariantCulture,
+                    $"    expected {told.Seconds:0.0} s and {Bytes((long)told.Bytes)}: off by "
+                    + $"{told.SecondsErrorPercent:0} % and {told.BytesErrorPercent:0} %");
+            }
+
             if (move.SavedBytes.Count > 0)
             {
                 text.AppendLine("    not sent: " + string.Join(", ", move.SavedBytes.Select(part =>

@@ -136,9 +136,7 @@ internal sealed class ScenarioRun : IDisposable
         _client = new ClientResult(
             _client.ConnectionsOpened + report.ConnectionsOpened, _client.ConnectionsLost + report.ConnectionsLost,
             _client.PacketsLost + report.PacketsLost);
-        Expect(
-            report.ConnectionsLost == 0,
-            $"{report.ConnectionsLost} of {report.ConnectionsOpened} connections were lost");
+        Expect(report.ConnectionsLost == 0, report.Losses);
         Expect(report.RepliesDuplicated == 0, $"{report.RepliesDuplicated} replies came twice: two copies answered");
     }
 

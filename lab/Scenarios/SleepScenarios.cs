@@ -18,8 +18,12 @@ internal static class SleepScenarios
             run => ThereAndBack(run, GuestLoad.Server, TimeSpan.FromMinutes(1), mustBeSmall: true)),
         new("sleep-lazy", "A guest under load sleeps on a and runs on b before its memory has arrived",
             run => Lazily(run, GuestLoad.Text)),
+        new("sleep-hoard", "Host b fetches ahead what a guest needs that sleeps on a; then the guest wakes there",
+            Hoarded),
         new("checkpoint", "A guest under load is kept in a store while it runs, twice", run =>
             Checkpoint(run, GuestLoad.Text)),
+        new("checkpoint-disk-1g", "The same with a disk of 1 GiB of data", run => Checkpoint(run, GuestLoad.Text, 1)),
+        new("checkpoint-disk-8g", "The same with a disk of 8 GiB of data", run => Checkpoint(run, GuestLoad.Text, 8)),
     ];
 
     internal static void ThereAndBack(ScenarioRun run, GuestLoad load, TimeSpan awake, bool mustBeSmall = false)
@@ -62,9 +66,24 @@ internal static class SleepScenarios
         run.Verify(guest.Agent, written);
     }
 
-    private static void Checkpoint(ScenarioRun run, GuestLoad load)
+    private static void Hoarded(ScenarioRun run)
     {
-        (LabGuest guest, long written) = Begin(run, load);
+        (LabGuest guest, long written) = Begin(run, GuestLoad.Text);
+        run.Pause(TimeSpan.FromSeconds(1));
+        guest.Suspend();
+        HoardProgress hoard = guest.Hoard("b");
+        run.Expect(hoard.HoardedBytes > 0, "nothing was hoarded");
+        MoveResult resumed = guest.Resume("b");
+        guest.ExpectRunningOnlyOn("b");
+        run.Expect(
+            resumed.WireBytes <= (long)hoard.FetchedBytes / 100,
+            $"the resume fetched {ResultText.Bytes(resumed.WireBytes)} of what was hoarded");
+        run.Verify(guest.Agent, written);
+    }
+
+    private static void Checkpoint(ScenarioRun run, GuestLoad load, int diskGibibytes = 0)
+    {
+        (LabGuest guest, long written) = Begin(run, load, diskGibibytes);
         guest.Suspend(keepRunning: true);
         run.Pause(TimeSpan.FromSeconds(2));
         guest.Suspend(keepRunning: true);
@@ -72,12 +91,13 @@ internal static class SleepScenarios
         run.Verify(guest.Agent, written);
     }
 
-    private static (LabGuest Guest, long Written) Begin(ScenarioRun run, GuestLoad load)
+    private static (LabGuest Guest, long Written) Begin(
+        ScenarioRun run, GuestLoad load, int diskGibibytes = 0)
     {
         LabDaemons daemons = run.Own(LabDaemons.Start());
-        LabGuest guest = LabGuest.Boot(run, daemons, load.Shape, MemoryBacking.Shared);
+        LabGuest guest = LabGuest.Boot(run, daemons, load.Shape, MemoryBacking.Shared, diskGibibytes);
         LabGuest.MakeStore(daemons);
-        load.Begin(guest.Agent);
+        load.Begin(run, guest.Agent);
         return (guest, guest.Agent.PagesWritten());
     }
 }

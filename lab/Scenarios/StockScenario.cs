@@ -27,7 +27,7 @@ internal static class StockScenario
         StockQemu source = run.Own(StockQemu.Start("a", "stock-a", shape, run.Image, disk, incoming: false, program));
         AgentControl agent = run.Own(AgentControl.Connect(shape.Address, TimeSpan.FromSeconds(60), run.Stopped));
         run.Display.Line($"  booted and answering after {Stopwatch.GetElapsedTime(booting).TotalSeconds:0.0} s");
-        load.Begin(agent);
+        load.Begin(run, agent);
         OutsideClient client = run.Own(OutsideClient.Start(shape.Address));
         StockQemu destination = run.Own(
             StockQemu.Start("b", "stock-b", shape, run.Image, disk, incoming: true, program));
@@ -59,6 +59,7 @@ internal static class StockScenario
         {
             GuestPagesPerSecond = new PaceResult(start.Since(before), end.Since(start), after.Since(end)),
             UplinkBytes = uplink,
+            LaterWireBytes = figures.LaterWireBytes,
             GuestLongestGapMs = Math.Round(gap, 1),
             GuestClockLagMs = end.ClockLagMs(start),
             Walk = walks ? WalkResult.Take(run, agent, seen.Blackout) : null,

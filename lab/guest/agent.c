@@ -17,7 +17,7 @@
  * Ports: 7 TCP and UDP echo; 7070 control, one command a line, one JSON object a line back:
  *   status | set [pattern=idle|counters|text|incompressible] [rate=BYTES] [size=BYTES] [diskrate=WRITES]
  *   verify memory | verify disk | stats [slots=N] [reset=1] | files | damage page=N kind=stale|content|static
- *   walk size=BYTES rate=TOUCHES | touches [reset=1]
+ *   walk size=BYTES rate=TOUCHES | touches [reset=1] | build
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -39,6 +39,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -749,6 +750,60 @@ static void walk(struct text *out, const char *line)
     touches(out, 0);
 }
 
+/* ---- Build --------------------------------------------------------------------------------------------------- */
+
+/* A compiler, one unit after the other: processes that come and go, headers, memory that grows and falls. */
+static atomic_uint built, build_failures;
+
+static void *build_units(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        pid_t child = fork();
+        if (child == 0) {
+            if (chroot(disk_root) == 0 && chdir("/tmp") == 0) {
+                /* By its whole name: it looks for the compiler proper beside itself. */
+                const char *driver = "/usr/bin/x86_64-linux-gnu-g++-12";
+                execl(driver, driver, "-O1", "-S", "unit.cc", "-o", "unit.s", (char *)NULL);
+            }
+            _exit(127);
+        }
+        int status = 1;
+        if (child < 0 || waitpid(child, &status, 0) < 0 || status != 0) {
+            build_failures++;
+            sleep(1);
+        } else {
+            built++;
+        }
+    }
+    return NULL;
+}
+
+static void build(struct text *out)
+{
+    static atomic_flag begun = ATOMIC_FLAG_INIT;
+    if (!atomic_flag_test_and_set(&begun)) {
+        char path[256];
+        snprintf(path, sizeof path, "%s/tmp", disk_root);
+        mkdir(path, 0755);
+        snprintf(path, sizeof path, "%s/tmp/unit.cc", disk_root);
+        FILE *unit = fopen(path, "w");
+        if (unit) {
+            fputs("#include <map>\n#include <regex>\n#include <sstream>\n#include <string>\n"
+                  "int main() { std::map<std::string, std::regex> all; std::ostringstream s; s << all.size(); }\n",
+                  unit);
+            fclose(unit);
+        }
+        start(build_units, NULL);
+    }
+    while (!built && !build_failures) { usleep(100000); }
+    if (build_failures) {
+        say(out, "{\"error\":\"the compiler failed %u times\"}", build_failures);
+    } else {
+        say(out, "{\"built\":%u}", built);
+    }
+}
+
 static void *serve_control(void *argument)
 {
     int fd = (int)(intptr_t)argument;
@@ -765,6 +820,7 @@ static void *serve_control(void *argument)
         else if (!strncmp(line, "files", 5)) { load_files(&out); }
         else if (!strncmp(line, "walk", 4)) { walk(&out, line); }
         else if (!strncmp(line, "touches", 7)) { touches(&out, strstr(line, "reset=1") != NULL); }
+        else if (!strncmp(line, "build", 5)) { build(&out); }
         else if (!strncmp(line, "damage ", 7)) { damage(&out, line); }
         else { say(&out, "{\"error\":\"unknown command\"}"); }
         say(&out, "\n");

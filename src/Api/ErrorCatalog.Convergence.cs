@@ -29,6 +29,12 @@ public static partial class ErrorCatalog
         add("postcopy-userfaultfd", ExitCodes.Refused,
             "The destination's QEMU may not wait for single pages of memory.",
             "On the destination: sysctl vm.unprivileged_userfaultfd=1, or give the daemon's user /dev/userfaultfd.");
+        add("postcopy-recovery", ExitCodes.Refused,
+            "A destination's daemon that died in postcopy could not be followed by another: it may not look into QEMU.",
+            "On the destination: sysctl kernel.yama.ptrace_scope=0, or give the daemon CAP_SYS_PTRACE.");
+        add("postcopy-locked-memory", ExitCodes.Refused,
+            "Memory of the guest is locked, as for a device that reaches into it: it has to be there first.",
+            "Move the guest by precopy, or give the device back first.");
         add("postcopy-huge-pages", ExitCodes.Refused,
             "The destination gives shared memory huge pages, which would stand in for pages that have not come.",
             "On the destination: echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled.");

@@ -17,6 +17,13 @@ public static partial class ErrorCatalog
         add("parcel-stale", ExitCodes.Refused,
             "The guest has been resumed from this parcel already, and belongs to the host that did so.",
             "Look at 'godwit vm show' there. 'godwit vm fork' begins another guest from the parcel.");
+        add("parcel-needed", ExitCodes.Refused,
+            "A guest runs, or is being resumed, from this parcel and has not got everything out of it yet.",
+            "Wait until it has. 'godwit vm forget --force' removes the parcel all the same; the guest is then lost.");
+        add("take-over-refused", ExitCodes.Refused,
+            "A guest is taken over only from a host that is gone: one that answers may run it.",
+            "Suspend the guest on the host that has it. Hosts that are gone for good are taken out of the cluster with "
+            + "'godwit host remove'.");
         add("parcel-checkpoint", ExitCodes.Refused,
             "The parcel is a checkpoint: its guest went on after it, so to resume it would make a second copy.",
             "'godwit vm rollback' gives up what the guest was since, 'godwit vm fork' begins another guest.");
@@ -41,6 +48,21 @@ public static partial class ErrorCatalog
         add("parcel-base-different", ExitCodes.Refused,
             "An image that the guest's disk is based on is another one on this host, and other guests may use it.",
             "Put the right image there, or move this one away: the parcel brings its own.");
+        add("hoard-awake", ExitCodes.Refused,
+            "The guest runs, and has no parcel that it would go on from: there is nothing to fetch ahead.",
+            "Suspend it, or keep its state with 'godwit vm checkpoint'; what has changed since is fetched later.");
+        add("hoard-busy", ExitCodes.Refused,
+            "The host is fetching ahead for this guest already.",
+            "Wait until that has ended, or end it with Ctrl-C where it was asked for.");
+        add("hoard-ended", ExitCodes.Failed,
+            "The host ended what it fetched ahead: it resumes the guest, or its daemon ends.",
+            "What has come by then is used. If the guest still sleeps, hoard again: it goes on where it was.");
+        add("hoard-off", ExitCodes.Refused,
+            "The host fetches nothing ahead of its own accord.",
+            "Set hoardMebibytes there; 'godwit vm hoard' works without it.");
+        add("hoard-room", ExitCodes.Refused,
+            "The host's inventory, or the disk that it is on, has no room for what would be fetched ahead.",
+            "Raise inventoryMebibytes there, make room with 'godwit store trim', or free space on the disk.");
         add("qemu-older", ExitCodes.Refused,
             "The parcel was made by a later QEMU than the host has, which may not be able to read it.",
             "Upgrade QEMU on the host, or resume on another one.");
@@ -64,6 +86,10 @@ public static partial class ErrorCatalog
         add("store-unreachable", ExitCodes.Failed,
             "The store does not answer, or is not where it was: its file system may not be mounted.",
             "Mount it, or bring its server back, and try again. What was stored is safe.");
+        add("store-silent", ExitCodes.Failed,
+            "The store took nothing for a while ('storeSilenceSeconds'). The guest runs on where it is, and no parcel "
+                + "was made.",
+            "See what is wrong with its file system or server, and try again.");
         add("store-full", ExitCodes.Failed,
             "The store has no room, or its quota is used up. What was stored is safe, and the guest is as it was.",
             "Remove parcels with 'godwit vm forget', collect with 'godwit store gc', or raise the quota.");

@@ -122,6 +122,25 @@ public sealed class ContentIndex
         return false;
     }
 
+    /// <summary>Blocks that the index points to; several names may lie in one.</summary>
+    public int CountBlocks()
+    {
+        uint[] blocks = new uint[_count];
+        for (int i = 0; i < _count; i++)
+        {
+            blocks[i] = BinaryPrimitives.ReadUInt32LittleEndian(Locations[(i * LocationBytes)..]);
+        }
+
+        Array.Sort(blocks);
+        int count = 0;
+        for (int i = 0; i < _count; i++)
+        {
+            count += i == 0 || blocks[i] != blocks[i - 1] ? 1 : 0;
+        }
+
+        return count;
+    }
+
     internal static ulong Checksum(ReadOnlySpan<byte> bytes)
     {
         var hash = new XxHash3();

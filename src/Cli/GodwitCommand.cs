@@ -93,9 +93,13 @@ internal sealed class GodwitCommand
         return command;
     }
 
+    /// <summary>Parses a command line. A word that begins with @ is a word, not a file of more words.</summary>
+    public ParseResult Parse(IReadOnlyList<string> arguments) =>
+        Root.Parse(arguments, new ParserConfiguration { ResponseFileTokenReplacer = null });
+
     public async Task<int> RunAsync(IReadOnlyList<string> arguments)
     {
-        var parsed = Root.Parse(arguments);
+        var parsed = Parse(arguments);
         // No termination handling of its own: a request ends with the process, and a move handles Ctrl-C itself.
         var configuration = new InvocationConfiguration
         {

@@ -41,6 +41,9 @@ public sealed record DaemonSettings
     /// <summary>Page lanes of an outgoing migration.</summary>
     public int Lanes { get; init; } = 2;
 
+    /// <summary>Seconds that a store may say nothing before a suspend is given up and its guest runs on.</summary>
+    public int StoreSilenceSeconds { get; init; } = 30;
+
     /// <summary>Seconds an incoming guest waits for its first lane before its reservation lapses.</summary>
     public int ReservationSeconds { get; init; } = 30;
 
@@ -56,6 +59,15 @@ public sealed record DaemonSettings
     /// Disk images, or directories of them, that pages of any guest may be rebuilt from; separated by colons.
     /// </summary>
     public string InventoryImages { get; init; } = "";
+
+    /// <summary>
+    /// What this host fetches of its own accord for guests that are likely to be resumed here: what all of it may take
+    /// in the inventory; 0 fetches nothing.
+    /// </summary>
+    public int HoardMebibytes { get; init; } = 4096;
+
+    /// <summary>How fast it does so, in millions of bits a second.</summary>
+    public int HoardMegabits { get; init; } = 100;
 
     /// <summary>Ladders and rates beside the shipped ones; need not exist.</summary>
     public string PoliciesFile { get; init; } = "/etc/godwit/policies.json";

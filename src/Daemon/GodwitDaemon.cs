@@ -170,6 +170,7 @@ public sealed class GodwitDaemon : IAsyncDisposable
         builder.Services.AddSingleton<InventoryKeeper>();
         builder.Services.AddSingleton<ParcelTrust>();
         builder.Services.AddSingleton<Stores>();
+        builder.Services.AddSingleton<SleepBook>();
         builder.Services.AddSingleton<ParcelKeeper>();
         builder.Services.AddSingleton<LadderBook>();
         builder.Services.AddSingleton<BandwidthShares>();

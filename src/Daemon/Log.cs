@@ -141,6 +141,27 @@ internal static partial class Log
     [LoggerMessage(406, LogLevel.Warning, "Migration {Id}: host {Host} was not told of the outcome: {Reason}")]
     public static partial void ReportLost(ILogger logger, string id, string host, string reason);
 
+    [LoggerMessage(528, LogLevel.Information,
+        "Parcel {Id}: {Bytes} bytes hoarded for {Guest}, {Held} were held, {Left} are left to the resume; {Fetched} "
+        + "fetched in {Seconds:0.0} s")]
+    public static partial void ParcelHoarded(
+        ILogger logger, string id, string guest, long bytes, long held, long left, long fetched, double seconds);
+
+    [LoggerMessage(530, LogLevel.Information,
+        "Parcel {Id}: {Guest} is expected on host {Host} at {When:u} ({Share:P0})")]
+    public static partial void ResumePredicted(
+        ILogger logger, string id, string guest, string host, DateTimeOffset when, double share);
+
+    [LoggerMessage(531, LogLevel.Information,
+        "Parcel {Id}: host {Host} does not hoard for {Guest}: {Reason}")]
+    public static partial void HoardNotAsked(ILogger logger, string id, string guest, string host, string reason);
+
+    [LoggerMessage(532, LogLevel.Warning, "What is known of sleeps of guest {Guest} could not be recorded: {Reason}")]
+    public static partial void SleepNotRecorded(ILogger logger, Guid guest, string reason);
+
+    [LoggerMessage(529, LogLevel.Information, "Parcel {Id}: hoarding for {Guest} has ended early: {Reason}")]
+    public static partial void ParcelHoardEnded(ILogger logger, string id, string guest, string reason);
+
     [LoggerMessage(413, LogLevel.Warning, "The memory that {Guest} leaves behind is not kept: {Reason}")]
     public static partial void MemoryNotKept(ILogger logger, string guest, string reason);
 
@@ -171,12 +192,46 @@ internal static partial class Log
     public static partial void ParcelFilled(
         ILogger logger, string id, string guest, double seconds, long fetched, long pages);
 
+    [LoggerMessage(520, LogLevel.Information,
+        "Parcel {Id}: {Guest} runs on and lacks memory; the next godwitd goes on with it")]
+    public static partial void ParcelLeft(ILogger logger, string id, string guest);
+
+    [LoggerMessage(521, LogLevel.Information, "Parcel {Id}: {Guest} lacks {Pages} pages, which are brought now")]
+    public static partial void ParcelTakenUp(ILogger logger, string id, string guest, long pages);
+
+    [LoggerMessage(522, LogLevel.Warning,
+        "Parcel {Id}: {Guest} waits for memory that cannot be brought yet; it is tried again: {Reason}")]
+    public static partial void ParcelNotTakenUp(ILogger logger, string id, string guest, string reason);
+
+    [LoggerMessage(526, LogLevel.Information,
+        "{Count} parcels of host {Host}, which is being removed, are vouched for in store {Store}")]
+    public static partial void ParcelsVouched(ILogger logger, int count, string host, string store);
+
+    [LoggerMessage(527, LogLevel.Warning,
+        "Parcels of host {Host}, which is being removed, are not vouched for in store {Store}: {Reason}")]
+    public static partial void ParcelsNotVouched(ILogger logger, string host, string store, string reason);
+
+    [LoggerMessage(523, LogLevel.Information,
+        "Parcel {Id}: store {Store} could not be told that {Guest} needs it no more: {Reason}")]
+    public static partial void ParcelNeedKept(ILogger logger, string id, string guest, string store, string reason);
+
+    [LoggerMessage(524, LogLevel.Warning,
+        "Parcel {Id}: {Guest} is taken over from host {Host}, which must not run it any more; epoch {Epoch}")]
+    public static partial void ParcelTakenOver(ILogger logger, string id, string guest, string host, long epoch);
+
+    [LoggerMessage(525, LogLevel.Warning,
+        "{Guest} may have been taken over by another host; store {Store} is asked again: {Reason}")]
+    public static partial void OwnerUnasked(ILogger logger, string guest, string store, string reason);
+
     [LoggerMessage(509, LogLevel.Information,
         "Parcel {Id}: host {Host} was not told that {Guest} runs here: {Reason}")]
     public static partial void ParcelUntold(ILogger logger, string id, string guest, string host, string reason);
 
     [LoggerMessage(503, LogLevel.Warning, "Parcel {Id}: {Guest} was not resumed here: {Reason}")]
     public static partial void ParcelReturned(ILogger logger, string id, string guest, string reason);
+
+    [LoggerMessage(533, LogLevel.Warning, "Parcel {Id}: {Guest} sleeps on this host, and only this host can resume it")]
+    public static partial void ParcelKept(ILogger logger, string id, string guest);
 
     [LoggerMessage(504, LogLevel.Warning,
         "Parcel {Id}: whether {Guest} sleeps is not known before store {Store} answers: {Reason}")]
@@ -214,4 +269,8 @@ internal static partial class Log
     [LoggerMessage(419, LogLevel.Error,
         "Migration {Id}: {Guest} lacks memory and cannot be taken up: {Reason}")]
     public static partial void ArrivalNotTakenUp(ILogger logger, string id, string guest, string reason);
+
+    [LoggerMessage(420, LogLevel.Error,
+        "Migration {Id}: {Guest} was not put in order at the end of its arrival; restart godwitd")]
+    public static partial void ArrivalBroken(ILogger logger, string id, string guest, Exception exception);
 }

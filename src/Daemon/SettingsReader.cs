@@ -24,7 +24,8 @@ internal static partial class SettingsReader
     [
         "hostName", "address", "listen", "peerPort", "lanePort", "pkiDirectory", "stateDirectory", "runtimeDirectory",
         "controlGroup", "viewerGroup", "qemu", "accelerator", "logFormat", "logLevel", "lanes", "reservationSeconds",
-        "memoryReserveMebibytes", "inventoryMebibytes", "inventoryImages",
+        "storeSilenceSeconds",
+        "memoryReserveMebibytes", "inventoryMebibytes", "inventoryImages", "hoardMebibytes", "hoardMegabits",
         "policiesFile",
     ];
 
@@ -223,8 +224,11 @@ internal static partial class SettingsReader
             LogLevel = OneOf("logLevel", "Information", "Trace", "Debug", "Information", "Warning", "Error"),
             Lanes = Number("lanes", 2, 1, 16),
             ReservationSeconds = Number("reservationSeconds", 30, 1, 3600),
+            StoreSilenceSeconds = Number("storeSilenceSeconds", 30, 1, 3600),
             MemoryReserveMebibytes = Number("memoryReserveMebibytes", 256, 0, 1 << 20),
             InventoryMebibytes = Number("inventoryMebibytes", 16384, 0, 1 << 30),
+            HoardMebibytes = Number("hoardMebibytes", 4096, 0, 1 << 30),
+            HoardMegabits = Number("hoardMegabits", 100, 1, 1 << 20),
             PoliciesFile = FullPath("policiesFile", Path.Combine(Path.GetFullPath(directory), "policies.json")),
             InventoryImages = Text("inventoryImages", "").Split(':', StringSplitOptions.RemoveEmptyEntries)
                 .All(Path.IsPathRooted)

@@ -15,8 +15,10 @@ namespace Godwit.Migration;
 /// <para>
 /// s, c, o and t are measured on this guest's pages; a coder that has not been used lately is assumed to differ from
 /// one that has as it does on the recorded memory of docs/decisions/page-coding.md. Only while the link makes lanes
-/// wait does the acknowledged rate say what it carries. Otherwise it says what they give, be it that they are short of
-/// processors or of pages, and counts for more and more until the link is seen to fill.
+/// wait, and connections have bytes underway nearly all the time, does the acknowledged rate say what it carries: lanes
+/// also wait for a destination that is short of processors, and coding more would give it more to do. Otherwise it says
+/// what they give, be it that they are short of processors or of pages, and counts for more and more until the link is
+/// seen to fill.
 /// </para>
 /// </remarks>
 public sealed class CodingChooser
@@ -26,6 +28,7 @@ public sealed class CodingChooser
     // Beginning a new Zstandard frame forgets the window; a better level has to be worth it.
     private const double ChangeGain = 1.05;
     private const double LinkWaitShare = 0.1;
+    private const double CarryingShare = 0.6;
     private const double LinkUnknownGain = 4;
     private const double LinkRateMax = 100e9;
     private static readonly TimeSpan DecideEvery = TimeSpan.FromMilliseconds(500);
@@ -48,11 +51,12 @@ public sealed class CodingChooser
     private TimeSpan _writing;
     private TimeSpan _writingCpu;
     private TimeSpan _elapsed;
+    private TimeSpan _carrying;
     private double _linkRate;
     private TimeSpan _linkSeenAt = TimeSpan.MinValue;
     // Seconds per byte: reading pages; writing to the connection. From the recorded runs until measured.
-    private double _readingCost = 1 / 5e9;
-    private double _writingCost = 1 / 1e9;
+    private Quotient _readingCost = new(1 / 5e9);
+    private Quotient _writingCost = new(1 / 1e9);
     private long _lastFrameBytes;
     private double _speed = 1;
 
@@ -110,13 +114,14 @@ public sealed class CodingChooser
         _linkWait += batch.LinkWait;
         _writing += batch.Writing;
         _writingCpu += batch.WritingCpu;
+        _carrying += batch.Carrying ?? batch.Elapsed;
         if (_lastFrameBytes > 0)
         {
-            Blend(ref _writingCost, batch.WritingCpu.TotalSeconds / _lastFrameBytes);
+            _writingCost.Add(batch.WritingCpu.TotalSeconds, _lastFrameBytes);
         }
 
         _lastFrameBytes = batch.FrameBytes;
-        Blend(ref _readingCost, batch.ReadingCpu.TotalSeconds / ((double)batch.Pages * Page.Size));
+        _readingCost.Add(batch.ReadingCpu.TotalSeconds, (double)batch.Pages * Page.Size);
         // A handful of pages says more about a call's own cost than about the coder.
         if (batch.WorkBytes < 8 * Page.Size || Find(batch.Coding) is not { } candidate)
         {
@@ -125,8 +130,7 @@ public sealed class CodingChooser
 
         long sent = batch.CodedBytes + ((long)batch.Raw * Page.Size);
         candidate.Learn(
-            Math.Max(batch.CodingCpu.TotalSeconds, 1e-7) / batch.WorkBytes, (double)sent / batch.WorkBytes,
-            now - MeasuredFor, now);
+            Math.Max(batch.CodingCpu.TotalSeconds, 1e-7), sent, batch.WorkBytes, now - MeasuredFor, now);
     }
 
     /// <summary>Chooses anew, if it is time to: every half second, and when a round begins.</summary>
@@ -168,9 +172,10 @@ public sealed class CodingChooser
         Blend(ref _speed, speed);
         // A write that takes longer still was held up by the connection.
         TimeSpan held = _writing - (_writingCpu / speed);
-        bool full = _linkWait + (held > TimeSpan.Zero ? held : TimeSpan.Zero) > _elapsed * LinkWaitShare;
+        bool full = _linkWait + (held > TimeSpan.Zero ? held : TimeSpan.Zero) > _elapsed * LinkWaitShare
+            && _carrying > _elapsed * CarryingShare;
         (_working, _workingCpu, _linkWait, _elapsed) = (default, default, default, default);
-        (_writing, _writingCpu) = (default, default);
+        (_writing, _writingCpu, _carrying) = (default, default, default);
         if (full)
         {
             (_linkRate, _linkSeenAt) = (rate, now);
@@ -248,14 +253,30 @@ public sealed class CodingChooser
     }
 
     private double Cost(Candidate candidate) =>
-        candidate.Cost + _readingCost + (candidate.Share * _writingCost);
+        candidate.Cost + _readingCost.Value + (candidate.Share * _writingCost.Value);
+
+    // Something per byte, over the last megabyte or so. By its bytes, for a batch of one page says next to nothing.
+    private struct Quotient(double value)
+    {
+        private double _amount = value * PageBatch.RawBytesMax;
+        private double _bytes = PageBatch.RawBytesMax;
+
+        public readonly double Value => _amount / _bytes;
+
+        public void Add(double amount, double bytes)
+        {
+            double keep = Math.Pow(Keep, bytes / PageBatch.RawBytesMax);
+            _amount = (_amount * keep) + amount;
+            _bytes = (_bytes * keep) + bytes;
+        }
+    }
 
     private sealed class Candidate(BlockCoding coding, double costRecorded, double shareRecorded)
     {
         private readonly double _recordedCost = costRecorded;
         private readonly double _recordedShare = shareRecorded;
-        private double _measuredCost;
-        private double _measuredShare;
+        private Quotient _measuredCost;
+        private Quotient _measuredShare;
 
         public BlockCoding Coding => coding;
 
@@ -281,16 +302,16 @@ public sealed class CodingChooser
 
         public bool IsFresh(TimeSpan since) => MeasuredAt != TimeSpan.MinValue && MeasuredAt >= since;
 
-        public void Learn(double cost, double share, TimeSpan freshSince, TimeSpan now)
+        public void Learn(double seconds, double sent, double bytes, TimeSpan freshSince, TimeSpan now)
         {
             if (IsFresh(freshSince))
             {
-                Blend(ref _measuredCost, cost);
-                Blend(ref _measuredShare, share);
+                _measuredCost.Add(seconds, bytes);
+                _measuredShare.Add(sent, bytes);
             }
             else
             {
-                (_measuredCost, _measuredShare) = (cost, share);
+                (_measuredCost, _measuredShare) = (new Quotient(seconds / bytes), new Quotient(sent / bytes));
             }
 
             MeasuredAt = now;
@@ -300,12 +321,12 @@ public sealed class CodingChooser
         {
             if (IsFresh(freshSince))
             {
-                (Cost, Share) = (_measuredCost, _measuredShare);
+                (Cost, Share) = (_measuredCost.Value, _measuredShare.Value);
             }
             else if (known is not null && coding.Coder != BlockCoder.None)
             {
-                Cost = _recordedCost * known._measuredCost / known._recordedCost;
-                double gain = (1 - _recordedShare) * (1 - known._measuredShare) / (1 - known._recordedShare);
+                Cost = _recordedCost * known._measuredCost.Value / known._recordedCost;
+                double gain = (1 - _recordedShare) * (1 - known._measuredShare.Value) / (1 - known._recordedShare);
                 Share = Math.Clamp(1 - gain, 0.005, 1.01);
             }
         }

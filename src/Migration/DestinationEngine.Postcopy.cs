@@ -31,11 +31,14 @@ public sealed partial class DestinationEngine
     private bool _memoryShut;
 
     /// <summary>
-    /// An engine for a guest that runs here by an earlier daemon's move and lacks what <paramref name="missing"/> says.
+    /// An engine for a guest that is this host's by an earlier daemon's move and lacks what <paramref name="missing"/>
+    /// says. It is over when the guest has all of its memory and has been found running.
     /// </summary>
     public static DestinationEngine Resume(
-        string guest, string from, int lanes, QemuStreamHead head, MissingPages missing, TimeSpan now) =>
-        new(guest, from, lanes, now)
+        string guest, string from, int lanes, QemuStreamHead head, MissingPages missing, TimeSpan now)
+    {
+        missing.TakeUp();
+        var engine = new DestinationEngine(guest, from, lanes, now)
         {
             Head = head,
             Blocks = head.Blocks,
@@ -45,9 +48,11 @@ public sealed partial class DestinationEngine
             _placed = true,
             _loaded = true,
             _ordered = true,
-            _isRunning = true,
             _isLost = true,
         };
+        engine.EndIfWhole();
+        return engine;
+    }
 
     /// <summary>The guest lacks pages here, and nobody is there to send them.</summary>
     public bool IsDetached => _isLost && IsFetching;
@@ -68,7 +73,7 @@ public sealed partial class DestinationEngine
     public void LanePaused(int lane, IEnumerable<(int Block, PageNumber Page)> refused, TimeSpan now)
     {
         _now = _lastHeard = now;
-        if (_missing is null || !_paused.Add(lane) || _isRunning)
+        if (_missing is null || !_paused.Add(lane) || _placed)
         {
             throw new StreamFormatException(0, $"Lane {lane} pauses out of its turn.");
         }
@@ -131,7 +136,7 @@ public sealed partial class DestinationEngine
             var page = new PageNumber(first.Value + i);
             if (missing.Contains(page))
             {
-                if (_faults.Asked(blockIndex, page, now) && !_isLost)
+                if (_faults.Asked(blockIndex, page, now))
                 {
                     Do(new Effect.Send(new ControlMessage.PagesRequested(blockIndex, page, 1)));
                 }
@@ -161,6 +166,25 @@ public sealed partial class DestinationEngine
         foreach ((int block, PageNumber page) in _faults.Waiting)
         {
             Do(new Effect.Send(new ControlMessage.PagesRequested(block, page, 1)));
+        }
+    }
+
+    /// <summary>The lanes of a source that is lost are closed, and nobody brings pages any more.</summary>
+    public void LanesClosed(TimeSpan now)
+    {
+        _now = now;
+        if (IsDetached)
+        {
+            EndIfWhole();
+        }
+    }
+
+    // The source need not come back for that, and may have nothing any more to come back with.
+    private void EndIfWhole()
+    {
+        if (_missing!.Count == 0)
+        {
+            EndMemory();
         }
     }
 
@@ -225,8 +249,17 @@ public sealed partial class DestinationEngine
         }
 
         Acknowledge();
-        _endWritten = true;
-        Do(new Effect.WriteEndOfPostcopy());
+        EndMemory();
+    }
+
+    // Once: what follows the end QEMU does not read.
+    private void EndMemory()
+    {
+        if (!_endWritten)
+        {
+            _endWritten = true;
+            Do(new Effect.WriteEndOfPostcopy());
+        }
     }
 
     private void MemoryShut(uint code)
@@ -248,6 +281,7 @@ public sealed partial class DestinationEngine
             return;
         }
 
+        // A source that is not there asks how it has ended.
         Do(new Effect.Send(new ControlMessage.MemoryComplete(_faults.Report())));
         Outcome = MigrationOutcome.Completed;
         Phase = MigrationPhase.Ended;

@@ -542,7 +542,14 @@ public sealed partial class DestinationEngine : IQemuStreamSink
         Do(new Effect.End());
     }
 
-    private void Do(Effect effect) => _effects.Enqueue(effect);
+    private void Do(Effect effect)
+    {
+        // Nobody is there to hear it, and whoever comes next would take it for an answer to a word of its own.
+        if (!(_isLost && effect is Effect.Send))
+        {
+            _effects.Enqueue(effect);
+        }
+    }
 
     void IQemuStreamSink.Prologue(ReadOnlySpan<byte> verbatim, QemuStreamHead head)
     {

@@ -5,13 +5,16 @@ namespace Godwit.Migration;
 /// <summary>How memory crosses.</summary>
 public enum MigrationMethod
 {
-    /// <summary>Rounds, and what the ladder allows when they do not converge.</summary>
+    /// <summary>
+    /// What the forecast says and the ladder allows: rounds, with the guest slowed if need be, or a hybrid; decided
+    /// anew after each round.
+    /// </summary>
     Auto,
     /// <summary>Everything before the guest runs at the destination, whatever the ladder allows.</summary>
     Precopy,
     /// <summary>The guest runs at the destination as soon as it can; its memory follows.</summary>
     Postcopy,
-    /// <summary>One round over everything, then postcopy.</summary>
+    /// <summary>Rounds as long as each leaves much less to send, then postcopy.</summary>
     Hybrid,
 }
 

@@ -92,6 +92,10 @@ public sealed record MigrationSnapshot
     public string Next { get; init; } = "";
     /// <summary>precopy, postcopy, or hybrid: precopy that turned to postcopy.</summary>
     public string Method { get; init; } = "precopy";
+    /// <summary>Why this method, in numbers; empty if a user asked for it or nothing is known yet.</summary>
+    public string Choice { get; init; } = "";
+    /// <summary>The move may turn to postcopy: then a source host lost for good costs the guest.</summary>
+    public bool MayTurnToPostcopy { get; init; }
     /// <summary>Steps of the ladder taken so far, with what they were taken for.</summary>
     public IReadOnlyList<string> StepsTaken { get; init; } = [];
     /// <summary>Processor time that QEMU may take from the guest, in percent; 0 if it was never slowed.</summary>

@@ -7,10 +7,10 @@ namespace Godwit.Migration;
 /// <summary>Which pages wait for their turn: this round's set and the next one's.</summary>
 /// <remarks>
 /// QEMU's records come in as <see cref="Report"/>, lanes take pages out with <see cref="Take"/>. A page that is dirtied
-/// again before its turn stays where it is and is sent once. One that was dirtied after it was taken goes to the next
-/// round, or is held back for the last one while it is written in nearly every round. A region of 2 MiB belongs to one
-/// lane for all of precopy, so two versions of a page can never overtake each other on different connections. There is
-/// no locking here: the engine's owner serialises.
+/// again before its turn is sent once: in the first round after all that the guest leaves alone, later where it is. One
+/// that was dirtied after it was taken goes to the next round, or is held back for the last one while it is written in
+/// nearly every round. A region of 2 MiB belongs to one lane for all of precopy, so two versions of a page can never
+/// overtake each other on different connections. There is no locking here: the engine's owner serialises.
 /// </remarks>
 internal sealed partial class PageQueue
 {
@@ -24,6 +24,8 @@ internal sealed partial class PageQueue
         // Pages the destination's guest waits for, asked for and not sent yet.
         public DirtySet? Asked;
         public readonly WriteHistory Writes = new(ram.PageCount);
+        // Pages named since the look in progress began.
+        public readonly DirtySet Looked = new(ram.PageCount);
         // Round 0 only: pages the feed has named. A page not yet named belongs to round 0 whenever it comes.
         public readonly DirtySet Named = new(ram.PageCount);
         // Pages whose newest record said zero: they need no look at memory, which would fill holes in it.
@@ -45,6 +47,7 @@ internal sealed partial class PageQueue
     private readonly (int Block, long Region)[] _cursors;
     private bool _firstRound = true;
     private bool _everythingIsCurrent;
+    private bool _writtenReleased;
 
     /// <param name="streaming">Everything reported belongs to the round in progress; the feed's owner keeps it
     /// short.</param>
@@ -67,7 +70,9 @@ internal sealed partial class PageQueue
     /// <summary>Pages dirtied since they were taken.</summary>
     public long Next { get; private set; }
 
-    /// <summary>Pages held back because the guest writes them in nearly every round.</summary>
+    /// <summary>
+    /// Pages held back: the guest writes them in nearly every round, or wrote them in the first before their turn.
+    /// </summary>
     public long Held { get; private set; }
 
     /// <summary>Those of them that the guest has written in this round.</summary>
@@ -79,16 +84,29 @@ internal sealed partial class PageQueue
     /// <summary>Pages of all sets that are zero by their newest record: they cost next to nothing to send.</summary>
     public long ZeroWaiting { get; private set; }
 
-    /// <summary>Records that changed nothing because their page was waiting already.</summary>
+    /// <summary>Writes that changed nothing because their page was waiting already.</summary>
+    /// <remarks>
+    /// A page counts once in a look, however often QEMU names it: every guest has a few pages that it writes all the
+    /// time, and a hundred sections a second name each of them.
+    /// </remarks>
     public long Superseded { get; private set; }
+
+    /// <summary>Pages that the guest has written in this round, whether they have been sent since or not.</summary>
+    public long Written { get; private set; }
 
     /// <summary>Records since the last round began, superseded ones left out.</summary>
     public long ReportedThisRound { get; private set; }
 
+    /// <summary>This is the first round, and it has not come to what the guest writes yet.</summary>
+    public bool HoldsWritten => _firstRound && !_writtenReleased && !_everythingIsCurrent;
+
+    /// <summary>This is the first round, and what is left of it the guest has written before its turn.</summary>
+    public bool SendsWritten => _firstRound && _writtenReleased;
+
     /// <summary>True once the feed has named every page at least once.</summary>
     public bool AllNamed { get; private set; }
 
-    private long _named;
+    private long _pagesNamed;
 
     /// <summary>One record of QEMU's stream.</summary>
     public void Report(int blockIndex, PageNumber page, bool zero)
@@ -96,16 +114,27 @@ internal sealed partial class PageQueue
         Block block = _blocks[blockIndex];
         bool turned = zero ? block.Zero.Add(page) : block.Zero.Remove(page);
         bool first = _firstRound && block.Named.Add(page);
-        if (first && ++_named == TotalPages)
+        if (first && ++_pagesNamed == TotalPages)
         {
             AllNamed = true;
         }
 
         bool news = !first && block.Writes.Mark(page);
+        Written += news ? 1 : 0;
+        bool isNew = !first && block.Looked.Add(page);
+
         if (block.Waits(page))
         {
-            HeldWritten += news && block.Held.Contains(page) ? 1 : 0;
-            Superseded++;
+            bool isHeld = block.Held.Contains(page);
+            HeldWritten += news && isHeld ? 1 : 0;
+            Superseded += !isNew || (news && isHeld) ? 0 : 1;
+            if (HoldsWritten && block.Current.Remove(page))
+            {
+                block.Held.Add(page);
+                Current--;
+                Held++;
+            }
+
             ZeroWaiting += !turned ? 0 : zero ? 1 : -1;
             return;
         }
@@ -121,6 +150,15 @@ internal sealed partial class PageQueue
         {
             block.Next.Add(page);
             Next++;
+        }
+    }
+
+    /// <summary>What is named from here on counts anew.</summary>
+    public void BeginLook()
+    {
+        foreach (Block block in _blocks)
+        {
+            block.Looked.Clear();
         }
     }
 
@@ -162,6 +200,20 @@ internal sealed partial class PageQueue
         return origin;
     }
 
+    /// <summary>The first round goes on with the pages that the guest wrote before their turn.</summary>
+    public void ReleaseWritten()
+    {
+        _writtenReleased = true;
+        foreach (Block block in _blocks)
+        {
+            block.Current.UnionWith(block.Held);
+            block.Held.Clear();
+        }
+
+        Current += Held;
+        Held = 0;
+    }
+
     /// <summary>This round is over: what was dirtied meanwhile becomes the new round's set.</summary>
     /// <param name="mayHold">
     /// Pages written in nearly every round may be held back, as long as there is enough of others to send.
@@ -196,6 +248,7 @@ internal sealed partial class PageQueue
         (Current, Next, Held) = (_blocks.Sum(b => b.Current.Count), 0, _blocks.Sum(b => b.Held.Count));
         ReportedThisRound = 0;
         HeldWritten = 0;
+        Written = 0;
     }
 
     private long CountHot()

@@ -13,11 +13,12 @@ internal sealed class SavedBytes
 
     public void Add(in SentBatch batch)
     {
-        long deltaBytes = batch.BlockBytes - ((long)batch.Content * Page.Size);
+        long deltaBytes = batch.BlockBytes - ((long)batch.Content * Page.Size)
+            + (batch.Changed * (long)PageBatch.NameBytes);
         _zero += Raw(batch.Zero);
         _word += Raw(batch.Word) - (batch.Word * (long)PageBatch.WordBytes);
         _unchanged += Raw(batch.Unchanged);
-        _delta += Raw(batch.Delta) - deltaBytes;
+        _delta += Raw(batch.Delta + batch.Changed) - deltaBytes;
         _compressed += batch.BlockBytes - batch.CodedBytes;
     }
 

@@ -16,6 +16,8 @@ public readonly record struct SentBatch
     /// <summary>Pages left out, because the destination holds them as they are.</summary>
     public int Unchanged { get; init; }
     public int Delta { get; init; }
+    /// <summary>Pages that go as what changed since the guest left the destination.</summary>
+    public int Changed { get; init; }
     public int Known { get; init; }
     /// <summary>Content beside the block.</summary>
     public int Raw { get; init; }
@@ -41,6 +43,11 @@ public readonly record struct SentBatch
     public TimeSpan Writing { get; init; }
     /// <summary>Time in which the lane was told to wait because enough was on its way.</summary>
     public TimeSpan LinkWait { get; init; }
+    /// <summary>
+    /// Time in which the connection had bytes on their way and room at the receiver for more; null where nobody can
+    /// tell. A link that is full has them all the time, one whose receiver is slow to answer has not.
+    /// </summary>
+    public TimeSpan? Carrying { get; init; }
     /// <summary>Time since the lane's last report.</summary>
     public TimeSpan Elapsed { get; init; }
 

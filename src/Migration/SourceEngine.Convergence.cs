@@ -160,13 +160,15 @@ public sealed partial class SourceEngine
             LadderStep step = _policy.Steps[_nextStep++];
             bool taken = step.Action switch
             {
-                LadderAction.Throttle => Throttle(step),
+                LadderAction.Throttle => ForecastFrom(_nextStep - 1).Method != "hybrid" && Throttle(step),
                 LadderAction.Pause => AllowPause(step),
                 LadderAction.Postcopy => TurnToPostcopy(step),
                 _ => GiveUp(step),
             };
             if (taken)
             {
+                // It stays the next step: it may have to go further.
+                _nextStep -= step.Action == LadderAction.Throttle ? 1 : 0;
                 return true;
             }
         }
@@ -188,7 +190,7 @@ public sealed partial class SourceEngine
 
     private bool TurnToPostcopy(LadderStep step)
     {
-        if (!CanTurnToPostcopy)
+        if (!CanTurnToPostcopy || !TurnKeepsBudget())
         {
             return false;
         }
@@ -212,8 +214,9 @@ public sealed partial class SourceEngine
         return true;
     }
 
-    // Only as much as rounds need to shrink; and not at all if the most that is allowed would not do, for a guest that
-    // is slowed in vain has lost twice.
+    // Only as much as rounds need to shrink, and more when that was not enough: a guest that has processor time to
+    // spare writes as fast as before. Not at all if the most that is allowed would not do, for a guest that is slowed
+    // in vain has lost twice.
     private bool Throttle(LadderStep step)
     {
         if (!_options.HoldsSwitchover || _model.Ratio <= 0)
@@ -276,6 +279,11 @@ public sealed partial class SourceEngine
             return !_suspended ? ""
                 : "'godwit migration resume' goes on with it"
                     + (_throttleMax > 0 ? $"; until its end the guest is slowed by up to {_throttleMax} %" : "");
+        }
+
+        if (_turnRefused.Length > 0)
+        {
+            return $"{_turnRefused}: rounds go on";
         }
 
         if (_model.StalledRounds == 0)

@@ -16,6 +16,11 @@ public sealed partial class SourceEngine
     private const long RefusedMin = 256;
     private const double RefusedShareMax = 0.25;
 
+    /// <summary>
+    /// Where a page comes from that goes as what changed in it since the guest left: no offer has it.
+    /// </summary>
+    public const int ChangedSinceLeft = FingerprintSet.Origins - 1;
+
     private readonly FingerprintSet _offered;
     private readonly int[] _asksAnswered;
     private readonly long[] _knownPages = new long[FingerprintSet.Origins];
@@ -25,6 +30,7 @@ public sealed partial class SourceEngine
     private long _knownSinceHeard;
     private bool _offersComplete;
     private bool _takesDeltas;
+    private bool _keptMemory;
     private volatile bool _believes;
 
     private bool AwaitsOffers(TimeSpan now) =>
@@ -36,12 +42,15 @@ public sealed partial class SourceEngine
     /// </summary>
     public int OriginOf(ulong fingerprint) => _believes ? _offered.Find(fingerprint) : -1;
 
+    /// <summary>Whether the destination has kept the guest's memory, and may be sent what changed since.</summary>
+    public bool TakesChanged => _believes && _keptMemory && !_fetching;
+
     /// <summary>A lane is about to send a page by its name.</summary>
-    /// <param name="origin">What <see cref="OriginOf"/> said.</param>
+    /// <param name="origin">What <see cref="OriginOf"/> said, or <see cref="ChangedSinceLeft"/>.</param>
     public void SendsKnown(RamBlock block, PageNumber page, int origin)
     {
         _knownSent++;
-        _knownSinceHeard++;
+        _knownSinceHeard += origin == ChangedSinceLeft ? 0 : 1;
         _knownPages[origin]++;
         _queue!.SetKnown(block.Index, page, origin);
     }
@@ -71,6 +80,7 @@ public sealed partial class SourceEngine
 
     private void TakeOffer(ControlMessage.InventoryOffer offer)
     {
+        _keptMemory |= offer.Origin == ContentOrigin.OwnMemory;
         for (int i = 0; i + Fingerprint.Size <= offer.Fingerprints.Length; i += Fingerprint.Size)
         {
             _offered.Add(

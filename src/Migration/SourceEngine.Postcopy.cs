@@ -61,7 +61,8 @@ public sealed partial class SourceEngine
 
     // Postcopy waits for QEMU to have named every page: what is not in shared memory has to be read out before.
     private bool TurnsToPostcopyNow() =>
-        _policy.Method is MigrationMethod.Hybrid or MigrationMethod.Postcopy && CanTurnToPostcopy && MaySwitchOver();
+        _policy.Method is MigrationMethod.Hybrid or MigrationMethod.Postcopy && CanTurnToPostcopy
+        && (_policy.Method == MigrationMethod.Postcopy || !NextRoundShrinks()) && TurnKeepsBudget() && MayTurn();
 
     private void RequestPostcopy()
     {
@@ -79,14 +80,14 @@ public sealed partial class SourceEngine
         }
 
         _packaged = true;
-        foreach (RamBlock block in _queue!.Blocks.Where(IsShared))
+        List<ControlMessage.PagesMissing> told =
+            [.. _queue!.Blocks.Where(IsShared).SelectMany(block => _queue.Missing(block.Index))];
+        if (!PackageKeepsBudget(package.Length, told.Sum(missing => (long)missing.Regions.Length)))
         {
-            foreach (ControlMessage.PagesMissing missing in _queue.Missing(block.Index))
-            {
-                Do(new Effect.Send(missing));
-            }
+            return;
         }
 
+        told.ForEach(missing => Do(new Effect.Send(missing)));
         Do(new Effect.Send(new ControlMessage.MissingTold()));
         foreach (byte[] piece in package.Chunk(256 << 10))
         {
@@ -210,6 +211,16 @@ public sealed partial class SourceEngine
         }
 
         Ended();
+    }
+
+    /// <summary>The daemon ends: the next one brings what the destination lacks, and the copy is kept for it.</summary>
+    public void Leave(TimeSpan now)
+    {
+        _now = now;
+        if (_fetching && Phase == MigrationPhase.Committed)
+        {
+            Fail(MigrationOutcome.Failed, "link-lost", $"The daemon of {_options.From} is shutting down.");
+        }
     }
 
     // Nothing is lost: the copy here stands still, and whoever settles the migration brings the rest over another link.

@@ -18,6 +18,9 @@ public sealed partial class SourceEngine
     private const int PolishRoundsMax = 4;
     // With every step taken, rounds go on for as long: the coders and the guest may still change their minds.
     private const int StuckRoundsMax = 8;
+    // Some of them looked as if the next would leave less.
+    private const int VainRoundsMax = 16;
+    private static readonly TimeSpan WorthChoosing = TimeSpan.FromMilliseconds(200);
     private static readonly TimeSpan QuietEnough = TimeSpan.FromMilliseconds(4);
 
     // The share of the budget planned for: what QEMU finds dirty after our decision has to fit into the rest.
@@ -28,8 +31,25 @@ public sealed partial class SourceEngine
     private static readonly TimeSpan HandOverCost = TimeSpan.FromMilliseconds(25);
 
     /// <summary>No pause budget below it can be kept, whatever the guest.</summary>
-    public static TimeSpan DowntimeLeast => HandOverCost;
+    public static TimeSpan DowntimeLeast => HandOverCost + QuietEnough;
 
+    /// <summary>What a pause takes when nothing is left to send.</summary>
+    public static TimeSpan DowntimeOfHandOver => HandOverCost;
+
+    /// <summary>What of a pause budget is planned for.</summary>
+    /// <remarks>
+    /// Of a short one nearly all goes to the hand-over, which no round makes shorter: a share left free would keep the
+    /// guest from ever being paused.
+    /// </remarks>
+    public static TimeSpan DowntimePlanned(TimeSpan budget)
+    {
+        TimeSpan share = budget * BudgetPlanned;
+        TimeSpan least = HandOverCost + (QuietEnough / 2);
+        return share >= least ? share : budget >= DowntimeLeast ? least : share;
+    }
+
+    // QEMU looks at its bitmap every few milliseconds at best: no rate can be told from less.
+    private const double LookSeconds = 0.005;
     private const int AgainPagesTrusted = 256;
     private const int UntrustedBytesMax = 256 << 10;
 
@@ -45,10 +65,12 @@ public sealed partial class SourceEngine
     private readonly List<RoundReport> _rounds = [];
     private TimeSpan _roundStartedAt;
     private TimeSpan _lastCaughtUp;
+    private TimeSpan _lookBeganAt;
     private bool _caughtUp;
     private bool _firstPassDone;
     private bool _firstRoundEnded;
     private bool _switchoverRequested;
+    private bool _switchesWhenGranted;
     private int _qemuPass;
     private int _roundPass;
     private long _roundPages;
@@ -57,7 +79,11 @@ public sealed partial class SourceEngine
     private double _againPages;
     private double _againBytes;
     private readonly SavedBytes _saved = new();
-    private long _roundSuperseded;
+    // Since when the writes of this round are counted, and what the queue's counters said then.
+    private TimeSpan _countedSince;
+    private long _countedBefore;
+    private TimeSpan _firstLookAt;
+    private long _firstLookCounted;
     private long _pagesSent;
     private long _zeroPagesSent;
     private long _contentFrameBytes;
@@ -65,6 +91,9 @@ public sealed partial class SourceEngine
     private int _polishRounds;
     private double _dirtyBytesPerSecond;
     private int _downtimeLimit = DowntimeLimitNever;
+
+    /// <summary>Pages that are taken now go for the first time, and the guest has written them before that.</summary>
+    public bool SendsWritten => _queue is { SendsWritten: true };
 
     private long AdaptiveCeiling => _bandwidth > 0 ? _bandwidth : AdaptiveMax;
 
@@ -118,13 +147,14 @@ public sealed partial class SourceEngine
 
     // Pages that are sent again cost much less than the first time, when nothing was there to refer to: what later
     // rounds tell counts, newer ones more, as soon as there is enough of it. A page that was known to the destination
-    // cost its name; one that the guest has written since will cost more.
+    // cost its name; one that the guest has written since will cost more. What the guest writes may be of quite another
+    // kind than what it leaves alone: the forecast has seen some of both.
     private double WireBytesPerDirtyPage() => Math.Max(1,
         _againPages + AgainNow >= AgainPagesTrusted
             ? (_againBytes + (_firstRoundEnded ? _roundBytes : 0)) / (_againPages + AgainNow)
             : _pagesSent - _zeroPagesSent - _knownSent <= 0 ? Page.Size
-            : (double)(_contentFrameBytes - (_knownSent * ContentName.Size))
-                / (_pagesSent - _zeroPagesSent - _knownSent));
+            : Math.Max(_expectedAgainBytes, (double)(_contentFrameBytes - (_knownSent * ContentName.Size))
+                / (_pagesSent - _zeroPagesSent - _knownSent)));
 
     private long AgainNow => _firstRoundEnded ? _roundPages - _roundZeroPages : 0;
 
@@ -182,13 +212,39 @@ public sealed partial class SourceEngine
             return;
         }
 
+        if (_firstPassDone && _queue!.Current == 0 && _queue.HoldsWritten)
+        {
+            if (TurnsBeforeWritten())
+            {
+                return;
+            }
+
+            _queue.ReleaseWritten();
+        }
+
         // A round is over when its pages have arrived, not when they have left: a guest that writes nothing would
         // otherwise use up its rounds while the first one is still on the wire.
         bool arrived = !_options.HoldsSwitchover || _link.InFlight == 0;
         bool drained = _queue!.Current == 0 && _firstPassDone && arrived;
         if (_policy.Method == MigrationMethod.Postcopy && TurnsToPostcopyNow())
         {
-            RequestPostcopy();
+            Turn();
+            return;
+        }
+
+        if (_queue.Current == 0 && !CarriedRoom() && arrived)
+        {
+            // Only sending what is carried for the next round makes room for what QEMU has to say about this one.
+            if (_firstPassDone)
+            {
+                EndRound(isWhole: false);
+            }
+            else
+            {
+                _queue.BeginRound(mayHold: false);
+                CheckBounds();
+            }
+
             return;
         }
 
@@ -197,11 +253,14 @@ public sealed partial class SourceEngine
         {
             // What was caught up with before the round drained says nothing about its last pages.
             _caughtUp = false;
-            CheckBounds();
+            if (!SwitchesAsDecided() && !TurnsAsDecided() && !DecidesInRound())
+            {
+                CheckBounds();
+            }
         }
         else if (passOver && (!WaitsForTurn || _now - _roundStartedAt >= WaitingRound))
         {
-            EndRound();
+            EndRound(isWhole: true);
         }
     }
 
@@ -215,23 +274,27 @@ public sealed partial class SourceEngine
         }
     }
 
-    private void EndRound()
+    /// <param name="isWhole">QEMU has named everything that was written; otherwise there is more, and nobody knows how
+    /// much: it does not fit any pause.</param>
+    private void EndRound(bool isWhole)
     {
+        TimeSpan took = _now - _roundStartedAt;
         CloseRound();
         // Without a held switchover pages go out in QEMU's order as they come, so the set is known only afterwards.
         long set = _options.HoldsSwitchover ? _queue!.Waiting : _queue!.ReportedThisRound;
         bool shrinking = set < _previousSet * ShrinkWanted;
         _previousSet = set;
+        (_roundSet, _roundWritten, _roundTook, _lookedInRound) = (set, _queue.Written, took, false);
         _firstRoundEnded = true;
         TimeSpan expected = _options.HoldsSwitchover
             ? ExpectedDowntime()
             : ExpectedDowntime() + TimeSpan.FromSeconds(set * WireBytesPerDirtyPage() / Math.Max(1, EffectiveRate()));
         // A guest so small that hardly anything has crossed tells nothing of the link, but next to nothing waits
         // either.
-        bool fits = _link.Trusted
-            ? expected <= _downtimeMax * BudgetPlanned
-            : WireBytesWaiting() <= UntrustedBytesMax;
-        _queue.BeginRound(mayHold: _options.HoldsSwitchover && !fits);
+        bool fits = isWhole && (_link.Trusted
+            ? expected <= DowntimePlanned(_downtimeMax)
+            : WireBytesWaiting() <= UntrustedBytesMax);
+        _queue.BeginRound(mayHold: _options.HoldsSwitchover && isWhole && !fits);
         if (!fits)
         {
             GiveTurnBack();
@@ -246,40 +309,74 @@ public sealed partial class SourceEngine
             return;
         }
 
-        if (TurnsToPostcopyNow())
+        // What fits the pause needs no postcopy, and takes no risk.
+        _turnsWhenGranted = _switchesWhenGranted = false;
+        if (!fits && TurnsToPostcopyNow())
         {
-            RequestPostcopy();
+            Turn();
             return;
         }
 
-        if (fits && paceAllows && MaySwitchOver())
+        if (!fits && (TurnsWhenHopeless() || ThrottlesWhenNeeded()))
         {
-            bool quiet = DrainTime() <= QuietEnough;
-            if (quiet || !shrinking || _polishRounds >= PolishRoundsMax)
+            return;
+        }
+
+        if (fits && paceAllows)
+        {
+            bool polished = DrainTime() <= QuietEnough || !shrinking || !NextRoundLeavesLess()
+                || _polishRounds >= PolishRoundsMax;
+            bool may = MaySwitchOver();
+            _switchesWhenGranted = polished && !may;
+            if (polished && may)
             {
                 RequestSwitchover();
                 return;
             }
 
-            _polishRounds++;
+            _polishRounds += may ? 1 : 0;
         }
 
         CheckBounds();
     }
 
+    // A round that the guest outpaces leaves more than there was, and may never fit again.
+    private bool NextRoundLeavesLess()
+    {
+        ForecastFacts facts = Measured();
+        double seconds = DrainTime().TotalSeconds;
+        return Forecast.Left(facts, facts.DirtyPagesPerSecond, _queue!.Waiting, seconds)
+            <= _queue.Waiting * ShrinkWanted;
+    }
+
+    // The turn comes a moment after the round that fitted, and what was written since then is not known yet.
+    private bool SwitchesAsDecided()
+    {
+        if (!_switchesWhenGranted || !_hasTurn)
+        {
+            return false;
+        }
+
+        _switchesWhenGranted = false;
+        double written = DirtyWireRate() * (_now - _lastCaughtUp).TotalSeconds / Math.Max(1, EffectiveRate());
+        if (ExpectedDowntime() + TimeSpan.FromSeconds(written) > DowntimePlanned(_downtimeMax))
+        {
+            return false;
+        }
+
+        RequestSwitchover();
+        return true;
+    }
+
     private void CloseRound()
     {
         TimeSpan duration = _now - _roundStartedAt;
-        // QEMU looks at its bitmap every few milliseconds at best: no rate can be told from less.
-        double seconds = Math.Max(duration.TotalSeconds, 0.005);
-        long again = _options.HoldsSwitchover ? _queue!.Next + _queue.HeldWritten
-            : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
-        long dirtied = again + (_queue!.Superseded - _roundSuperseded);
-        _writtenBytesPerSecond = dirtied * (double)Page.Size / seconds;
-        _dirtyBytesPerSecond = again * (double)Page.Size / seconds;
+        double seconds = Math.Max(duration.TotalSeconds, LookSeconds);
+        _writtenBytesPerSecond = WrittenBytesPerSecond();
+        _dirtyBytesPerSecond = WrittenAgain * (double)Page.Size / seconds;
         var round = new RoundReport(
-            _rounds.Count, _roundPages, _roundBytes, duration,
-            dirtied * (double)Page.Size / seconds, _limit.BitsPerSecond, _coding.Reason);
+            _rounds.Count, _roundPages, _roundBytes, duration, _writtenBytesPerSecond, _limit.BitsPerSecond,
+            _coding.Reason);
         if (_firstRoundEnded)
         {
             _againPages = (_againPages / 2) + (_roundPages - _roundZeroPages);
@@ -298,9 +395,43 @@ public sealed partial class SourceEngine
         _roundPages = 0;
         _roundZeroPages = 0;
         _roundBytes = 0;
-        _roundSuperseded = _queue.Superseded;
+        (_countedSince, _countedBefore) = (_now, _queue!.Superseded);
         _roundPass = _qemuPass;
         _caughtUp = false;
+    }
+
+    private long WrittenAgain => _options.HoldsSwitchover ? _queue!.Next + _queue.HeldWritten
+        : _rounds.Count == 0 ? 0 : _queue!.ReportedThisRound;
+
+    private long WritesCounted => WrittenAgain + _queue!.Superseded;
+
+    private double WrittenBytesPerSecond() => (WritesCounted - _countedBefore) * (double)Page.Size
+        / Math.Max((_now - _countedSince).TotalSeconds, LookSeconds);
+
+    // While QEMU names all memory for the first time it looks at nothing else: what is written meanwhile shows at once
+    // when it is done, each page one time. A first round that goes on for long after that is counted from there.
+    private void BeginLookIfDue()
+    {
+        if (_now - _lookBeganAt < CatchUpEvery)
+        {
+            return;
+        }
+
+        _lookBeganAt = _now;
+        _queue?.BeginLook();
+        if (!_firstPassDone || _rounds.Count > 0)
+        {
+            return;
+        }
+
+        if (_firstLookAt == TimeSpan.Zero)
+        {
+            (_firstLookAt, _firstLookCounted) = (_now, WritesCounted);
+        }
+        else if (_now - _firstLookAt >= 2 * CatchUpEvery)
+        {
+            (_countedSince, _countedBefore) = (_firstLookAt, _firstLookCounted);
+        }
     }
 
     /// <summary>Adaptive pacing: sets the next round's rate; false while iterating on is still wanted.</summary>
@@ -377,6 +508,8 @@ public sealed partial class SourceEngine
             : Running(_now) >= _policy.TimeMax ? $"{_policy.TimeMax.TotalSeconds:0} s (the time limit)"
             : _model.StalledRounds >= StuckRoundsMax && adapts
                 ? $"{StuckRoundsMax} rounds in a row that did not shrink"
+            : _model.RoundsInVain >= VainRoundsMax && adapts
+                ? $"{VainRoundsMax} rounds of which none left less than those before"
             : null;
         if (bound is null || (!_switchoverRequested && Climb()))
         {
@@ -412,7 +545,7 @@ public sealed partial class SourceEngine
             $"The memory of {_options.Guest} did not converge {when}: it dirties {dirty:0.0} MB/s, the link "
             + $"carries {rate:0.0} MB/s, and pausing it now would take "
             + $"{ExpectedDowntime().TotalMilliseconds:0} ms of the {_downtimeMax.TotalMilliseconds:0} ms "
-            + "allowed. Allow a longer pause (--max-downtime), accept any (--on-stall pause), or give it more "
-            + "bandwidth.");
+            + $"allowed{(_turnRefused.Length > 0 ? $"; {_turnRefused}" : "")}. Allow a longer pause (--max-downtime), "
+            + "accept any (--on-stall pause), or give it more bandwidth.");
     }
 }

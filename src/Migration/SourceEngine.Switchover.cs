@@ -208,6 +208,8 @@ public sealed partial class SourceEngine
             Parts = _parts,
             SharedMemory = _shared.Any(s => s),
             DaemonCpuTime = _destinationCpuTime,
+            Choice = _choice,
+            MayTurnToPostcopy = _options.Postcopy,
             StepsTaken = [.. _stepsTaken],
             ThrottlePercent = _throttleMax,
             ThrottledPercent = _throttled,

@@ -105,7 +105,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _bandwidth = _policy.BandwidthBitsPerSecond;
         _offered = new FingerprintSet(options.OffersMax);
         _believes = options.OffersMax > 0;
-        _now = _startedAt = _lastHeard = _roundStartedAt = _lastCaughtUp = now;
+        _now = _startedAt = _lastHeard = _roundStartedAt = _countedSince = _lastCaughtUp = now;
         _limit.Set(StartRate(), now);
         _cores = new CoreLimit(_policy.Cores, now);
         _coding = new CodingChooser(_policy.Compression, options.WireVersion, options.Lanes, _policy.Cores);
@@ -169,6 +169,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _pagesSinceCaughtUp = 0;
         _lastCaughtUp = now;
         _caughtUp = true;
+        BeginLookIfDue();
         Step();
     }
 
@@ -323,9 +324,17 @@ public sealed partial class SourceEngine : IQemuStreamSink
     }
 
     /// <summary>QEMU's migration failed or ended unasked, or QEMU itself did.</summary>
+    /// <remarks>
+    /// Once the destination may run the guest and fetches the rest, all of that is in memory that the shell holds.
+    /// </remarks>
     public void QemuFailed(string text, TimeSpan now)
     {
         _now = now;
+        if (_fetching)
+        {
+            return;
+        }
+
         Fail(MigrationOutcome.Failed, "qemu-migration", text);
     }
 
@@ -479,7 +488,12 @@ public sealed partial class SourceEngine : IQemuStreamSink
 
         _cores.Pay(batch.Cpu);
         _coding.Learn(batch, now);
-        _coding.Decide(EffectiveRate(), roundBegins: _roundPages == 0, now);
+        // What is left of a round may be gone before another coder has paid for its tables and its window.
+        if (!_firstRoundEnded || DrainTime() >= WorthChoosing)
+        {
+            _coding.Decide(EffectiveRate(), roundBegins: _roundPages == 0, now);
+        }
+
         _roundPages += batch.Pages;
         _roundZeroPages += batch.ZeroByRecord;
         _roundBytes += batch.FrameBytes;
@@ -507,7 +521,7 @@ public sealed partial class SourceEngine : IQemuStreamSink
         _queue = new PageQueue(head.Blocks, _options.Lanes, streaming: !_options.HoldsSwitchover);
         _shared = [.. head.Blocks.Select(_options.IsShared)];
         Phase = MigrationPhase.Copying;
-        _roundStartedAt = _now;
+        _roundStartedAt = _countedSince = _now;
         Do(new Effect.Send(new ControlMessage.Prologue(verbatim.ToArray())));
     }
 

@@ -11,6 +11,10 @@ public static class PageBatch
     /// <summary>The layout in which each page has a <see cref="PageKind"/>.</summary>
     public const int Version2 = 2;
 
+    /// <summary>The version from which on a page may be <see cref="PageKind.Changed"/>; the layout is the same.
+    /// </summary>
+    public const int Version4 = 4;
+
     /// <summary>The most pages in one batch whose content or delta travels with it.</summary>
     public const int ContentPagesMax = 64;
 

@@ -188,7 +188,7 @@ public sealed partial class PageBatchBuilder
         int at = 0;
         for (int slot = 0; slot < _slotCount; slot++)
         {
-            if (_kinds[_slots[slot]] == Kind(PageKind.Known))
+            if (IsNamed(slot))
             {
                 _names.AsSpan(slot * PageBatch.NameBytes, PageBatch.NameBytes).CopyTo(to[at..]);
                 at += PageBatch.NameBytes;
@@ -206,8 +206,7 @@ public sealed partial class PageBatchBuilder
         int deltas = 0;
         for (int slot = 0; slot < _slotCount; slot++)
         {
-            byte kind = _kinds[_slots[slot]];
-            if (kind == Kind(PageKind.Content))
+            if (_kinds[_slots[slot]] == Kind(PageKind.Content))
             {
                 if (at != slot * Page.Size)
                 {
@@ -217,14 +216,14 @@ public sealed partial class PageBatchBuilder
                 at += Page.Size;
             }
 
-            deltas += kind == Kind(PageKind.Delta) ? 1 : 0;
+            deltas += HasDelta(slot) ? 1 : 0;
         }
 
         int lengths = at;
         at += deltas * PageBatch.DeltaLengthBytes;
         for (int slot = 0; slot < _slotCount && deltas > 0; slot++)
         {
-            if (_kinds[_slots[slot]] == Kind(PageKind.Delta))
+            if (HasDelta(slot))
             {
                 (int from, int length) = _deltaOf[slot];
                 BinaryPrimitives.WriteUInt16LittleEndian(_staging.AsSpan(lengths), (ushort)length);

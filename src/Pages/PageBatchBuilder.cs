@@ -5,8 +5,8 @@ namespace Godwit.Pages;
 /// <para>
 /// A lane makes one builder and keeps it; a batch allocates nothing. The order is <see cref="Begin"/>, then
 /// <see cref="AddZero"/> and <see cref="AddContents"/> with ascending pages of that region, then, page by page where
-/// something cheaper than the content is known, <see cref="Drop"/>, <see cref="SetKnown"/> or
-/// <see cref="TrySetDelta"/>, then <see cref="Encode"/>.
+/// something cheaper than the content is known, <see cref="Drop"/>, <see cref="SetKnown"/>, <see cref="TrySetDelta"/>
+/// or <see cref="TrySetChanged"/>, then <see cref="Encode"/>.
 /// </para>
 /// <para>
 /// Contents are copied into private staging before they are looked at or coded, because the guest keeps writing.
@@ -153,6 +153,29 @@ public sealed partial class PageBatchBuilder(int version) : IDisposable
         name.CopyTo(_names.AsSpan(slot * PageBatch.NameBytes));
     }
 
+    /// <summary>
+    /// Sends a name, and what seems to have changed since the destination kept the page, if that is short enough.
+    /// </summary>
+    /// <param name="slot">The slot.</param>
+    /// <param name="sums">Those of the page that the destination kept: see <see cref="PageLines.Sum"/>.</param>
+    /// <param name="bytesMax">What the delta may cost, at most <see cref="PageDelta.BytesMax"/>.</param>
+    /// <param name="name">Room for the 16 bytes of the name of the content in the slot, which the caller fills.</param>
+    /// <returns>False if too much has changed, or nothing seems to have; nothing has been done then.</returns>
+    public bool TrySetChanged(int slot, ReadOnlySpan<byte> sums, int bytesMax, out Span<byte> name)
+    {
+        name = default;
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(bytesMax, PageDelta.BytesMax);
+        int length = PageDelta.EncodeLines(sums, ContentOf(slot), _deltas.AsSpan(_deltaBytes, bytesMax));
+        if (length <= 0)
+        {
+            return false;
+        }
+
+        SetDelta(slot, PageKind.Changed, length);
+        name = _names.AsSpan(slot * PageBatch.NameBytes, PageBatch.NameBytes);
+        return true;
+    }
+
     /// <summary>Sends what changed instead of the slot's content, if that is short enough.</summary>
     /// <param name="slot">The slot.</param>
     /// <param name="old">The version that this lane sent last: the one the destination holds.</param>
@@ -167,9 +190,7 @@ public sealed partial class PageBatchBuilder(int version) : IDisposable
             return false;
         }
 
-        Set(slot, PageKind.Delta);
-        _deltaOf[slot] = (_deltaBytes, length);
-        _deltaBytes += length;
+        SetDelta(slot, PageKind.Delta, length);
         return true;
     }
 
@@ -177,10 +198,23 @@ public sealed partial class PageBatchBuilder(int version) : IDisposable
 
     private static byte Kind(PageKind kind) => (byte)((byte)kind + 1);
 
+    private void SetDelta(int slot, PageKind kind, int length)
+    {
+        Set(slot, kind);
+        _deltaOf[slot] = (_deltaBytes, length);
+        _deltaBytes += length;
+    }
+
+    private bool IsNamed(int slot) =>
+        _kinds[_slots[slot]] is var kind && (kind == Kind(PageKind.Known) || kind == Kind(PageKind.Changed));
+
+    private bool HasDelta(int slot) =>
+        _kinds[_slots[slot]] is var kind && (kind == Kind(PageKind.Delta) || kind == Kind(PageKind.Changed));
+
     private void Set(int slot, PageKind kind)
     {
         Examine();
-        if (version < PageBatch.Version2)
+        if (version < (kind == PageKind.Changed ? PageBatch.Version4 : PageBatch.Version2))
         {
             throw new InvalidOperationException($"Batches of version {version} have no pages of kind {kind}.");
         }

@@ -55,7 +55,8 @@ public readonly ref partial struct PageBatchReader
                 _index++;
                 _page++;
             }
-            while (kind != PageKind.Delta && _batch.IsPresent(_index) && _batch._kinds[_page] == kind);
+            while (kind is not (PageKind.Delta or PageKind.Changed)
+                && _batch.IsPresent(_index) && _batch._kinds[_page] == kind);
 
             Current = kind switch
             {
@@ -64,6 +65,7 @@ public readonly ref partial struct PageBatchReader
                 PageKind.Known => new(first, count, kind, Take(ref _names, count * PageBatch.NameBytes)),
                 PageKind.Raw => new(first, count, PageKind.Content, Take(ref _raw, count * Page.Size)),
                 PageKind.Content => new(first, count, kind, Take(ref _contents, count * Page.Size)),
+                PageKind.Changed => new(first, count, kind, TakeDelta(), Take(ref _names, PageBatch.NameBytes)),
                 _ => new(first, count, kind, TakeDelta()),
             };
             return true;

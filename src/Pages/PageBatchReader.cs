@@ -33,7 +33,7 @@ public readonly ref partial struct PageBatchReader
         _presence = presence;
         _kinds = kinds;
         _contentPages = counts.Content;
-        _deltaPages = counts.Delta;
+        _deltaPages = counts.Deltas;
         _words = words;
         _names = names;
         _raw = raw;
@@ -79,12 +79,12 @@ public readonly ref partial struct PageBatchReader
         Require(
             counts.Sent <= PageBatch.ContentPagesMax, at, "content pages", counts.Sent, PageBatch.ContentPagesMax);
         ReadOnlySpan<byte> words = Section(body, ref at, counts.Word * PageBatch.WordBytes, "bytes of words");
-        ReadOnlySpan<byte> names = Section(body, ref at, counts.Known * PageBatch.NameBytes, "bytes of names");
+        ReadOnlySpan<byte> names = Section(body, ref at, counts.Names * PageBatch.NameBytes, "bytes of names");
         ReadOnlySpan<byte> raw = Section(body, ref at, counts.Raw * Page.Size, "bytes of raw pages");
 
         // A delta has at least one run of one byte: three bytes, and two for its length.
-        long least = ((long)counts.Content * Page.Size) + (counts.Delta * (PageBatch.DeltaLengthBytes + 3));
-        long most = (long)(counts.Content + counts.Delta) * Page.Size;
+        long least = ((long)counts.Content * Page.Size) + (counts.Deltas * (PageBatch.DeltaLengthBytes + 3));
+        long most = (long)(counts.Content + counts.Deltas) * Page.Size;
         Require(header.RawLength >= least, 11, "length of the block before coding", header.RawLength, least);
         Require(header.RawLength <= most, 11, "length of the block before coding", header.RawLength, most);
         if (decoder.Version < PageBatch.Version2)
@@ -94,7 +94,7 @@ public readonly ref partial struct PageBatchReader
         }
 
         ReadOnlySpan<byte> block = Decode(body[at..], at, header, decoder);
-        CheckDeltas(block[(counts.Content * Page.Size)..], at, counts.Delta);
+        CheckDeltas(block[(counts.Content * Page.Size)..], at, counts.Deltas);
         return new(place, presence, kinds, counts, words, names, raw, block);
     }
 
@@ -150,6 +150,7 @@ public readonly ref partial struct PageBatchReader
             && (BlockCoder)(flags & PageBatch.CoderMask) is BlockCoder.None or BlockCoder.Lz4 or BlockCoder.Zstd,
             flags);
         Span<PageKind> kinds = decoder.Kinds.AsSpan(0, pages);
+        PageKind last = decoder.Version < PageBatch.Version4 ? PageKind.Known : PageKind.Changed;
         if ((flags & PageBatch.OneKind) != 0)
         {
             kinds.Fill(Checked((PageKind)Section(body, ref at, 1, "bytes of kinds")[0], at - 1));
@@ -166,9 +167,9 @@ public readonly ref partial struct PageBatchReader
         Require(pages % 2 == 0 || nibbles[^1] >> 4 == 0, at - 1, "kind past the last page", nibbles[^1] >> 4, 0);
         return kinds;
 
-        static PageKind Checked(PageKind kind, int offset)
+        PageKind Checked(PageKind kind, int offset)
         {
-            Require(kind <= PageKind.Known, offset, "page kind", (long)kind, (long)PageKind.Known);
+            Require(kind <= last, offset, "page kind", (long)kind, (long)last);
             return kind;
         }
     }
@@ -271,13 +272,17 @@ public readonly ref partial struct PageBatchReader
 
     private readonly record struct Place(int BlockIndex, long FirstPage, int Span);
 
-    private readonly record struct KindCounts(int Word, int Raw, int Content, int Delta, int Known)
+    private readonly record struct KindCounts(int Word, int Raw, int Content, int Delta, int Known, int Changed)
     {
+        public int Names => Known + Changed;
+
+        public int Deltas => Delta + Changed;
+
         /// <summary>Pages whose content or delta came with the batch.</summary>
-        public int Sent => Raw + Content + Delta;
+        public int Sent => Raw + Content + Deltas;
 
         public static KindCounts Of(ReadOnlySpan<PageKind> kinds) => new(
             kinds.Count(PageKind.Word), kinds.Count(PageKind.Raw), kinds.Count(PageKind.Content),
-            kinds.Count(PageKind.Delta), kinds.Count(PageKind.Known));
+            kinds.Count(PageKind.Delta), kinds.Count(PageKind.Known), kinds.Count(PageKind.Changed));
     }
 }

@@ -29,6 +29,22 @@ public static class PageDelta
         Check(now.Length);
         Span<ulong> differs = stackalloc ulong[Page.Size / 64];
         Compare(old, now, differs);
+        return Encode(differs, now, to);
+    }
+
+    /// <summary>Codes the lines that seem to have changed since <see cref="PageLines.Sum"/>.</summary>
+    /// <param name="sums">The old version's: <see cref="PageLines.SumsBytes"/> bytes.</param>
+    /// <param name="to">As for the other one, and so is the result.</param>
+    public static int EncodeLines(ReadOnlySpan<byte> sums, ReadOnlySpan<byte> now, Span<byte> to)
+    {
+        Check(now.Length);
+        Span<ulong> differs = stackalloc ulong[Page.Size / 64];
+        PageLines.Compare(sums, now, differs);
+        return Encode(differs, now, to);
+    }
+
+    private static int Encode(ReadOnlySpan<ulong> differs, ReadOnlySpan<byte> now, Span<byte> to)
+    {
         int at = 0;
         int end = 0;
         for (int begin = Next(differs, 0, set: true); begin < Page.Size;)

@@ -20,6 +20,12 @@ public enum PageKind : byte
 
     /// <summary>The name of a content that the destination can rebuild by itself.</summary>
     Known = 5,
+
+    /// <summary>
+    /// The name of the content, and a <see cref="PageDelta"/> against what the destination keeps of this page from the
+    /// guest's last visit; the delta travels in the block.
+    /// </summary>
+    Changed = 6,
 }
 
 /// <summary>What the block of a batch goes through; the values are the wire's.</summary>

@@ -13,15 +13,19 @@ public sealed class PageSifter(SentVersions versions)
     /// <param name="sent">What was last sent of the block.</param>
     /// <param name="deltaBytesMax">What a delta may cost; 0 where the destination cannot apply any.</param>
     /// <param name="round">The round in progress.</param>
+    /// <param name="changes">The guest writes these pages: they are remembered also when they go for the first time.
+    /// </param>
     /// <returns>Pages dropped.</returns>
-    public int Sift(PageBatchBuilder batch, int blockIndex, PageFingerprints sent, int deltaBytesMax, int round)
+    public int Sift(
+        PageBatchBuilder batch, int blockIndex, PageFingerprints sent, int deltaBytesMax, int round,
+        bool changes = false)
     {
         int dropped = 0;
         for (int slot = 0; slot < batch.Slots; slot++)
         {
             PageNumber page = batch.PageOf(slot);
             ReadOnlySpan<byte> content = batch.ContentOf(slot);
-            bool again = sent.Has(page);
+            bool again = changes || sent.Has(page);
             if (!sent.Set(page, content))
             {
                 batch.Drop(slot);

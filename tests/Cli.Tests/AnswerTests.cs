@@ -52,9 +52,22 @@ public class AnswerTests
                 FetchedBytes = 12_000_000, KeptBytes = 64 << 20, RebuiltBytes = 300 << 20, ReadBytes = 40 << 20,
             },
             "resumed from"),
+        ["parcel-hoarded"] = ParcelAnswers.Hoarded(new HoardProgress
+        {
+            Parcel = Samples.Parcel("1c2k00000001", ""), Host = "b", NeededBytes = 210_000_000, HeldBytes = 12_345_678,
+            WantedBytes = 197_654_322, HoardedBytes = 197_654_322, FetchedBytes = 98_765_432, TotalSeconds = 12.34,
+            Ended = true,
+        }),
+        ["prediction"] = PredictionAnswers.Show(Samples.Prediction()),
+        ["prediction-unknown"] = PredictionAnswers.Show(new ResumePrediction
+        {
+            Guest = "web1", GuestUuid = "5e0b6f5a-9a0f-4a57-8e37-0d7a1f1d2c3b", SuspendedOn = "a",
+            SuspendedUnixMs = 1_000_000,
+        }),
         ["parcel-removed"] = ParcelAnswers.Removed(Samples.Parcel("1c2k00000001", "")),
         ["parcel-stores"] = ParcelStoreAnswers.List([Samples.Store(""), Samples.Store("it does not answer")]),
-        ["parcel-store"] = ParcelStoreAnswers.Show(Samples.Store("")),
+        ["parcel-store"] = ParcelStoreAnswers.Made(Samples.Store("")),
+        ["parcel-store-new"] = ParcelStoreAnswers.Made(Samples.NewBucket),
         ["parcel-store-forgotten"] = ParcelStoreAnswers.Forgotten("office"),
         ["parcel-store-collected"] = ParcelStoreAnswers.Collected(new CollectStoreResponse
         {
@@ -99,8 +112,8 @@ public class AnswerTests
         var report = MigrationAnswers.ReportData(Samples.Migration());
         Assert.Equal(
             ["guest", "from", "to", "method", "outcome", "totalSeconds", "wireBytes", "downtimeMs", "blackoutMs",
-                "blackoutParts", "savedBytes", "rounds", "stepsTaken", "throttlePercent", "throttledPercent", "faults",
-                "forecast"],
+                "blackoutParts", "savedBytes", "rounds", "methodReason", "mayTurnToPostcopy", "stepsTaken",
+                "throttlePercent", "throttledPercent", "faults", "forecast"],
             report.Select(field => field.Key));
         Assert.Equal("completed", report["outcome"]!.GetValue<string>());
         Assert.Null(report["blackoutMs"]);

@@ -50,6 +50,10 @@ public class CommandLineTests
         }
     }
 
+    [Fact]
+    public void A_word_that_begins_with_an_at_sign_names_no_file_of_words() =>
+        Assert.Empty(new GodwitCommand(NoTerminal()).Parse(["vm", "show", "@web1"]).Errors);
+
     [Theory]
     [InlineData("vm migrate web1", "Option '--to' is required.")]
     [InlineData("vm migrate web1 --to b --max-downtime 300", "--max-downtime: '300' has no unit")]

@@ -27,6 +27,32 @@ internal static class Samples
         State = state, Host = "a", ProcessId = 4711, ConsoleSocket = "/run/godwit/guests/web1/console.sock",
     };
 
+    public static ResumePrediction Prediction() => new()
+    {
+        Guest = "web1", GuestUuid = "5e0b6f5a-9a0f-4a57-8e37-0d7a1f1d2c3b", Asleep = true, SuspendedOn = "a",
+        SuspendedUnixMs = 90_000_000, Host = "b", ResumedUnixMs = 120_000_000, Share = 0.824, Predicted = 11,
+        PredictedRight = 9, HoardedBytes = 1_200_000_000, UsedBytes = 1_100_000_000,
+        Evidence =
+        {
+            new HostEvidence { Host = "b", Resumes = 12, Alike = 11, Weight = 9.125, Share = 0.824 },
+            new HostEvidence { Host = "c", Resumes = 2, Alike = 0, Weight = 1.449, Share = 0.131 },
+        },
+        Sleeps =
+        {
+            new Sleep
+            {
+                Parcel = "1c2k00000002", SuspendedOn = "a", SuspendedUnixMs = 90_000_000, PredictedHost = "b",
+                PredictedUnixMs = 120_000_000,
+            },
+            new Sleep
+            {
+                Parcel = "1c2k00000001", SuspendedOn = "a", SuspendedUnixMs = 1_000_000, ResumedOn = "b",
+                ResumedUnixMs = 33_000_000, PredictedHost = "b", PredictedUnixMs = 32_000_000,
+                HoardedBytes = 1_200_000_000, UsedBytes = 1_100_000_000,
+            },
+        },
+    };
+
     public static Migration Migration(
         MigrationOutcome outcome = MigrationOutcome.Completed, MigrationPhase phase = MigrationPhase.Ended) => new()
     {
@@ -114,6 +140,15 @@ internal static class Samples
         },
         Id = "aaaaaaaa-0000-0000-0000-000000000000", Bytes = 150_000_000, Chunks = 120_000, Packs = 18, Parcels = 2,
         Detail = detail,
+    };
+
+    public static StoreInfo NewBucket { get; } = new()
+    {
+        Spec = new StoreSpec
+        {
+            Name = "cloud", Location = "s3://backups/godwit", Endpoint = "https://s3.example.org", Coding = "zstd",
+        },
+        Id = "bbbbbbbb-0000-0000-0000-000000000000", IsNew = true,
     };
 
     public static IReadOnlyList<Finding> Findings { get; } =

@@ -21,7 +21,7 @@ public sealed class RoleTests
         [
             "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListPolicies", "ListMigrations", "GetMigration",
             "WatchMigration",
-            "ListHosts", "GetHost", "Diagnose", "ListInventory", "ListParcels", "ListStores",
+            "ListHosts", "GetHost", "Diagnose", "ListInventory", "ListParcels", "ListStores", "PredictResume",
         ];
         var service = GodwitReflection.Descriptor.Services.Single(one => one.Name == "Control");
         Assert.Superset(looking.ToHashSet(), service.Methods.Select(method => method.Name).ToHashSet());

@@ -38,6 +38,11 @@ public sealed class FaultTests
         "fault-link-resumed-cut-1s",
         "fault-link+source-daemon-committed-cut-1s",
         "fault-link+destination-host-resumed-overruled",
+        "fault-source-daemon-fetching-kill",
+        "fault-destination-daemon-fetching-kill",
+        "fault-source-qemu-fetching-kill",
+        "fault-source-host-fetching-kill",
+        "fault-link-fetching-cut-1s",
     ];
 
     [Fact]

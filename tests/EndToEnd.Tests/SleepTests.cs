@@ -20,5 +20,9 @@ public class SleepTests
         Assert.Empty(LabForTests.Play("sleep-lazy").Failures);
 
     [Fact]
+    public void A_host_that_hoarded_for_a_guest_fetches_nothing_when_it_wakes() =>
+        Assert.Empty(LabForTests.Play("sleep-hoard").Failures);
+
+    [Fact]
     public void A_guest_that_runs_on_is_kept() => Assert.Empty(LabForTests.Play("checkpoint").Failures);
 }

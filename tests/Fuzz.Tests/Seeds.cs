@@ -170,9 +170,9 @@ public class Seeds
             }
         }
 
-        WriteBatchOfAllKinds(BlockCoding.Plain, "good-kinds-plain");
-        WriteBatchOfAllKinds(BlockCoding.Lz4, "good-kinds-lz4");
-        WriteBatchOfAllKinds(new BlockCoding(BlockCoder.Zstd, 1, 20), "good-kinds-zstd");
+        WriteBatchOfAllKinds(BlockCoding.Plain, "good-all-kinds-plain");
+        WriteBatchOfAllKinds(BlockCoding.Lz4, "good-all-kinds-lz4");
+        WriteBatchOfAllKinds(new BlockCoding(BlockCoder.Zstd, 1, 20), "good-all-kinds-zstd");
         WriteBlocks();
     }
 
@@ -202,13 +202,13 @@ public class Seeds
 
     private static void WriteBatchOfAllKinds(BlockCoding coding, string file)
     {
-        using var builder = new PageBatchBuilder(PageBatch.Version2);
+        using var builder = new PageBatchBuilder(PageBatch.Version4);
         byte[] encoded = new byte[PageBatch.EncodedBytesMax];
         builder.Begin(2, 1);
         builder.AddZero(new PageNumber(520));
-        Span<byte> contents = builder.AddContents(new PageNumber(521), 6);
+        Span<byte> contents = builder.AddContents(new PageNumber(521), 8);
         contents.Clear();
-        for (int page = 0; page < 6; page++)
+        for (int page = 0; page < 8; page++)
         {
             contents.Slice(page * Page.Size, page == 0 ? Page.Size : 40).Fill((byte)(page + 1));
         }
@@ -218,6 +218,14 @@ public class Seeds
         builder.TrySetDelta(3, old, PageDelta.BytesMax);
         builder.SetKnown(4, old.AsSpan(0, PageBatch.NameBytes));
         builder.SetRaw(5);
+        byte[] sums = new byte[PageLines.SumsBytes];
+        PageLines.Sum(old, sums);
+        foreach (int slot in new[] { 6, 7 })
+        {
+            builder.TrySetChanged(slot, sums, PageDelta.BytesMax, out Span<byte> name);
+            name.Fill((byte)slot);
+        }
+
         Write("page-batch-2", file, encoded.AsSpan(0, builder.Encode(encoded, coding)));
     }
 

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
 using Godwit.Host.Transfers;
@@ -152,6 +153,37 @@ public sealed class LaneTests : IAsyncDisposable
         await Task.Delay(2500, Token);
         _sender.Write(Encode([new ControlMessage.Ping(9)]));
         Assert.Equal(new ControlMessage.Ping(9), await reading);
+    }
+
+    // Goal: a receiver that does not read is not taken for a link that is full. Method: more than its buffers hold, and
+    // half a second in which it takes nothing; on loopback everything is carried at once.
+    [Fact]
+    public async Task A_receiver_that_does_not_read_is_not_the_link()
+    {
+        await OpenAsync();
+        Assert.NotNull(_sender.Carried);
+        byte[] frame = Encode([new ControlMessage.Prologue(new byte[100_000])]);
+        long begun = Stopwatch.GetTimestamp();
+        Task sending = Task.Run(
+            () =>
+            {
+                for (int i = 0; i < 300; i++)
+                {
+                    _sender.Write(frame);
+                }
+            },
+            Token);
+        await Task.Delay(500, Token);
+        Assert.False(sending.IsCompleted);
+        TimeSpan carried = _sender.Carried!.Value;
+        TimeSpan stalled = Stopwatch.GetElapsedTime(begun);
+        Assert.True(carried < stalled / 2, $"{carried} of {stalled}");
+        for (int i = 0; i < 300; i++)
+        {
+            Read();
+        }
+
+        await sending;
     }
 
     private static byte[] Encode(IEnumerable<ControlMessage> messages)

@@ -153,6 +153,12 @@ public sealed partial class TransferTests : IAsyncLifetime
         /// <summary>The destination's, from the next <see cref="RenewDestinationAsync"/> on.</summary>
         public HostInventory? Inventory { get; set; }
 
+        /// <summary>What the source knows of what the guest came with.</summary>
+        public ArrivedMemory? Came { get; set; }
+
+        /// <summary>Where the destination notes what the guest comes with.</summary>
+        public ArrivedMemory? Comes { get; set; }
+
         /// <summary>Disk images the destination believes to be the guest's.</summary>
         public string[] Images { get; set; } = [];
 
@@ -191,12 +197,12 @@ public sealed partial class TransferTests : IAsyncLifetime
                 new(() => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero)),
                 Inventory is null ? null : await Inventory.OpenAsync(
                     Source.Contract.Uuid, Images, [], siblings: Running.Length > 0, Running),
-                NullLogger.Instance);
+                NullLogger.Instance, Comes);
             _listener.Expect(_incoming);
             Outgoing = new SourceTransfer(
                 Source, terms, Lanes, _test._a.ClientOptions("b"),
                 _test.Folder("source"), new(() => Task.CompletedTask, () => Task.CompletedTask),
-                NullLogger.Instance);
+                NullLogger.Instance, arrived: Came);
         }
 
         public async Task<(MigrationSnapshot Source, MigrationSnapshot Destination)> MoveAsync(

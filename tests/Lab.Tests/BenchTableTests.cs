@@ -58,6 +58,25 @@ public class BenchTableTests
         Assert.Contains("\"failed\": 1", new BenchReport(rows, []).ToJson(), StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void What_was_chosen_is_held_against_the_method_that_sent_least_and_arrived()
+    {
+        BenchRow[] rows =
+        [
+            BenchTable.Row("text", "1Gbit", "godwit", [Run(3, 120)], 0.25),
+            BenchTable.Row("text", "1Gbit", "godwit-precopy", [Run(1, 10, "not converged")], 0.25),
+            BenchTable.Row("text", "1Gbit", "godwit-hybrid", [Run(2, 100)], 0.25),
+            BenchTable.Row("text", "1Gbit", "godwit-postcopy", [Run(1, 150)], 0.25),
+            BenchTable.Row("idle", "1Gbit", "godwit-hybrid", [Run(1, 1)], 0.25),
+        ];
+
+        BenchRatio ratio = Assert.Single(BenchTable.AgainstBest(rows));
+
+        Assert.Equal("godwit-hybrid", ratio.Against);
+        Assert.Equal(1.2, ratio.WireBytes);
+        Assert.Equal(1.5, ratio.TotalSeconds);
+    }
+
     private static LabResult Run(double seconds, long bytes, params string[] failures) => new(
         "x", "1Gbit",
         [

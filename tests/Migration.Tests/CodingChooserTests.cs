@@ -30,6 +30,8 @@ public class CodingChooserTests
         public double Noise { get; set; } = noise;
         /// <summary>Bytes of pages that there are to send, a second.</summary>
         public double Pages { get; set; } = double.MaxValue;
+        /// <summary>Share of the time in which the connections have bytes underway.</summary>
+        public double Carrying { get; init; } = 1;
         public double Now { get; private set; }
         public double PagesPerSecond { get; private set; }
         public double WirePerByte { get; private set; }
@@ -74,6 +76,7 @@ public class CodingChooserTests
                                 slower * (cpu + (Reading * PageBatch.RawBytesMax / 1e9))),
                             Writing = TimeSpan.FromSeconds(slower * Writing * sent / 1e9),
                             LinkWait = TimeSpan.FromSeconds(spare), Elapsed = TimeSpan.FromSeconds(elapsed),
+                            Carrying = TimeSpan.FromSeconds(elapsed * Carrying),
                         },
                         TimeSpan.FromSeconds(Now));
                 }
@@ -159,6 +162,43 @@ public class CodingChooserTests
     {
         CodingChooser chooser = Chooser();
         new Lanes(chooser, Mbit(10_000)) { Pages = 20e6 }.Run(20);
+        Assert.DoesNotContain("zstd", chooser.Choice, StringComparison.Ordinal);
+    }
+
+    // Goal: a destination that takes its time is not a slow link: to code more would give it more to do. Method: lanes
+    // that wait for acknowledgements most of the time while their connections are empty.
+    [Fact]
+    public void A_destination_that_is_slow_to_answer_is_not_a_full_link()
+    {
+        CodingChooser chooser = Chooser();
+        new Lanes(chooser, Mbit(400)) { Carrying = 0.2 }.Run(10);
+        Assert.DoesNotContain("zstd", chooser.Choice, StringComparison.Ordinal);
+    }
+
+    // Goal: what a handful of pages costs, most of which is the call's own, is not taken for what a page costs. Method:
+    // a fast link, and after each second of full batches a few of one page that took a millisecond.
+    [Fact]
+    public void A_batch_of_one_page_says_little()
+    {
+        CodingChooser chooser = Chooser();
+        var lanes = new Lanes(chooser, Mbit(10_000));
+        for (int i = 0; i < 5; i++)
+        {
+            lanes.Run(1);
+            for (int page = 0; page < 8; page++)
+            {
+                chooser.Learn(
+                    new SentBatch
+                    {
+                        Pages = 1, Content = 1, BlockBytes = Page.Size, CodedBytes = Page.Size, FrameBytes = Page.Size,
+                        ReadingCpu = TimeSpan.FromMilliseconds(1), WritingCpu = TimeSpan.FromMilliseconds(1),
+                    },
+                    TimeSpan.FromSeconds(lanes.Now));
+            }
+
+            chooser.Decide(Mbit(10_000), roundBegins: true, TimeSpan.FromSeconds(lanes.Now));
+        }
+
         Assert.DoesNotContain("zstd", chooser.Choice, StringComparison.Ordinal);
     }
 

@@ -20,6 +20,19 @@ public class SourceEngineTests
         Assert.Equal(1, end.Fraction);
     }
 
+    // Goal: a guest whose memory is not shared and that writes more than the daemon has room to carry does not keep its
+    // move waiting for ever. Found by the simulator.
+    [Fact]
+    public void A_guest_that_writes_more_than_can_be_carried_is_given_up()
+    {
+        var rig = new SourceRig(
+            new MigrationPolicy { TimeMax = TimeSpan.FromSeconds(30), OnStall = OnStall.Abort },
+            linkBytesPerSecond: 10e6, dirtyPagesPerSecond: 20_000, shared: false, carriedPagesMax: 1024);
+        MigrationSnapshot end = rig.Run(TimeSpan.FromSeconds(60));
+        Assert.Equal(MigrationOutcome.NotConverged, end.Outcome);
+        Assert.True(end.Rounds.Count > 1, $"{end.Rounds.Count} rounds");
+    }
+
     [Fact]
     public void A_writing_guest_arrives_with_its_newest_pages()
     {

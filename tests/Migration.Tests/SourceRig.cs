@@ -44,7 +44,7 @@ internal sealed class SourceRig
     public SourceRig(
         MigrationPolicy? policy = null, int pages = 4096, double linkBytesPerSecond = 100e6,
         double dirtyPagesPerSecond = 0, int dirtyRange = 4096, bool holds = true, bool shared = true,
-        bool missesWrites = false, bool asksForTurn = false)
+        bool missesWrites = false, bool asksForTurn = false, bool postcopy = false, int carriedPagesMax = 16384)
     {
         _missesWrites = missesWrites;
         Pages = new byte[pages];
@@ -52,7 +52,7 @@ internal sealed class SourceRig
         _linkBytesPerSecond = linkBytesPerSecond;
         DirtyPagesPerSecond = dirtyPagesPerSecond;
         DirtyRange = Math.Min(dirtyRange, pages);
-        Lanes = 2;
+        Lanes = postcopy ? 3 : 2;
         _lanesDone = new bool[Lanes];
         _asks = new int[Lanes];
         _engine = new Lazy<SourceEngine>(() => new SourceEngine(
@@ -62,13 +62,15 @@ internal sealed class SourceRig
                 From = "a",
                 To = "b",
                 Policy = policy ?? new MigrationPolicy(),
-                Lanes = Lanes,
-                WireVersion = 2,
+                Lanes = 2,
+                Postcopy = postcopy,
+                WireVersion = postcopy ? 3 : 2,
                 HoldsSwitchover = holds,
                 IsShared = _ => shared,
                 MemoryCheck = missesWrites ? TimeSpan.FromMilliseconds(3) : null,
                 OffersMax = Known is null ? 0 : OffersMax,
                 AsksForTurn = asksForTurn,
+                CarriedPagesMax = carriedPagesMax,
             },
             TimeSpan.Zero));
         for (int i = 0; i < pages; i++)
@@ -85,6 +87,9 @@ internal sealed class SourceRig
 
     public TimeSpan OffersReadyAfter { get; init; }
 
+    /// <summary>Pages that the guest writes again before QEMU's next section, whenever that comes.</summary>
+    public long[] AlwaysWritten { get; init; } = [];
+
     /// <summary>What a wish needs to reach the source.</summary>
     public TimeSpan WishesTake { get; init; } = TimeSpan.FromMilliseconds(1);
 
@@ -95,6 +100,7 @@ internal sealed class SourceRig
     public int BarriersInVain { get; private set; }
 
     public SourceEngine Engine => _engine.Value;
+    /// <summary>With the one for urgent pages, if there is one.</summary>
     public int Lanes { get; }
     public TimeSpan Now { get; private set; }
     public double DirtyPagesPerSecond { get; set; }
@@ -188,11 +194,15 @@ internal sealed class SourceRig
             Engine.GuestStopped(Now, Now);
         }
 
-        long[] pages = [.. _qemuDirty];
-        foreach (long page in pages)
+        Touch(AlwaysWritten);
+        // As many sections as a real one writes until it has been caught up with.
+        for (int i = 0; i < 30 && AlwaysWritten.Length > 0 && GuestRuns; i++)
         {
-            _qemuDirty.Remove(page);
+            Feed(Section(AlwaysWritten, final: false));
         }
+
+        long[] pages = [.. _qemuDirty];
+        _qemuDirty.Clear();
 
         bool final = !GuestRuns;
         Feed(Section(pages, final));

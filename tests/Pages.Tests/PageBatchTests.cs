@@ -7,9 +7,9 @@ public class PageBatchTests
     private static readonly RamBlock[] _blocks = PageBatchVersion1Tests.Blocks;
     private static readonly BlockCoding _zstd = new(BlockCoder.Zstd, 1, 20);
 
-    private readonly PageBatchBuilder _builder = new(PageBatch.Version2);
+    private readonly PageBatchBuilder _builder = new(PageBatch.Version4);
     private readonly byte[] _encoded = new byte[PageBatch.EncodedBytesMax];
-    private readonly PageBatchDecoder _decoder = new(PageBatch.Version2);
+    private readonly PageBatchDecoder _decoder = new(PageBatch.Version4);
 
     /// <summary>What is asked for a page; content may turn out cheaper.</summary>
     private enum Asked
@@ -19,6 +19,7 @@ public class PageBatchTests
         Raw,
         Delta,
         Known,
+        Changed,
         Dropped,
     }
 
@@ -36,8 +37,8 @@ public class PageBatchTests
         Gen.Select(Gen.Int[0, 2], Gen.Int[0, 31], coding, page.Array[1, 120]).Array[1, 4].Sample(
             batches =>
             {
-                using var builder = new PageBatchBuilder(PageBatch.Version2);
-                using var decoder = new PageBatchDecoder(PageBatch.Version2);
+                using var builder = new PageBatchBuilder(PageBatch.Version4);
+                using var decoder = new PageBatchDecoder(PageBatch.Version4);
                 foreach ((int index, int anyRegion, BlockCoding coding, var steps) in batches)
                 {
                     RamBlock block = _blocks[index];
@@ -107,12 +108,23 @@ public class PageBatchTests
                 {
                     case Asked.Raw: builder.SetRaw(slot); break;
                     case Asked.Known: builder.SetKnown(slot, NameOf(page.Now)); break;
+                    case Asked.Changed: SetChanged(builder, slot, page); break;
                     case Asked.Delta:
                         bool changed = !page.Old.AsSpan().SequenceEqual(page.Now);
                         Assert.Equal(changed, builder.TrySetDelta(slot, page.Old, PageDelta.BytesMax));
                         break;
                 }
             }
+        }
+    }
+
+    private static void SetChanged(PageBatchBuilder builder, int slot, Sent page)
+    {
+        byte[] sums = new byte[PageLines.SumsBytes];
+        PageLines.Sum(page.Old, sums);
+        if (builder.TrySetChanged(slot, sums, PageDelta.BytesMax, out Span<byte> name))
+        {
+            NameOf(page.Now).CopyTo(name);
         }
     }
 
@@ -152,10 +164,12 @@ public class PageBatchTests
             case PageKind.Known:
                 Assert.Equal(NameOf(sent.Now), content.Slice(inRun * 16, 16));
                 break;
-            case PageKind.Delta:
+            case PageKind.Changed or PageKind.Delta:
+                Assert.Equal(run.Kind == PageKind.Changed ? NameOf(sent.Now) : [], run.Name.ToArray());
                 byte[] page = [.. sent.Old];
                 Assert.True(PageDelta.TryApply(content, page));
-                Assert.Equal(sent.Now, page);
+                Assert.Equal(
+                    run.Kind == PageKind.Changed ? PageLinesTests.AsFarAsSeen(sent.Old, sent.Now) : sent.Now, page);
                 break;
             default:
                 Assert.Equal(sent.Now, content.Slice(inRun * Page.Size, Page.Size));
@@ -241,6 +255,30 @@ public class PageBatchTests
         Assert.Throws<InvalidOperationException>(() => _builder.Encode(_encoded, BlockCoding.Plain));
     }
 
+    // A peer of an older version would not know what to do with it.
+    [Fact]
+    public void Changed_pages_come_with_version_4()
+    {
+        byte[] page = PageBatchVersion1Tests.Content(3, 1);
+        byte[] sums = new byte[PageLines.SumsBytes];
+        PageLines.Sum(page, sums);
+        page[1]++;
+        using var older = new PageBatchBuilder(PageBatch.Version4 - 1);
+        using var olderDecoder = new PageBatchDecoder(PageBatch.Version4 - 1);
+        foreach (PageBatchBuilder builder in new[] { older, _builder })
+        {
+            builder.Begin(0, 0);
+            page.CopyTo(builder.AddContents(new PageNumber(0), 1));
+        }
+
+        Assert.Throws<InvalidOperationException>(() => older.TrySetChanged(0, sums, PageDelta.BytesMax, out _));
+        Assert.True(_builder.TrySetChanged(0, sums, PageDelta.BytesMax, out Span<byte> name));
+        Assert.Equal(PageBatch.NameBytes, name.Length);
+        byte[] batch = _encoded[.._builder.Encode(_encoded, BlockCoding.Plain)];
+        Assert.Equal(1, PageBatchReader.Parse(batch, _blocks, _decoder).Pages);
+        Assert.Throws<StreamFormatException>(() => { PageBatchReader.Parse(batch, _blocks, olderDecoder); });
+    }
+
     // Goal: each rule of the format is enforced, at the offset of the field that breaks it. Method: one good batch
     // per case with exactly one thing wrong.
     [Theory]
@@ -297,7 +335,7 @@ public class PageBatchTests
             case "first-bit": batch[15] ^= 0x01; break;
             case "last-bit": batch[15] ^= 0x20; break;
             case "stray-bit": batch[15] |= 0x40; break;
-            case "kind": batch[17] = 0x66; break;
+            case "kind": batch[17] = 0x77; break;
             case "stray-kind": batch[18] |= 0x10; break;
             // The byte that held two kinds holds one that does not exist.
             case "one-kind": batch[10] |= 0x02; break;
@@ -317,6 +355,7 @@ public class PageBatchTests
     [InlineData(PageKind.Content)]
     [InlineData(PageKind.Raw)]
     [InlineData(PageKind.Delta)]
+    [InlineData(PageKind.Changed)]
     public void Too_many_content_pages_are_refused_before_anything_is_decoded(PageKind kind)
     {
         byte[] batch = new byte[PageBatch.EncodedBytesMax];

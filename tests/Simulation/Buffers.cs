@@ -9,7 +9,10 @@ internal sealed class Buffers
     [ThreadStatic]
     private static Buffers? _ofThisThread;
 
+    // Seeds differ in the size of their guests: without a bound every size there is would be kept.
+    private const long FreeBytesMax = 256 << 20;
     private readonly Dictionary<int, Stack<byte[]>> _free = [];
+    private long _freeBytes;
     private readonly List<byte[]> _rented = [];
 
     public static Buffers OfThisThread => _ofThisThread ??= new Buffers();
@@ -30,6 +33,7 @@ internal sealed class Buffers
         if (_free.TryGetValue(length, out Stack<byte[]>? free) && free.TryPop(out byte[]? used))
         {
             memory = used;
+            _freeBytes -= length;
             Array.Clear(memory);
         }
         else
@@ -52,6 +56,13 @@ internal sealed class Buffers
             }
 
             free.Push(memory);
+            _freeBytes += memory.Length;
+        }
+
+        if (_freeBytes > FreeBytesMax)
+        {
+            _free.Clear();
+            _freeBytes = 0;
         }
 
         _rented.Clear();

@@ -26,4 +26,10 @@ internal enum Canary
     TornRecordLeft,
     /// <summary>A destination that comes back runs whatever waits, recorded or not.</summary>
     ArrivalRunUnrecorded,
+    /// <summary>The source ends its copy when a link breaks behind which the guest runs and lacks memory.</summary>
+    CopyEndedBeforeTheRest,
+    /// <summary>A destination that comes back takes what was on its way to the guest for arrived.</summary>
+    MissingForgotten,
+    /// <summary>Now and then another page is brought behind the guest than the one that is missing.</summary>
+    OtherPageFetched,
 }

@@ -9,6 +9,8 @@ namespace Godwit.Simulation;
 /// <summary>The shell of a source engine: what SourceTransfer does in the daemon, in virtual time.</summary>
 internal sealed class Departure : IQemuListener
 {
+    // Lanes know what pauses and what ends from here on.
+    private const int PostcopyVersion = 3;
     private static readonly TimeSpan Tick = TimeSpan.FromMilliseconds(10);
     private readonly World _world;
     private readonly SimulatedDaemon _daemon;
@@ -25,28 +27,33 @@ internal sealed class Departure : IQemuListener
 
     public Departure(
         World world, SimulatedDaemon daemon, ModelQemu qemu, Connection connection, HandOverRecord commit,
-        MigrationPolicy policy, Action<MigrationSnapshot> ended)
+        MigrationPolicy policy, bool serves, Action<MigrationSnapshot> ended)
     {
         (_world, _daemon, _qemu, _connection, _commit, _ended) = (world, daemon, qemu, connection, commit, ended);
         _holds = world.Plan.HoldsSwitchover;
-        _engine = new SourceEngine(
-            new SourceEngineOptions
-            {
-                Guest = "web1",
-                From = daemon.Host,
-                To = commit.Peer,
-                Policy = policy,
-                Lanes = connection.Pages.Length,
-                HoldsSwitchover = _holds,
-                IsShared = IsShared,
-                CarriedPagesMax = 1024,
-                WireVersion = PageBatch.Version2,
-            },
-            daemon.Now);
+        var options = new SourceEngineOptions
+        {
+            Guest = "web1",
+            From = daemon.Host,
+            To = commit.Peer,
+            Policy = policy,
+            Lanes = world.Plan.Lanes,
+            HoldsSwitchover = _holds,
+            IsShared = IsShared,
+            CarriedPagesMax = 1024,
+            WireVersion = world.Plan.Postcopy ? PostcopyVersion : PageBatch.Version2,
+            Postcopy = world.Plan.Postcopy,
+        };
+        _streamEnded = serves;
+        _engine = serves ? SourceEngine.Resume(options, [world.Guest.Blocks[0]], daemon.Now)
+            : new SourceEngine(options, daemon.Now);
         _effects = new EffectQueue(world, daemon, Perform);
         connection.SourceLost = why => daemon.Post(TimeSpan.Zero, () => Enter(() => _engine.LinkLost(why, daemon.Now)));
         qemu.Listener = this;
-        qemu.BeginMigration(commit.Migration);
+        if (!serves)
+        {
+            qemu.BeginMigration(commit.Migration);
+        }
     }
 
     public MigrationPhase Phase => _engine.Phase;
@@ -54,6 +61,14 @@ internal sealed class Departure : IQemuListener
     public void Begin()
     {
         Feed(_qemu.Prologue());
+        TickOn();
+    }
+
+    /// <summary>Brings a guest that runs at the destination the memory that it lacks.</summary>
+    public void Serve()
+    {
+        Arrival? arrival = _world.ArrivalOf(_connection);
+        _connection.ToDestination.Send(1, () => arrival?.Joined(_connection));
         TickOn();
     }
 
@@ -141,7 +156,8 @@ internal sealed class Departure : IQemuListener
 
     private void ServeLanes()
     {
-        for (int lane = 0; lane < _connection.Pages.Length; lane++)
+        // The one for what somebody waits for goes first.
+        for (int lane = _connection.Pages.Length - 1; lane >= 0; lane--)
         {
             for (int i = 0; i < 64 && _engine.Phase != MigrationPhase.Ended; i++)
             {
@@ -152,9 +168,13 @@ internal sealed class Departure : IQemuListener
                     continue;
                 }
 
-                if (work == LaneWork.Barrier)
+                if (work is LaneWork.Barrier or LaneWork.PauseBarrier)
                 {
-                    SendPages(lane, FrameType.Barrier, 0);
+                    SendPages(lane, work == LaneWork.Barrier ? FrameType.Barrier : FrameType.PauseBarrier, 0);
+                    if (work == LaneWork.PauseBarrier)
+                    {
+                        continue;
+                    }
                 }
 
                 break;
@@ -204,7 +224,9 @@ internal sealed class Departure : IQemuListener
             else if (!loses || i > 0)
             {
                 byte[] memory = _early ?? _qemu.Memory[0];
-                memory.AsSpan((int)_taken[i].ByteOffset, Page.Size).CopyTo(batch.AddContents(_taken[i], 1));
+                long from = _world.Canary == Canary.OtherPageFetched && _engine.SendsWhole && _world.Time.Happens(0.02)
+                    ? 0 : _taken[i].ByteOffset;
+                memory.AsSpan((int)from, Page.Size).CopyTo(batch.AddContents(_taken[i], 1));
             }
         }
     }
@@ -213,7 +235,8 @@ internal sealed class Departure : IQemuListener
     {
         byte[] body = _world.Buffers.Frame[..encoded];
         Arrival? arrival = _world.ArrivalOf(_connection);
-        _connection.Pages[lane].Send(FrameHeader.Size + encoded, () => arrival?.ReceivePages(lane, type, body));
+        _connection.Pages[lane].Send(
+            FrameHeader.Size + encoded, () => arrival?.ReceivePages(_connection, lane, type, body));
     }
 
     private void Pump()
@@ -317,11 +340,18 @@ internal sealed class Departure : IQemuListener
         message.Encode(bytes);
         byte[] sent = bytes.WrittenSpan.ToArray();
         Arrival? arrival = _world.ArrivalOf(_connection);
-        _connection.ToDestination.Send(sent.Length, () => arrival?.ReceiveControl(sent));
+        _connection.ToDestination.Send(sent.Length, () => arrival?.ReceiveControl(_connection, sent));
     }
 
     private void End()
     {
+        if (_world.Canary == Canary.CopyEndedBeforeTheRest && _engine.InPostcopy
+            && _engine.Outcome == MigrationOutcome.Unsettled)
+        {
+            _qemu.Listener = null;
+            _qemu.Kill();
+        }
+
         _connection.CloseFrom(_daemon.Host);
         _qemu.Listener = null;
         MigrationSnapshot end = _engine.Snapshot(_daemon.Now);

@@ -71,7 +71,9 @@ internal sealed class ModelGuest
 
     /// <summary>Does what the guest has done since it was last looked at.</summary>
     /// <param name="more">Writes besides those that its rate makes due.</param>
-    public void CatchUp(byte[][] memory, Action<int, int> dirty, int more = 0)
+    /// <param name="touch">Asked before a page is touched: false for one that is not there, which it then waits for.
+    /// </param>
+    public void CatchUp(byte[][] memory, Action<int, int> dirty, Func<int, int, bool> touch, int more = 0)
     {
         _owed += ((_time.Now - _writtenUntil).TotalSeconds * _writesPerSecond) + more;
         _writtenUntil = _time.Now;
@@ -80,15 +82,20 @@ internal sealed class ModelGuest
         _owed -= Math.Floor(_owed);
         for (int i = 0; i < writes; i++)
         {
-            WriteMemory(memory, dirty);
+            WriteMemory(memory, dirty, touch);
         }
     }
 
-    private void WriteMemory(byte[][] memory, Action<int, int> dirty)
+    private void WriteMemory(byte[][] memory, Action<int, int> dirty, Func<int, int, bool> touch)
     {
         int block = _time.Happens(0.05) ? 1 : 0;
         int pages = block == 0 ? _hotPages : memory[1].Length / Page.Size;
         int page = _time.Chance.Next(pages);
+        if (!touch(0, 0) || !touch(block, page))
+        {
+            return;
+        }
+
         Span<byte> content = memory[block].AsSpan(page * Page.Size, Page.Size);
         if (_time.Happens(0.02))
         {

@@ -15,6 +15,8 @@ namespace Godwit.Simulation;
 internal sealed class ModelQemu : IQemuStreamSink
 {
     private const int SectionPages = 200;
+    // A guest that writes faster than QEMU lists is stopped all the same by a limit that everything fits.
+    private const int DowntimeLimitAlways = 2_000_000;
     private readonly World _world;
     private readonly ModelGuest _guest;
     private readonly QemuStreamHead _head;
@@ -25,6 +27,10 @@ internal sealed class ModelQemu : IQemuStreamSink
     private bool _completed;
     private bool _listed;
     private int _deviceBytes;
+    private readonly bool[] _missing;
+    private readonly HashSet<int> _waitedFor = [];
+    // In the socket of its stream, where they outlive the daemon that has not read them.
+    private readonly Queue<int> _requests = new();
 
     public ModelQemu(World world, string host, ModelGuest guest, bool incoming)
     {
@@ -32,6 +38,7 @@ internal sealed class ModelQemu : IQemuStreamSink
         Memory = guest.NewMemory();
         _head = new QemuStreamHead("", 1, guest.Blocks);
         _dirty = [.. guest.Blocks.Select(block => new bool[block.PageCount])];
+        _missing = new bool[guest.Blocks[0].PageCount];
         IsIncoming = incoming;
         if (incoming)
         {
@@ -39,7 +46,15 @@ internal sealed class ModelQemu : IQemuStreamSink
         }
     }
 
-    private static ReadOnlySpan<byte> DeviceState => [0x04, 1, 2, 3, 4, 5, 6, 7];
+    // A device's state, the end, and the description of it.
+    /// <summary>Of its stream.</summary>
+    public QemuStreamHead Head => _head;
+
+    /// <summary>It listens to a postcopy stream that has not come to its end.</summary>
+    public bool IsListening { get; private set; }
+
+    private static ReadOnlySpan<byte> DeviceState =>
+        [0x04, 1, 2, 3, 4, 5, 6, 7, 0, 6, 0, 0, 0, 2, (byte)'{', (byte)'}'];
 
     public string Host { get; }
 
@@ -86,7 +101,113 @@ internal sealed class ModelQemu : IQemuStreamSink
 
         _world.CheckAgrees(this);
 
-        _guest.CatchUp(Memory, MarkDirty, more);
+        _guest.CatchUp(Memory, MarkDirty, Touch, more);
+    }
+
+    // Postcopy.
+
+    /// <summary>Pages of its memory that are not there.</summary>
+    public int Lacks { get; private set; }
+
+    /// <summary>What it asks for next: once for each page that somebody waits for, whoever reads it.</summary>
+    public bool TryReadRequest(out int page) => _requests.TryDequeue(out page);
+
+    /// <summary>Everything that waits touches its page again, and it asks for it again.</summary>
+    public void WakeAll()
+    {
+        foreach (int page in _waitedFor)
+        {
+            _requests.Enqueue(page);
+        }
+    }
+
+    public bool IsMissing(int block, int page) => block == 0 && _missing[page];
+
+    /// <summary>A page's content is taken away: who touches it waits for it from now on.</summary>
+    public void Punch(int page)
+    {
+        Memory[0].AsSpan(page * Page.Size, Page.Size).Clear();
+        Lacks += _missing[page] ? 0 : 1;
+        _missing[page] = true;
+    }
+
+    /// <summary>It listens, and loads the devices' state; for some of that it needs memory.</summary>
+    public void Listen()
+    {
+        if (!IsAlive)
+        {
+            return;
+        }
+
+        _world.CheckArrived(this);
+        (_incoming, IsListening) = (null, true);
+        for (int i = 0; i < 3 && _world.Time.Happens(0.3); i++)
+        {
+            Touch(0, _world.Time.Chance.Next(_missing.Length));
+        }
+
+        Load();
+    }
+
+    // As long as it waits for a page it does not answer.
+    private void Load() => _world.Time.After(_world.Time.Between(0.5, 20), () =>
+    {
+        if (IsAlive && _waitedFor.Count == 0)
+        {
+            HasLoaded = true;
+            Listener?.Loaded();
+        }
+        else if (IsAlive)
+        {
+            Load();
+        }
+    });
+
+    /// <summary>A page comes by the stream.</summary>
+    public void Give(int page, ReadOnlySpan<byte> content)
+    {
+        if (!IsAlive)
+        {
+            return;
+        }
+
+        if (!_missing[page])
+        {
+            _world.Violate($"{Host}: page {page} of {Migration} reaches QEMU a second time");
+            return;
+        }
+
+        content.CopyTo(Memory[0].AsSpan(page * Page.Size));
+        _missing[page] = false;
+        // What it asked is still to be read.
+        _waitedFor.Remove(page);
+        Lacks--;
+        _world.CheckPage(this, 0, page);
+    }
+
+    /// <summary>The end of a postcopy.</summary>
+    public void EndPostcopy()
+    {
+        IsListening = false;
+        if (IsAlive && Lacks > 0)
+        {
+            _world.Violate($"{Host}: the postcopy of {Migration} ends, and {Lacks} pages are missing");
+        }
+    }
+
+    private bool Touch(int block, int page)
+    {
+        if (!IsMissing(block, page))
+        {
+            return true;
+        }
+
+        if (_waitedFor.Add(page))
+        {
+            _requests.Enqueue(page);
+        }
+
+        return false;
     }
 
     public void Kill()
@@ -168,7 +289,8 @@ internal sealed class ModelQemu : IQemuStreamSink
         CatchUp();
         int count = _dirtyCount;
         // What its limit allows at the rate at which it believes to send.
-        bool mayStop = _listed && (holds ? IsReleased : count <= DowntimeLimitMilliseconds * 8);
+        bool isListed = _listed || DowntimeLimitMilliseconds >= DowntimeLimitAlways;
+        bool mayStop = isListed && (holds ? IsReleased : count <= DowntimeLimitMilliseconds * 8);
         if (Runs && mayStop)
         {
             Stop();

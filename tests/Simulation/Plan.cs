@@ -30,13 +30,29 @@ internal sealed class Plan
         BytesPerSecond = Math.Pow(10, 6.5 + (chance.NextDouble() * 2));
         CrashAtEffect = IsCalm || chance.Next(2) == 0 ? 0 : Math.Pow(10, -3 + (chance.NextDouble() * 2));
         FaultsPerMove = IsCalm ? 0 : chance.Next(5);
+        Postcopy = HoldsSwitchover && SharesMemory && chance.Next(3) == 0;
+        if (Postcopy)
+        {
+            // Enough that much of it is missing at the turn, and slow enough to be struck before it has come.
+            Pages = 64 + chance.Next(256);
+            HotPages = 1 + chance.Next(Pages);
+            Codes = false;
+        }
+
         Policy = new MigrationPolicy
         {
             DowntimeMax = TimeSpan.FromMilliseconds(30 + (chance.NextDouble() * 3000)),
             TimeMax = TimeSpan.FromSeconds(4),
             OnStall = chance.Next(2) == 0 ? OnStall.Abort : OnStall.Pause,
-            BandwidthBitsPerSecond = chance.Next(4) == 0 ? 20_000_000 : 0,
+            BandwidthBitsPerSecond = Postcopy || chance.Next(4) == 0 ? 20_000_000 : 0,
         };
+        if (Postcopy)
+        {
+            Policy = Policy with
+            {
+                Method = chance.Next(3) == 0 ? MigrationMethod.Hybrid : MigrationMethod.Postcopy,
+            };
+        }
     }
 
     public IReadOnlyList<Fault> Enabled { get; }
@@ -61,6 +77,9 @@ internal sealed class Plan
     public bool SharesMemory { get; }
 
     public bool Codes { get; }
+
+    /// <summary>Moves may turn to postcopy.</summary>
+    public bool Postcopy { get; }
 
     public TimeSpan Latency { get; }
 

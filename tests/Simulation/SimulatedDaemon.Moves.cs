@@ -12,13 +12,18 @@ internal sealed partial class SimulatedDaemon
     private static readonly TimeSpan Reservation = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan SettlePatience = TimeSpan.FromSeconds(5);
 
+    private static readonly TimeSpan ServeAgain = TimeSpan.FromMilliseconds(200);
+
     private Departure? _departure;
+    private Connection? _rest;
+    private bool _isServing;
     private Arrival? _arrival;
     private readonly Dictionary<string, (Settlement Settlement, Action GoOn)> _deciding = [];
 
     private sealed record Prepared(Guid Journal, Connection Connection);
 
-    private sealed record Answer(HandOverAnswer Verdict, Guid Journal);
+    // A destination that lacks memory says on which lanes it waits for the rest.
+    private sealed record Answer(HandOverAnswer Verdict, Guid Journal, Connection? Rest = null);
 
     private sealed record Done;
 
@@ -29,6 +34,13 @@ internal sealed partial class SimulatedDaemon
         long epoch = _owned!.Epoch;
         _moving = id;
         world.Note($"{Host}: {id} begins, to {to}");
+        if (_storedEpoch != _owned.Epoch && !TryStore(_owned))
+        {
+            _moving = "";
+            world.MoveEnded(id, "ownership not stored", Host);
+            return;
+        }
+
         world.Call<Prepared>(
             this, PrepareDeadline, (there, reply) => there.Prepare(id, Host, epoch, reply), prepared =>
             {
@@ -43,7 +55,8 @@ internal sealed partial class SimulatedDaemon
                 var commit = new HandOverRecord(
                     HandOverState.Committed, id, _guest, to, epoch + 1, prepared.Journal);
                 _departure = new Departure(
-                    world, this, qemu, prepared.Connection, commit, world.Plan.Policy, end => Ended(commit, end));
+                    world, this, qemu, prepared.Connection, commit, world.Plan.Policy, serves: false,
+                    end => Ended(commit, end));
                 world.Register(prepared.Connection, _departure);
                 world.Conform(id, Host);
                 _departure.Begin();
@@ -56,6 +69,12 @@ internal sealed partial class SimulatedDaemon
     /// <returns>False if it is settled by now.</returns>
     public bool Decide(string migration, string where, bool resumesCopy)
     {
+        // The guest may lack memory that only the copy here has.
+        if (where != Host && world.Plan.Postcopy && Copy != GuestCopy.Gone)
+        {
+            return false;
+        }
+
         if (!IsAlive || !_deciding.TryGetValue(migration, out (Settlement Settlement, Action GoOn) one)
             || !one.Settlement.Decide(where, resumesCopy, Now))
         {
@@ -65,6 +84,12 @@ internal sealed partial class SimulatedDaemon
         world.Note($"{Host}: an operator decides that the guest of {migration} runs on {where}");
         world.Report.Count("decided");
         world.Overruled();
+        if (where != Host && world.Plan.Postcopy)
+        {
+            // With the copy here gone nobody has what the guest may lack there.
+            world.RestLost(where);
+        }
+
         Post(TimeSpan.Zero, one.GoOn);
         return true;
     }
@@ -125,6 +150,9 @@ internal sealed partial class SimulatedDaemon
                     Next(TimeSpan.Zero);
                 });
                 break;
+            case SettlementStep.Serve:
+                Serve(settlement, record, () => Next(TimeSpan.Zero));
+                break;
             case SettlementStep.End:
                 // Two of these may be under way when an operator has decided.
                 _deciding.Remove(record.Migration);
@@ -143,6 +171,48 @@ internal sealed partial class SimulatedDaemon
         }
     }
 
+    // Brings the guest at the destination what it lacks, until it has all or the link breaks.
+    private void Serve(Settlement settlement, HandOverRecord record, Action goOn)
+    {
+        if (_isServing)
+        {
+            return;
+        }
+
+        void Served(TimeSpan after) => Post(after, () =>
+        {
+            _isServing = false;
+            settlement.Done();
+            goOn();
+        });
+
+        _isServing = true;
+        if (host.Qemu is not { IsAlive: true } qemu)
+        {
+            world.RestLost(record.Peer);
+            Served(AskDeadline);
+            return;
+        }
+
+        if (_rest is not { } connection)
+        {
+            Served(ServeAgain);
+            return;
+        }
+
+        _rest = null;
+        world.Note($"{Host}: brings the rest of {record.Migration}");
+        world.Report.Count("rest served");
+        _departure = new Departure(world, this, qemu, connection, record, world.Plan.Policy, serves: true, end =>
+        {
+            _departure = null;
+            world.Note($"{Host}: the rest of {record.Migration}: {end.Outcome} {end.Error}");
+            Served(end.Outcome == MigrationOutcome.Completed ? TimeSpan.Zero : ServeAgain);
+        });
+        world.Register(connection, _departure);
+        _departure.Serve();
+    }
+
     private void Do(Settlement settlement, SettlementStep step, HandOverRecord record)
     {
         switch (step)
@@ -159,6 +229,12 @@ internal sealed partial class SimulatedDaemon
 
                 break;
             case SettlementStep.EndCopy:
+                if (StateOf(record.Migration) == HandOverState.Committed)
+                {
+                    // By an operator's word it is started anew. A daemon that dies before leaves that to the operator.
+                    world.MayBeDead();
+                }
+
                 host.Qemu?.Kill();
                 settlement.Done();
                 break;
@@ -212,8 +288,12 @@ internal sealed partial class SimulatedDaemon
     private void Ask(HandOverRecord record, bool fence, long epoch, Action<HandOverAnswer> answered) =>
         world.Call<Answer>(
             this, AskDeadline, (there, reply) => there.Answered(record.Migration, Host, epoch, fence, reply),
-            answer => answered(answer is null || (answer.Journal != record.PeerJournal && !fence)
-                ? HandOverAnswer.None : answer.Verdict));
+            answer =>
+            {
+                _rest = answer?.Rest;
+                answered(answer is null || (answer.Journal != record.PeerJournal && !fence)
+                    ? HandOverAnswer.None : answer.Verdict);
+            });
 
     // The destination's side.
 
@@ -286,6 +366,34 @@ internal sealed partial class SimulatedDaemon
         {
             world.Note($"{Host}: answers {verdict} about {migration}{(fence ? ", fenced" : "")}");
             reply(new Answer(verdict, _journal.Identity));
+        }
+
+        if (_arrival is { IsFetching: true } fetching && fetching.Migration == migration && !fence)
+        {
+            Connection connection = world.Connect(from, Host);
+            world.Register(connection, fetching);
+            fetching.Rejoin(connection, ready =>
+            {
+                if (ready)
+                {
+                    world.Note($"{Host}: {migration} lacks {fetching.Qemu.Lacks} pages");
+                    reply(new Answer(HandOverAnswer.Fetching, _journal.Identity, connection));
+                }
+                else
+                {
+                    // It has ended meanwhile, or is not to be had now: the next question finds out.
+                    Give(HandOverAnswer.None);
+                }
+            });
+            return;
+        }
+
+        if (fence && _arrival is { IsFetching: true } && _arrival.Migration == migration
+            && _owned is not null && _owned.Epoch < epoch
+            && HandOverRules.IsFenced(_journal.Find(migration), _guest))
+        {
+            host.Qemu?.Kill();
+            Note(GuestOwnership.Fenced(from, epoch));
         }
 
         if (_arrival?.Migration == migration && world.Canary != Canary.RefusedAndStillWaiting)
@@ -361,7 +469,7 @@ internal sealed partial class SimulatedDaemon
         arrival.Qemu.Kill();
         PostEffect(world.Time.Between(0.1, 5), () =>
         {
-            if (_journal.Find(arrival.Migration) is { State: HandOverState.Resuming })
+            if (_journal.Find(arrival.Migration) is { State: HandOverState.Resuming or HandOverState.Closed })
             {
                 _hasDied = true;
                 Note(_owned!.DiedOnArrival(Host));

@@ -16,6 +16,7 @@ internal sealed partial class SimulatedDaemon(World world, SimulatedHost host)
     private string _moving = "";
     private bool _hasDied;
     private TimeSpan _stoppedUntil;
+    private readonly Queue<Action> _heldBack = new();
 
     public string Host => host.Name;
 
@@ -36,6 +37,9 @@ internal sealed partial class SimulatedDaemon(World world, SimulatedHost host)
     public bool IsIdle => !IsMoving && _arrival is null && _deciding.Count == 0
         // A death has been noticed.
         && !(Owns && _owned!.Intent == GuestIntent.Running && Copy == GuestCopy.Gone);
+
+    /// <summary>False for one that could not start.</summary>
+    public bool HasJournal => _journal is not null;
 
     /// <summary>Starts, or fails to.</summary>
     public bool TryStart()
@@ -70,31 +74,45 @@ internal sealed partial class SimulatedDaemon(World world, SimulatedHost host)
     public void Die() => IsAlive = false;
 
     /// <summary>SIGSTOP, and SIGCONT later.</summary>
-    public void StopFor(TimeSpan span) => _stoppedUntil = world.Time.Now + span;
+    public void StopFor(TimeSpan span)
+    {
+        TimeSpan until = world.Time.Now + span;
+        _stoppedUntil = until > _stoppedUntil ? until : _stoppedUntil;
+    }
 
     /// <summary>Does something later, if this daemon lives then.</summary>
     public void Post(TimeSpan delay, Action what) => world.Time.After(delay, () =>
     {
-        if (!IsAlive)
+        // What came to a daemon that stands still it does when it goes on, in the order in which it came.
+        _heldBack.Enqueue(what);
+        if (_heldBack.Count == 1)
         {
-            return;
-        }
-
-        if (world.Time.Now < _stoppedUntil)
-        {
-            Post(_stoppedUntil - world.Time.Now, what);
-            return;
-        }
-
-        try
-        {
-            what();
-        }
-        catch (CrashException)
-        {
-            world.KillDaemon(Host);
+            GoOnWithIt();
         }
     });
+
+    private void GoOnWithIt()
+    {
+        while (IsAlive && _heldBack.TryPeek(out Action? what))
+        {
+            if (world.Time.Now < _stoppedUntil)
+            {
+                world.Time.After(_stoppedUntil - world.Time.Now, GoOnWithIt);
+                return;
+            }
+
+            try
+            {
+                what();
+            }
+            catch (CrashException)
+            {
+                world.KillDaemon(Host);
+            }
+
+            _heldBack.Dequeue();
+        }
+    }
 
     /// <summary>Does something that others see; the daemon may die just before it, or just behind it.</summary>
     public void PostEffect(TimeSpan delay, Action what) => Post(delay, () =>
@@ -142,7 +160,10 @@ internal sealed partial class SimulatedDaemon(World world, SimulatedHost host)
         if (_owned is not null)
         {
             HandOverRecord? handOver = _journal.OfGuest(_guest);
-            Recover(HandOverRules.Recover(Host, _owned, handOver, Copy), handOver);
+            if (!TryTakeUp(handOver))
+            {
+                Recover(HandOverRules.Recover(Host, _owned, handOver, Copy), handOver);
+            }
         }
 
         if (_storedEpoch == _owned?.Epoch)
@@ -155,6 +176,43 @@ internal sealed partial class SimulatedDaemon(World world, SimulatedHost host)
             Settle(new Settlement(record, CommitFate.InDoubt, Host, Now), record);
         }
     }
+
+    // A guest that came by postcopy and lacks memory: the source brings it only when this daemon is up.
+    private bool TryTakeUp(HandOverRecord? handOver)
+    {
+        if (handOver is not { State: HandOverState.Resuming } || handOver.Epoch < _owned!.Epoch
+            || host.Qemu is not { IsAlive: true, IsListening: true } qemu || qemu.Migration != handOver.Migration)
+        {
+            return false;
+        }
+
+        world.Note($"{Host}: takes {handOver.Migration} up, which lacks {qemu.Lacks} pages");
+        _moving = handOver.Migration;
+        if (_owned.Intent == GuestIntent.Incoming)
+        {
+            Note(_owned.Arrived(Host));
+        }
+
+        _arrival = new Arrival(world, this, qemu, handOver, ArrivalEnded);
+        AdoptWhenItAnswers(_arrival);
+        return true;
+    }
+
+    private void AdoptWhenItAnswers(Arrival arrival) => Post(TimeSpan.FromMilliseconds(200), () =>
+    {
+        if (arrival.HasEnded || !arrival.Qemu.IsAlive)
+        {
+            return;
+        }
+
+        if (arrival.Qemu.Runs || arrival.Qemu.Continue())
+        {
+            arrival.FoundRunning();
+            return;
+        }
+
+        AdoptWhenItAnswers(arrival);
+    });
 
     private void Recover(Recovery recovery, HandOverRecord? handOver)
     {

@@ -41,7 +41,8 @@ internal sealed partial class World
     /// <summary>What a copy remembers of its disk has to be what the disk holds.</summary>
     public void CheckAgrees(ModelQemu qemu)
     {
-        if (!_operatorErred && !Guest.Agrees(qemu.Memory))
+        // Its own count of what it has written may not have come yet.
+        if (!_operatorErred && !qemu.IsMissing(0, 0) && !Guest.Agrees(qemu.Memory))
         {
             Violate($"the guest on {qemu.Host} has fallen behind its disk: another copy has run");
         }
@@ -61,13 +62,27 @@ internal sealed partial class World
 
         foreach (RamBlock block in Guest.Blocks)
         {
-            int common = paused[block.Index].AsSpan().CommonPrefixLength(qemu.Memory[block.Index]);
-            if (common < block.Length)
+            for (int page = 0; page < block.PageCount; page++)
             {
-                Violate($"page {common / Page.Size} of {block.Name} is not what it was at the pause");
-                return;
+                if (!qemu.IsMissing(block.Index, page) && !CheckPage(qemu, block.Index, page))
+                {
+                    return;
+                }
             }
         }
+    }
+
+    /// <summary>A page that the guest gets to see for the first time is what it was at the pause.</summary>
+    public bool CheckPage(ModelQemu qemu, int block, int page)
+    {
+        var at = new Range(page * Page.Size, (page + 1) * Page.Size);
+        bool isRight = _paused[qemu.Migration][block].AsSpan()[at].SequenceEqual(qemu.Memory[block].AsSpan()[at]);
+        if (!isRight)
+        {
+            Violate($"page {page} of {Guest.Blocks[block].Name} is not what it was at the pause");
+        }
+
+        return isRight;
     }
 
     // What has been promised.
@@ -133,6 +148,10 @@ internal sealed partial class World
         else if (_running.Count == 0 && !_mayBeDead)
         {
             Violate($"the guest runs nowhere: {Describe()}");
+        }
+        else if (_running.Count == 1 && _running.Single().Lacks > 0)
+        {
+            Violate($"the guest lacks {_running.Single().Lacks} pages, and nobody brings them: {Describe()}");
         }
         else if (_hosts.Values.Any(host => host.Qemu is { IsAlive: true, Runs: false }))
         {

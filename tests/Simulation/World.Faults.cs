@@ -144,7 +144,7 @@ internal sealed partial class World
 
     // The guest dies with the copy that holds it. One that never was handed over is nobody's only one.
     private void NoteKilled(string name, ModelQemu qemu) =>
-        _mayBeDead |= !qemu.IsIncoming || _hosts[name].Daemon is not { } daemon
+        _mayBeDead |= !qemu.IsIncoming || _hosts[name].Daemon is not { HasJournal: true } daemon
         || daemon.StateOf(qemu.Migration) is not null
         // The daemon may be about to record that it runs it, and die behind the record.
         || qemu.HasLoaded;

@@ -112,6 +112,8 @@ internal sealed partial class World
         }
     }
 
+    public void MayBeDead() => _mayBeDead = true;
+
     public static string Other(string host) => host == "a" ? "b" : "a";
 
     public bool CrashesNow() => !_healing && Time.Happens(Plan.CrashAtEffect);
@@ -122,7 +124,9 @@ internal sealed partial class World
 
     public Connection Connect(string source, string destination)
     {
-        var connection = new Connection(Time, Link, source, destination, Plan.Lanes);
+        // The last lane of a move that may turn to postcopy is for pages that somebody waits for.
+        var connection = new Connection(
+            Time, Link, source, destination, Plan.Lanes + (Plan.Postcopy ? 1 : 0));
         _connections.Add((connection, source, destination));
         return connection;
     }
@@ -237,6 +241,20 @@ internal sealed partial class World
         });
     }
 
+    /// <summary>An operator is told that a guest lacks memory for good: it is ended where it stands.</summary>
+    public void RestLost(string host)
+    {
+        Report.Count("rest lost");
+        Time.After(Time.Between(500, 5_000), () =>
+        {
+            if (_hosts[host].Qemu is { IsAlive: true, IsIncoming: false } qemu && qemu.Lacks > 0)
+            {
+                Note($"{host}: an operator ends a guest that lacks memory");
+                qemu.Kill();
+            }
+        });
+    }
+
     private bool IsQuiet => _healing && _hosts.Values.All(host => host.Daemon is { IsAlive: true, IsIdle: true });
 
     private void Boot()
@@ -269,7 +287,14 @@ internal sealed partial class World
                 return;
             }
 
-            owner.StartMove();
+            owner.Post(TimeSpan.Zero, () =>
+            {
+                // Asked a second time while it stood still, it has begun already.
+                if (owner.MayMove)
+                {
+                    owner.StartMove();
+                }
+            });
             for (int i = 0; i < Plan.FaultsPerMove; i++)
             {
                 Fault[] enabled = [.. Plan.Enabled.Where(fault => fault != Fault.Operator)];

@@ -98,6 +98,10 @@ public sealed record ParcelManifest
     /// <summary>Disk images, what they are based on included.</summary>
     public required IReadOnlyList<ParcelPart> Disks { get; init; }
 
+    /// <summary>Pages that the guest is likely to touch first (<see cref="WakeSet"/>); null if none is known.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public ParcelPart? Wake { get; init; }
+
     /// <summary>How long the guest stood still, milliseconds; 0 if it has not gone on.</summary>
     public double PauseMs { get; init; }
 
@@ -107,7 +111,7 @@ public sealed record ParcelManifest
     /// <summary>Every tree of it.</summary>
     [JsonIgnore]
     public IEnumerable<ParcelPart> Parts =>
-        [State, .. Memory, .. Disks];
+        [State, .. Wake is null ? [] : (ParcelPart[])[Wake], .. Memory, .. Disks];
 
     /// <summary>Null, or what no build writes like this.</summary>
     internal string? Refusal() =>
@@ -131,4 +135,5 @@ public sealed record ParcelManifest
 /// <param name="Parcel">That it was resumed from.</param>
 /// <param name="Host">The guest's owner from then on.</param>
 /// <param name="ClaimedUnixMs">When.</param>
-public sealed record ParcelClaim(string Parcel, string Host, long ClaimedUnixMs);
+/// <param name="TakenFrom">The host whose guest it was, if an operator took it over; otherwise empty.</param>
+public sealed record ParcelClaim(string Parcel, string Host, long ClaimedUnixMs, string TakenFrom = "");

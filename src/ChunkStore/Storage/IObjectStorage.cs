@@ -16,6 +16,11 @@ public interface IObjectStorage
     /// <returns>False if there is one already, which stays as it is, and is durable too.</returns>
     bool PutIfAbsent(string name, ReadOnlyMemory<byte> content);
 
+    /// <summary>The same, unless it is not wanted any more when all is ready for it to appear.</summary>
+    /// <param name="isWanted">Asked once, as late as possible; false ends it without a trace.</param>
+    /// <exception cref="StorageException">It was not wanted any more; or as for the other one.</exception>
+    bool PutIfAbsent(string name, ReadOnlyMemory<byte> content, Func<bool> isWanted);
+
     /// <summary>Reads a whole object; null if there is none.</summary>
     ReadOnlyMemory<byte>? TryReadAll(string name);
 
@@ -23,12 +28,57 @@ public interface IObjectStorage
     /// <returns>False if there is no such object, or if it ends before the part does.</returns>
     bool TryRead(string name, long offset, Span<byte> part);
 
+    /// <summary>Opens it for one thread that reads parts again and again.</summary>
+    IPartReader OpenParts() => new PartByPart(this);
+
     /// <summary>Everything under a folder, in no particular order.</summary>
     /// <param name="folder">Without a slash at its end.</param>
     IReadOnlyList<StoredObject> List(string folder);
 
     /// <summary>Removes an object; does nothing if there is none.</summary>
     void Delete(string name);
+}
+
+/// <summary>A part of an object that is wanted.</summary>
+/// <param name="name">Of the object.</param>
+/// <param name="into">As long as the part.</param>
+public sealed class ObjectPart(string name, long offset, Memory<byte> into)
+{
+    public string Name => name;
+
+    public long Offset => offset;
+
+    public Memory<byte> Into => into;
+
+    /// <summary>Once it was read: false if there is no such object, or if it ends before the part does.</summary>
+    public bool IsThere { get; set; }
+}
+
+/// <summary>Reads parts of objects.</summary>
+/// <remarks>
+/// One thread at a time. It may keep objects open: of one that is deleted meanwhile parts may still come.
+/// </remarks>
+public interface IPartReader : IDisposable
+{
+    /// <summary>Reads all of the parts, in any order, several at a time where each would wait for its answer.</summary>
+    /// <exception cref="StorageException">One could not be read; none is known to be there.</exception>
+    void Read(IReadOnlyList<ObjectPart> parts);
+}
+
+/// <summary>One part after the other.</summary>
+internal sealed class PartByPart(IObjectStorage storage) : IPartReader
+{
+    public void Read(IReadOnlyList<ObjectPart> parts)
+    {
+        foreach (ObjectPart part in parts)
+        {
+            part.IsThere = storage.TryRead(part.Name, part.Offset, part.Into.Span);
+        }
+    }
+
+    public void Dispose()
+    {
+    }
 }
 
 /// <summary>Why storage did not do what it was asked.</summary>

@@ -157,7 +157,12 @@ public sealed partial class Store
     public bool Contains(ChunkId id) => TryFindLasting(_state, id, out _, out _);
 
     /// <summary>A reader for one thread; the caller disposes it.</summary>
-    public StoreReader OpenReader() => new(this);
+    /// <param name="cancellation">Ends its reads: each looks before it begins.</param>
+    public StoreReader OpenReader(CancellationToken cancellation = default) => OpenReader(null, cancellation);
+
+    /// <summary>The same with something that is asked before the store; the caller disposes of it.</summary>
+    public StoreReader OpenReader(IChunksAtHand? atHand, CancellationToken cancellation) =>
+        new(this, cancellation) { AtHand = atHand };
 
     /// <summary>Everywhere that a chunk lies, those places that stay first.</summary>
     internal IReadOnlyList<(ChunkIndex Index, int Entry)> Find(ChunkId id)

@@ -34,7 +34,9 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
     /// <exception cref="ParcelRefusedException">A manifest cannot be read: nothing is removed.</exception>
     /// <exception cref="ChunkLostException">A tree is damaged: nothing is removed.</exception>
     /// <exception cref="StoreFormatException">An index or a note is damaged: nothing is removed.</exception>
-    public CollectionReport Run(string runId, string host, long nowUnixMs)
+    /// <exception cref="OperationCanceledException">The next run goes on from what this one has done.</exception>
+    public CollectionReport Run(
+        string runId, string host, long nowUnixMs, CancellationToken cancellation = default)
     {
         string own = SessionPrefix + runId;
         using StoreSession session = StoreSession.Begin(store, own, host, nowUnixMs, options.Random);
@@ -47,7 +49,7 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
         }
 
         IReadOnlyList<(string Guest, string Id)> parcels = ParcelShelf.List(store);
-        using StoreReader reader = store.OpenReader();
+        using StoreReader reader = store.OpenReader(cancellation);
         LiveChunks live = LiveChunks.Mark(store, parcels, judge, reader);
         Dictionary<ChunkId, (int Live, int All)> packs = live.ByPack();
         HashSet<ChunkId> removable = [];
@@ -58,6 +60,7 @@ public sealed class StoreCollector(Store store, IParcelJudge judge, StoreWriterO
                 && count.Live == 0));
         }
 
+        cancellation.ThrowIfCancellationRequested();
         (int removed, long freed) = Remove(removable, ripe);
         HashSet<ChunkId> waste = [.. packs.Where(pack => !store.Condemned.Contains(pack.Key)
             && pack.Value.Live < pack.Value.All * LiveShareMin).Select(pack => pack.Key)];

@@ -26,7 +26,9 @@ public sealed class StoreCopier(Store from, Store to, IParcelJudge judge, StoreW
     /// <param name="session">Open on the store that it goes to.</param>
     /// <exception cref="ParcelRefusedException">It is not what a member has signed.</exception>
     /// <exception cref="ChunkLostException">Something of it cannot be had.</exception>
-    public CopyReport Copy(string guest, string id, StoreSession session)
+    /// <exception cref="OperationCanceledException">What has been put is found again by the next copy.</exception>
+    public CopyReport Copy(
+        string guest, string id, StoreSession session, CancellationToken cancellation = default)
     {
         if (ParcelShelf.Find(to, guest, id, judge) is not null
             || ParcelShelf.Find(from, guest, id, judge) is not { } manifest)
@@ -34,8 +36,8 @@ public sealed class StoreCopier(Store from, Store to, IParcelJudge judge, StoreW
             return new CopyReport(false, 0, 0, 0);
         }
 
-        using StoreReader there = to.OpenReader();
-        using StoreReader reader = from.OpenReader();
+        using StoreReader there = to.OpenReader(cancellation);
+        using StoreReader reader = from.OpenReader(cancellation);
         using var writer = new StoreWriter(to, options);
         LiveChunks live = LiveChunks.Mark(
             to, [.. ParcelShelf.List(to).Where(parcel => parcel.Guest == guest)], judge, there);

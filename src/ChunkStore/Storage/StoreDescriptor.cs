@@ -51,4 +51,5 @@ internal sealed record WaitNote(IReadOnlyList<string> Sessions);
 [JsonSerializable(typeof(WaitNote))]
 [JsonSerializable(typeof(Parcels.ParcelManifest))]
 [JsonSerializable(typeof(Parcels.ParcelClaim))]
+[JsonSerializable(typeof(Parcels.ParcelVoucher))]
 internal sealed partial class StoreJson : JsonSerializerContext;

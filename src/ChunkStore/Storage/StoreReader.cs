@@ -16,24 +16,36 @@ public sealed class StoreReader : IDisposable
 
     // What is read in vain to save a request.
     private const int GapBytes = 32 << 10;
+
+    // As much is on its way at a time: at 100 ms to the store and back it makes 80 MiB/s.
+    private const int RangesAtOnce = 32;
+    private const int RangesBytes = 8 << 20;
     private const int CiphersMax = 64;
     private readonly Store _store;
     private readonly ISegmentCoder _coder;
-    private readonly byte[] _range = new byte[RangeBytes + Segment.StoredBytesMax];
+    private readonly IPartReader _parts;
+    private byte[]? _ranges;
     private readonly byte[] _plain = new byte[Segment.PlainBytesMax];
     private readonly byte[] _work = new byte[Segment.PlainBytesMax];
     private readonly Dictionary<ChunkId, ObjectCipher> _ciphers = [];
 
-    internal StoreReader(Store store)
+    private readonly CancellationToken _cancellation;
+
+    internal StoreReader(Store store, CancellationToken cancellation)
     {
         _store = store;
+        _cancellation = cancellation;
         _coder = store.Coders();
+        _parts = store.Objects.OpenParts();
     }
 
     /// <summary>A place whose bytes turned out to be wrong while another copy was found, or none.</summary>
     public event Action<ChunkDamage>? Damaged;
 
     public Store Store => _store;
+
+    /// <summary>Asked before the store, if there is one.</summary>
+    public IChunksAtHand? AtHand { get; init; }
 
     /// <summary>Bytes of packs read so far.</summary>
     public long BytesRead { get; private set; }
@@ -49,8 +61,11 @@ public sealed class StoreReader : IDisposable
     /// <param name="wanted">Any order, also the same chunk several times; none of zeros.</param>
     /// <param name="sink">Told each wanted chunk once.</param>
     /// <exception cref="ChunkLostException">One cannot be had; others may have been given out.</exception>
+    /// <exception cref="OperationCanceledException">Whoever opened it wants no more.</exception>
     public void Read(IReadOnlyList<WantedChunk> wanted, ChunkSink sink)
     {
+        _cancellation.ThrowIfCancellationRequested();
+        wanted = AtHand is null ? wanted : GiveAtHand(AtHand, wanted, sink);
         var located = new Located[wanted.Count];
         bool refreshed = false;
         for (int i = 0; i < located.Length; i++)
@@ -75,9 +90,7 @@ public sealed class StoreReader : IDisposable
         Array.Sort(located);
         for (int from = 0; from < located.Length;)
         {
-            int to = RangeEnd(located, from);
-            ReadRange(located.AsSpan(from, to - from), sink);
-            from = to;
+            from = ReadRanges(located, from, sink);
         }
     }
 
@@ -93,12 +106,32 @@ public sealed class StoreReader : IDisposable
     public void Dispose()
     {
         _coder.Dispose();
+        _parts.Dispose();
         foreach (ObjectCipher cipher in _ciphers.Values)
         {
             cipher.Dispose();
         }
 
         _ciphers.Clear();
+    }
+
+    // Gives out what is at hand; the rest is left.
+    private List<WantedChunk> GiveAtHand(IChunksAtHand atHand, IReadOnlyList<WantedChunk> wanted, ChunkSink sink)
+    {
+        var rest = new List<WantedChunk>();
+        foreach (WantedChunk one in wanted)
+        {
+            if (atHand.TryRead(one.Id, _plain, out int length))
+            {
+                sink(one.Tag, _plain.AsSpan(0, length));
+            }
+            else
+            {
+                rest.Add(one);
+            }
+        }
+
+        return rest;
     }
 
     private static int RangeEnd(Located[] located, int from)
@@ -120,27 +153,52 @@ public sealed class StoreReader : IDisposable
         return to;
     }
 
-    private void ReadRange(ReadOnlySpan<Located> located, ChunkSink sink)
+    // As many ranges as are read at a time; where the next ones begin.
+    private int ReadRanges(Located[] located, int from, ChunkSink sink)
     {
-        long start = located[0].Place.Offset;
-        long end = 0;
-        foreach (Located one in located)
+        var ranges = new List<(int From, int To, ObjectPart? Part)>(RangesAtOnce);
+        int used = 0;
+        _ranges ??= GC.AllocateUninitializedArray<byte>(RangesBytes + RangeBytes + Segment.StoredBytesMax);
+        for (int at = from; at < located.Length && ranges.Count < RangesAtOnce && used < RangesBytes;)
         {
-            end = Math.Max(end, one.Place.Offset + (long)one.Place.Length);
+            int to = RangeEnd(located, at);
+            long start = located[at].Place.Offset;
+            long end = 0;
+            foreach (Located one in located.AsSpan(at, to - at))
+            {
+                end = Math.Max(end, one.Place.Offset + (long)one.Place.Length);
+            }
+
+            // What is longer than any that was ever written is not there.
+            ObjectPart? part = end - start > RangeBytes + Segment.StoredBytesMax ? null : new ObjectPart(
+                ObjectNames.Pack(located[at].Pack), start, _ranges.AsMemory(used, (int)(end - start)));
+            ranges.Add((at, to, part));
+            used += part?.Into.Length ?? 0;
+            at = to;
         }
 
-        Span<byte> range = _range.AsSpan(0, (int)Math.Min(end - start, _range.Length));
-        bool there = end - start <= _range.Length && TryReadPart(located[0].Pack, start, range);
+        ReadParts([.. ranges.Select(range => range.Part).OfType<ObjectPart>()]);
+        foreach ((int first, int to, ObjectPart? part) in ranges)
+        {
+            _cancellation.ThrowIfCancellationRequested();
+            Open(located.AsSpan(first, to - first), part, sink);
+        }
+
+        return ranges[^1].To;
+    }
+
+    private void Open(ReadOnlySpan<Located> located, ObjectPart? part, ChunkSink sink)
+    {
         for (int i = 0; i < located.Length;)
         {
             ChunkPlace place = located[i].Place;
             int length = 0;
             int slots = 0;
-            string? wrong = !there ? "its pack does not hold it"
+            string? wrong = part is not { IsThere: true } ? "its pack does not hold it"
                 : TryCipher(located[i].Pack, out ObjectCipher? cipher) is { } refused ? refused
                 : Segment.Open(
-                    range.Slice((int)(place.Offset - start), place.Length), place.Offset, cipher, _coder, _plain,
-                    _work, out length, out slots);
+                    part.Into.Span.Slice((int)(place.Offset - part.Offset), place.Length), place.Offset, cipher, _coder,
+                    _plain, _work, out length, out slots);
             for (; i < located.Length && located[i].Place.Offset == place.Offset; i++)
             {
                 Give(located[i], wrong, slots, _plain.AsSpan(0, length), sink);
@@ -204,10 +262,17 @@ public sealed class StoreReader : IDisposable
             && ChunkId.Of(chunk) == id ? chunk.ToArray() : null;
     }
 
-    private bool TryReadPart(ChunkId pack, long offset, Span<byte> part)
+    private bool TryReadPart(ChunkId pack, long offset, byte[] into)
     {
-        BytesRead += part.Length;
-        return _store.Objects.TryRead(ObjectNames.Pack(pack), offset, part);
+        var part = new ObjectPart(ObjectNames.Pack(pack), offset, into);
+        ReadParts([part]);
+        return part.IsThere;
+    }
+
+    private void ReadParts(IReadOnlyList<ObjectPart> parts)
+    {
+        _parts.Read(parts);
+        BytesRead += parts.Sum(part => part.Into.Length);
     }
 
     private string? TryCipher(ChunkId pack, out ObjectCipher? cipher)

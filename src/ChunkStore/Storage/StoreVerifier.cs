@@ -29,9 +29,10 @@ public sealed class StoreVerifier(Store store, IParcelJudge judge, StoreWriterOp
     /// True: every chunk is read and named again, and what is damaged is repaired. False: that it is listed is enough.
     /// </param>
     /// <param name="rescue">Asked for chunks that the store cannot give; null if there is nobody to ask.</param>
-    public VerificationReport Run(bool contents, ChunkRescue? rescue)
+    /// <param name="cancellation">Ends it; what has been repaired by then may have to be repaired again.</param>
+    public VerificationReport Run(bool contents, ChunkRescue? rescue, CancellationToken cancellation = default)
     {
-        using StoreReader reader = store.OpenReader();
+        using StoreReader reader = store.OpenReader(cancellation);
         using var writer = new StoreWriter(store, options);
         HashSet<ChunkId> seen = [];
         List<ChunkId> lost = [];

@@ -5,11 +5,19 @@ namespace Godwit.ChunkStore.Trees;
 /// <summary>Stores a node and gives its id.</summary>
 public delegate ChunkId NodeSink(ReadOnlySpan<byte> node);
 
+/// <summary>Ids of pages that follow each other; default for those of zeros.</summary>
+/// <param name="First">Number of the first page.</param>
+public readonly record struct TreePart(long First, ReadOnlyMemory<ChunkId> Pages);
+
 /// <summary>Trees over the pages of a memory or a disk: equal contents have equal roots, whoever built them.</summary>
 public static class ChunkTree
 {
-    /// <summary>Pages of the largest tree that is loaded whole: 1 TiB, which takes 8 GiB for their ids.</summary>
-    public const long LoadedPagesMax = 1L << 28;
+    /// <summary>Pages of the largest tree that is read: 1 TiB.</summary>
+    public const long PagesMax = 1L << 28;
+
+    // 65,536 pages in a part: 2 MiB of ids.
+    private const int PartLevel = 3;
+    private static readonly ChunkId[] Zeros = new ChunkId[Covered(PartLevel + 1)];
 
     /// <summary>Builds a tree bottom up.</summary>
     /// <param name="pages">The id of each page, default for one of zeros; they are in the store already.</param>
@@ -42,29 +50,52 @@ public static class ChunkTree
         }
     }
 
-    /// <summary>Reads a whole tree, level by level.</summary>
+    /// <summary>Reads a tree from its first page to its last.</summary>
+    /// <remarks>
+    /// A few nodes can name the same subtree again and again: what a manifest says costs nothing to say. So no more is
+    /// held than one part and the way to it.
+    /// </remarks>
     /// <param name="pages">Pages it covers.</param>
-    /// <returns>The id of each page, default for one of zeros.</returns>
+    /// <returns>Parts without a gap.</returns>
     /// <exception cref="ChunkLostException">A node cannot be had.</exception>
     /// <exception cref="StoreFormatException">
-    /// A node is none of its level, or names pages past the end; or there are over <see cref="LoadedPagesMax"/>.
+    /// A node is none of its level, or names pages past the end; or there are over <see cref="PagesMax"/>.
     /// </exception>
+    public static IEnumerable<TreePart> Parts(ChunkId root, long pages, StoreReader reader)
+    {
+        RequireReadable(root, pages);
+        return pages == 0 ? [] : Parts(root, TreeNode.RootLevel(pages), 0, pages, reader);
+    }
+
+    /// <summary>Reads all ids of a tree, 32 bytes for each page: for pages that are in memory anyhow.</summary>
+    /// <returns>The id of each page, default for one of zeros.</returns>
+    /// <inheritdoc cref="Parts(ChunkId, long, StoreReader)"/>
     public static ChunkId[] Load(ChunkId root, long pages, StoreReader reader)
     {
-        // What a manifest says costs nothing to say.
-        if (pages > LoadedPagesMax)
+        RequireReadable(root, pages);
+        ChunkId[] ids = new ChunkId[pages];
+        foreach (TreePart part in Parts(root, pages, reader))
         {
-            throw new StoreFormatException(
-                $"tree {root}", $"it is said to have {pages} pages; {LoadedPagesMax} are loaded");
+            part.Pages.CopyTo(ids.AsMemory((int)part.First));
         }
 
-        ChunkId[] ids = [root];
-        for (int level = TreeNode.RootLevel(pages); pages > 0 && level >= 0; level--)
+        return ids;
+    }
+
+    /// <summary>The id of one page.</summary>
+    /// <inheritdoc cref="Parts(ChunkId, long, StoreReader)"/>
+    public static ChunkId PageAt(ChunkId root, long pages, long page, StoreReader reader)
+    {
+        RequireReadable(root, pages);
+        ChunkId id = root;
+        Span<ChunkId> children = stackalloc ChunkId[TreeNode.Fanout];
+        for (int level = TreeNode.RootLevel(pages); level >= 0 && !id.IsZeros; level--)
         {
-            ids = Descend(ids, level, Count(pages, level), reader);
+            Require(reader.Read(id), level, children);
+            id = children[(int)(page / Covered(level) % TreeNode.Fanout)];
         }
 
-        return pages > 0 ? ids : [];
+        return id;
     }
 
     /// <summary>Visits the nodes and pages of a tree top down, and no subtree that the caller does not want.</summary>
@@ -148,6 +179,49 @@ public static class ChunkTree
             }
 
             pairs = below;
+        }
+    }
+
+    private static void RequireReadable(ChunkId root, long pages)
+    {
+        if (pages > PagesMax)
+        {
+            throw new StoreFormatException($"tree {root}", $"it is said to have {pages} pages; {PagesMax} are read");
+        }
+    }
+
+    // Of the subtree under a node: pages of it that there are, from the first one on.
+    private static IEnumerable<TreePart> Parts(ChunkId id, int level, long first, long pages, StoreReader reader)
+    {
+        if (id.IsZeros)
+        {
+            for (long at = 0; at < pages; at += Zeros.Length)
+            {
+                yield return new TreePart(first + at, Zeros.AsMemory(0, (int)Math.Min(Zeros.Length, pages - at)));
+            }
+        }
+        else if (level <= PartLevel)
+        {
+            ChunkId[] ids = [id];
+            for (; level >= 0; level--)
+            {
+                ids = Descend(ids, level, Count(pages, level), reader);
+            }
+
+            yield return new TreePart(first, ids);
+        }
+        else
+        {
+            ChunkId[] children = Descend([id], level, Count(pages, level), reader);
+            for (int i = 0; i < children.Length; i++)
+            {
+                long at = i * Covered(level);
+                foreach (TreePart part in Parts(
+                    children[i], level - 1, first + at, Math.Min(Covered(level), pages - at), reader))
+                {
+                    yield return part;
+                }
+            }
         }
     }
 

@@ -37,8 +37,8 @@ internal static class MigrateCommand
             "--max-downtime", "The longest the guest may stand still, never exceeded silently (default: 300ms).");
         var bandwidth = Option.BitsPerSecond("--bandwidth", "Cap on what goes over the wire (default: no cap).");
         var method = Option.Among(
-            "--method", "Memory before the guest, behind it, or one round before and the rest behind; auto: as the "
-                + "policy says when rounds do not shrink.",
+            "--method", "Memory before the guest, behind it, or rounds while they help and the rest behind; auto: as "
+                + "the forecast and the policy say.",
             ["auto", "precopy", "postcopy", "hybrid"], "auto");
         var ladder = Option.Text(
             "--policy", "What to do, step by step, when rounds do not shrink (default: default).", "NAME");
@@ -162,6 +162,13 @@ internal static class MigrateCommand
         using var interruption = new SignalInterruption();
         var migration = await session.Client.AskAsync(
             (daemon, options) => daemon.StartMigrationAsync(request, options), CancellationToken.None);
+        if (migration.MayTurnToPostcopy)
+        {
+            session.Note(
+                $"If it turns to postcopy, {migration.Guest} needs both hosts until all its memory has come: "
+                + $"{migration.From} lost for good in that time costs the guest. '--policy safe' never does.");
+        }
+
         if (detach)
         {
             session.Answer(MigrationAnswers.Started(migration));

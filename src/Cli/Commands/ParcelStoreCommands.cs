@@ -20,28 +20,39 @@ internal static class ParcelStoreCommands
     private static Command Create(GodwitCommand godwit)
     {
         var name = NameArgument();
-        var at = Option.Text("--at", "The directory, on a file system that the hosts share or on this host.", "PATH");
+        var at = Option.Text(
+            "--at", "A directory, on a file system that the hosts share or on this host; or s3://BUCKET/PREFIX.",
+            "PATH");
         at.Required = true;
         var key = Option.Text(
             "--key-file", "Encrypt it under the key in this file, which is made if the store is new.", "PATH");
         var quota = Option.Bytes("--quota", "What this host may let it grow to (default: no limit).");
         var coding = Option.Among(
             "--coding", "lz4 for fast storage, zstd for slow links.", ["lz4", "zstd"], "lz4");
+        var endpoint = Option.Text("--endpoint", "The object store's address, if it is not AWS's.", "URL");
+        var region = Option.Text("--region", "The bucket's region (default: as AWS's tools find it).", "NAME");
+        var credentials = Option.Text(
+            "--credentials-file",
+            "The bucket's keys, under [default] in AWS's format, mode 0600 (default: where AWS's tools look).", "PATH");
         return godwit.Verb(
-            "create", "Make a directory a store, or make a store that is there known to this host.",
+            "create", "Make an empty place a store, or make a store that is there known to this host.",
             [
                 "godwit store create office --at /mnt/office/godwit",
+                "godwit store create cloud --at s3://backups/godwit --endpoint https://s3.example.org "
+                    + "--credentials-file /etc/godwit/s3.credentials",
                 "godwit store create usb --at /media/usb/godwit --key-file /etc/godwit/usb.key --coding zstd",
             ],
-            [name, at, key, quota, coding],
+            [name, at, key, quota, coding, endpoint, region, credentials],
             async (session, cancellation) =>
             {
                 var request = new StoreSpec
                 {
                     Name = session.Get(name), Location = session.Get(at), KeyFile = session.Get(key) ?? "",
                     QuotaBytes = session.Get(quota), Coding = session.Get(coding),
+                    Endpoint = session.Get(endpoint) ?? "", Region = session.Get(region) ?? "",
+                    CredentialsFile = session.Get(credentials) ?? "",
                 };
-                session.Answer(ParcelStoreAnswers.Show(await session.Client.AskAsync(
+                session.Answer(ParcelStoreAnswers.Made(await session.Client.AskAsync(
                     (daemon, options) => daemon.CreateStoreAsync(request, options), cancellation)));
                 return 0;
             });

@@ -31,7 +31,11 @@ internal static class GuestAnswers
     {
         Data = Data(guest),
         Names = [guest.Spec.Name],
-        Text = _ => [new Line($"{guest.Spec.Name} {verb}; it is {Json.Word(guest.State)} on {guest.Host}")],
+        Text = _ =>
+        [
+            new Line($"{guest.Spec.Name} {verb}; it is {Json.Word(guest.State)} on {guest.Host}"),
+            .. guest.Detail.Length > 0 ? (Line[])[new Line($"  {guest.Detail}")] : [],
+        ],
     };
 
     public static JsonObject Data(Guest guest) => new()

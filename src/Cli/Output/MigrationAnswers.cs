@@ -62,6 +62,8 @@ internal static class MigrationAnswers
             ["downtimeMsLow"] = plan.DowntimeMsLow,
             ["downtimeMsHigh"] = plan.DowntimeMsHigh,
             ["basis"] = Json.Text(plan.Basis),
+            ["methodReason"] = Json.Text(plan.MethodReason),
+            ["risk"] = Json.Text(plan.Risk),
             ["dirtyBytesPerSecond"] = plan.DirtyBytesPerSecond < 0 ? null : Json.Number(plan.DirtyBytesPerSecond),
             ["notes"] = Json.Array(plan.Notes.Select(note => (JsonNode)new JsonObject
             {
@@ -100,6 +102,8 @@ internal static class MigrationAnswers
             ["dirtyBytesPerSecond"] = Json.Number(round.DirtyBytesPerSecond),
             ["coding"] = Json.Text(round.Coding),
         })),
+        ["methodReason"] = Json.Text(migration.MethodReason),
+        ["mayTurnToPostcopy"] = migration.MayTurnToPostcopy,
         ["stepsTaken"] = Json.Array(migration.StepsTaken.Select(step => (JsonNode)JsonValue.Create(step))),
         ["throttlePercent"] = migration.ThrottlePercent,
         ["throttledPercent"] = migration.ThrottledPercent,
@@ -126,9 +130,19 @@ internal static class MigrationAnswers
         },
     };
 
+    // Of a move that is over: what the forecast was worth.
+    private static string Errors(Migration migration) =>
+        migration.Forecast is not { } forecast || migration.Outcome != MigrationOutcome.Completed ? ""
+            : Units.Invariant($"{Error(forecast.BytesLow, forecast.BytesHigh, migration.WireBytes):0} % of the bytes, ")
+                + Units.Invariant(
+                    $"{Error(forecast.SecondsLow, forecast.SecondsHigh, migration.TotalSeconds):0} % of the time");
+
+    private static double Error(double low, double high, double came) =>
+        came <= 0 ? 0 : 100 * Math.Abs(((low + high) / 2) - came) / came;
+
     /// <summary>How far the middle of a forecast was from what came, in percent of what came.</summary>
     private static JsonNode? ErrorPercent(double low, double high, double came) =>
-        came <= 0 ? null : Json.Number(100 * Math.Abs(((low + high) / 2) - came) / came);
+        came <= 0 ? null : Json.Number(Error(low, high, came));
 
     /// <summary>
     /// All that is known of a migration: the id, then the report's fields, then the state and the policy.
@@ -249,6 +263,7 @@ internal static class MigrationAnswers
             ("method", migration.MemoryBacking.Length == 0
                 ? migration.Method
                 : $"{migration.Method}, memory {migration.MemoryBacking}"),
+            ("because", migration.MethodReason),
             ("phase", migration.Phase == MigrationPhase.Ended ? "" : Json.Word(migration.Phase)),
             ("outcome", Json.Word(migration.Outcome)),
             ("error", migration.ErrorCode),
@@ -275,6 +290,7 @@ internal static class MigrationAnswers
                     + $"{Range(Units.Duration(forecast.SecondsLow), Units.Duration(forecast.SecondsHigh))}, pause "
                     + Range(Units.Pause(forecast.DowntimeMsLow), Units.Pause(forecast.DowntimeMsHigh))
                 : ""),
+            ("off by", Errors(migration)),
             ("next", migration.Progress?.Next ?? ""),
             ("policy", $"{(policy.Ladder.Length > 0 ? $"{policy.Ladder}, " : "")}method {Json.Word(policy.Method)}, "
                 + $"{Json.Word(policy.Pacing)} pacing, {cap}, on stall {Json.Word(policy.OnStall)}"),
@@ -320,10 +336,12 @@ internal static class MigrationAnswers
             yield return new Fields(
             [
                 ("method", plan.Method),
+                ("because", plan.MethodReason),
                 ("on the wire", Range(Units.Bytes(plan.BytesLow, wide), Units.Bytes(plan.BytesHigh, wide))),
                 ("time", Range(Units.Duration(plan.SecondsLow), Units.Duration(plan.SecondsHigh))),
                 ("pause", Range(Units.Pause(plan.DowntimeMsLow), Units.Pause(plan.DowntimeMsHigh))),
                 ("rests on", plan.Basis),
+                ("risk", plan.Risk),
             ]);
         }
     }

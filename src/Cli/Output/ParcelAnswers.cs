@@ -55,6 +55,28 @@ internal static class ParcelAnswers
         ],
     };
 
+    public static Answer Hoarded(HoardProgress hoard) => new()
+    {
+        Data = new JsonObject
+        {
+            ["parcel"] = Data(hoard.Parcel),
+            ["host"] = hoard.Host,
+            ["neededBytes"] = hoard.NeededBytes,
+            ["heldBytes"] = hoard.HeldBytes,
+            ["hoardedBytes"] = hoard.HoardedBytes,
+            ["leftBytes"] = hoard.LeftBytes,
+            ["fetchedBytes"] = hoard.FetchedBytes,
+            ["totalSeconds"] = hoard.TotalSeconds,
+        },
+        Names = [hoard.Parcel.Id],
+        Text = wide =>
+        [
+            new Line($"{hoard.Host} has what {hoard.Parcel.Guest} needs of {hoard.Parcel.Id} after "
+                + $"{Units.Duration(hoard.TotalSeconds)}: {Units.Bytes(hoard.HeldBytes, wide)} was there, "
+                + $"{Units.Bytes(hoard.HoardedBytes, wide)} hoarded, {Units.Bytes(hoard.FetchedBytes, wide)} fetched"),
+        ],
+    };
+
     public static Answer Removed(Parcel parcel) => new()
     {
         Data = new JsonObject { ["removed"] = parcel.Id },

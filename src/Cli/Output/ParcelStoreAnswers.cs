@@ -21,13 +21,19 @@ internal static class ParcelStoreAnswers
             ])])],
     };
 
-    public static Answer Show(StoreInfo store) => new()
+    public static Answer Made(StoreInfo store)
     {
-        Data = Data(store),
-        Names = [store.Spec.Name],
-        Text = wide => [new Line(
-            $"{store.Spec.Name} at {store.Spec.Location}: {store.Parcels} parcels, {Units.Bytes(store.Bytes, wide)}")],
-    };
+        var data = Data(store);
+        data["made"] = store.IsNew;
+        return new Answer
+        {
+            Data = data,
+            Names = [store.Spec.Name],
+            Text = wide => [new Line($"{store.Spec.Name} "
+                + (store.IsNew ? $"made at {store.Spec.Location}" : $"found at {store.Spec.Location}: {store.Parcels} "
+                    + $"parcels, {Units.Bytes(store.Bytes, wide)}"))],
+        };
+    }
 
     public static Answer Forgotten(string name) => new()
     {
@@ -98,6 +104,7 @@ internal static class ParcelStoreAnswers
     {
         ["name"] = store.Spec.Name,
         ["location"] = store.Spec.Location,
+        ["endpoint"] = Json.Text(store.Spec.Endpoint),
         ["id"] = Json.Text(store.Id),
         ["encrypted"] = store.Spec.KeyFile.Length > 0,
         ["coding"] = store.Spec.Coding,

@@ -15,7 +15,9 @@ internal sealed partial class Membership
     /// <exception cref="GodwitException">
     /// <c>authority-absent</c>, <c>host-unknown</c> or <c>host-holds-ca</c>.
     /// </exception>
-    public async Task<IReadOnlyList<string>> RemoveAsync(string name, CancellationToken cancellationToken)
+    /// <param name="before">Done when it is sure that the host goes, while its certificates are still good.</param>
+    public async Task<IReadOnlyList<string>> RemoveAsync(
+        string name, Func<string, Task> before, CancellationToken cancellationToken)
     {
         if (!HoldsAuthority)
         {
@@ -30,9 +32,10 @@ internal sealed partial class Membership
                 "Remove the other hosts instead, each with its name.");
         }
 
+        await before(host.Name);
         // Rounded up: a certificate tells the second of its issue, and those of this very second are revoked too.
-        var before = DateTimeOffset.FromUnixTimeSeconds(clock.GetUtcNow().ToUnixTimeSeconds() + 1);
-        var revocation = new RevocationRecord(trust.Identity.AuthoritySha256, host.Name, before);
+        var issuedBefore = DateTimeOffset.FromUnixTimeSeconds(clock.GetUtcNow().ToUnixTimeSeconds() + 1);
+        var revocation = new RevocationRecord(trust.Identity.AuthoritySha256, host.Name, issuedBefore);
         await RevokeAsync(revocation, cancellationToken);
         Log.HostRemoved(logger, host.Name, host.CertificateSha256);
         var members = await registry.ListHostsAsync(CancellationToken.None);
@@ -42,8 +45,10 @@ internal sealed partial class Membership
     }
 
     /// <summary>Takes the word of the authority's host for who was removed; nobody else's.</summary>
+    /// <param name="beforeEach">Done with each name while its certificates are still good; may be null.</param>
     public async Task LearnRevocationsAsync(
-        string caller, IEnumerable<Revocation> revocations, CancellationToken cancellationToken)
+        string caller, IEnumerable<Revocation> revocations, Func<string, Task>? beforeEach,
+        CancellationToken cancellationToken)
     {
         await RequireAuthorityAsync(caller, cancellationToken);
         var authority = trust.Identity.AuthoritySha256;
@@ -56,6 +61,7 @@ internal sealed partial class Membership
             // A known one is left alone: the host may have been admitted again since.
             if (!known.TryGetValue(given.Host, out var last) || last < before)
             {
+                await (beforeEach?.Invoke(given.Host) ?? Task.CompletedTask);
                 await RevokeAsync(new RevocationRecord(authority, given.Host, before), cancellationToken);
                 Log.RemovalLearnt(logger, given.Host, caller);
             }

@@ -110,7 +110,7 @@ internal sealed partial class Membership(
             host, HelloDeadline, (peer, options) => peer.HelloAsync(request, options), cancellationToken);
         if (host.HoldsAuthority && answer.Hosts.Count > 0)
         {
-            await LearnRevocationsAsync(host.Name, answer.Revocations, cancellationToken);
+            await LearnRevocationsAsync(host.Name, answer.Revocations, beforeEach: null, cancellationToken);
             await LearnAsync(host.Name, answer.Hosts, cancellationToken);
         }
 

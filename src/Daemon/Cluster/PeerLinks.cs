@@ -43,6 +43,33 @@ internal sealed class PeerLinks(ClusterTrust trust) : IDisposable
         }
     }
 
+    /// <summary>Calls a member that answers as it goes on; the call lasts as long as that.</summary>
+    /// <exception cref="GodwitException">
+    /// The peer's own refusal, or <c>host-unreachable</c> or <c>certificate-*</c>.
+    /// </exception>
+    public async Task FollowAsync<T>(
+        HostRecord host, Func<Peer.PeerClient, CallOptions, AsyncServerStreamingCall<T>> call, Func<T, Task> told,
+        CancellationToken cancellationToken)
+    {
+        var link = LinkTo(host);
+        try
+        {
+            using var answers = call(link.Client, new CallOptions(cancellationToken: cancellationToken));
+            await foreach (var answer in answers.ResponseStream.ReadAllAsync(cancellationToken))
+            {
+                await told(answer);
+            }
+        }
+        catch (RpcException exception) when (!cancellationToken.IsCancellationRequested)
+        {
+            throw Explain(exception, $"host '{host.Name}' at {host.Address}", link.Refused);
+        }
+        catch (RpcException exception)
+        {
+            throw new OperationCanceledException("The call was given up.", exception, cancellationToken);
+        }
+    }
+
     /// <summary>Forgets every connection: they were made under another membership.</summary>
     public void Reset()
     {

@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using Godwit.Host.Parcels;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Migration;
@@ -195,19 +196,45 @@ internal sealed partial class GuestKeeper
         });
     }
 
+    /// <summary>Ends a guest that runs while its memory still comes from its parcel.</summary>
+    /// <returns>Null if it is no such guest; otherwise what is lost by it.</returns>
+    private async Task<string?> TryEndFillingAsync(LocalGuest guest)
+    {
+        await guest.Gate.WaitAsync(CancellationToken.None);
+        try
+        {
+            if (guest.Record.Parcel is not { Stage: ParcelStage.Filling } parcel
+                || guest.Record.Host != settings.HostName)
+            {
+                return null;
+            }
+
+            // From here on the exit is wished for. Whoever fills it learns of it from its stream.
+            await EndEveryCopyAsync(guest);
+            await NoteAsync(guest, guest.Record with
+            {
+                Intent = GuestIntent.Stopped, Detail = "", Parcel = parcel with { Stage = ParcelStage.Awake },
+            });
+            var lost = $"It was ended while memory still came from parcel {parcel.Id}: what it held in memory since it "
+                + $"was resumed is lost, its disks are as it left them. 'godwit vm start {guest.Record.Name}' boots "
+                + $"from them; 'godwit vm rollback {parcel.Id}' goes back to the parcel, disks included.";
+            Log.GuestStopped(logger, guest.Record.Name, "by force, before all of its memory had come");
+            return lost;
+        }
+        finally
+        {
+            guest.Gate.Release();
+        }
+    }
+
     // A QEMU that is found belongs to a suspend or a resume that the last daemon did not finish.
     private async Task RecoverAsleepAsync(LocalGuest guest, CancellationToken cancellationToken)
     {
         var parcel = guest.Record.Parcel!;
-        if (parcel.Stage != ParcelStage.Suspending)
-        {
-            // One that lacks memory may answer nobody, and must not write to its disks any more either.
-            await machines.KillAsync(guest.Record.Contract);
-        }
-
-        var (machine, _) = await TryAdoptAsync(guest.Record.Contract, cancellationToken);
+        var contract = guest.Record.Contract;
         if (parcel.Stage == ParcelStage.Suspending)
         {
+            var (machine, _) = await TryAdoptAsync(contract, cancellationToken);
             if (machine is not null)
             {
                 Attach(guest, machine);
@@ -219,18 +246,32 @@ internal sealed partial class GuestKeeper
             return;
         }
 
-        if (machine is not null)
+        if (parcel.Stage == ParcelStage.Filling
+            && LazyMemory.IsLeft(contract, machines.Directory(contract), parcel.Id))
         {
-            await EndAsync(machine);
+            // It runs, and waits for what it lacks until it has been taken up.
+            guest.MigrationId = parcel.Id;
+            _ = AdoptWhenItAnswersAsync(guest);
+            return;
         }
 
-        // One that ran lacks memory that only the last daemon could give it: it goes back to its parcel, as a guest
-        // goes back to its disks whose host lost its power.
-        if (parcel.Stage is ParcelStage.Resuming or ParcelStage.Filling)
+        // One that lacks memory may answer nobody, and must not write to its disks any more either.
+        await machines.KillAsync(contract);
+        if (parcel.Stage == ParcelStage.Resuming)
         {
             await NoteAsync(guest, guest.Record with
             {
                 Intent = GuestIntent.Stopped, Parcel = parcel with { Stage = ParcelStage.Asleep },
+            });
+        }
+        else if (parcel.Stage == ParcelStage.Filling)
+        {
+            // It has run: what it wrote to its disks is not taken back without a word of its operator's.
+            await NoteAsync(guest, guest.Record with
+            {
+                Intent = GuestIntent.Stopped, Parcel = parcel with { Stage = ParcelStage.Awake },
+                Detail = "Its QEMU ended before all of its memory had come: its disks are as it left them. 'godwit vm "
+                    + $"rollback {parcel.Id}' goes back to its parcel, disks included.",
             });
         }
     }

@@ -146,9 +146,25 @@ internal sealed partial class GuestKeeper
                 machines.Announce(Machines.OpenAnnouncer(machine), contract.Name);
             }
 
-            Attach(guest, machine);
-            Log.GuestAdopted(logger, contract.Name, machine.ProcessId, "running, without all of its memory");
-            return;
+            await guest.Gate.WaitAsync();
+            try
+            {
+                if (guest.Record.Intent == GuestIntent.Stopped)
+                {
+                    // Ended by force while it answered: its exit is no failure.
+                    await Machines.EndAsync(machine);
+                    return;
+                }
+
+                Attach(guest, machine);
+                guest.Adopted.TrySetResult();
+                Log.GuestAdopted(logger, contract.Name, machine.ProcessId, "running, without all of its memory");
+                return;
+            }
+            finally
+            {
+                guest.Gate.Release();
+            }
         }
     }
 
@@ -161,6 +177,10 @@ internal sealed partial class GuestKeeper
         machines.SetLinks(machine, up: true);
         return await RunStateAsync(machine, CancellationToken.None);
     }
+
+    /// <summary>Lets QEMU close our end of a stream that is over.</summary>
+    public static Task ReleaseStreamAsync(QemuMachine machine) =>
+        TryAsync(() => machine.ReleaseStreamAsync(CancellationToken.None));
 
     /// <summary>Starts a guest that is this host's by an operator's decision anew, from its disks.</summary>
     /// <returns>False if it could not be started; its record says why.</returns>
@@ -188,6 +208,28 @@ internal sealed partial class GuestKeeper
         {
             guest.Machine = null;
             await EndAsync(machine);
+        }
+    }
+
+    /// <summary>Ends a guest that came by postcopy and will not get the rest of its memory.</summary>
+    /// <remarks>
+    /// Killed: one whose devices wait for a page does not answer, and waits for ever. Its disks, if they ever were its
+    /// own, are as a power cut leaves them.
+    /// </remarks>
+    /// <param name="machine">Null for one that was taken up, which may not have answered yet.</param>
+    public async Task EndArrivalAsync(LocalGuest guest, QemuMachine? machine)
+    {
+        if (guest.Machine is not null)
+        {
+            await EndCopyAsync(guest);
+        }
+        else if (machine is not null)
+        {
+            await EndAsync(machine);
+        }
+        else
+        {
+            await machines.KillAsync(guest.Record.Contract);
         }
     }
 
@@ -446,6 +488,14 @@ internal sealed partial class GuestKeeper
         guest.Record = next;
         return StoreAsync(guest, next);
     }
+
+    /// <summary>Stores who owns the guest, if that could not be stored when it changed.</summary>
+    /// <remarks>
+    /// Before its next move: the journal has the last one's record in place of the registry's, and only until the next
+    /// one has its own. A daemon that started then would take a guest that runs for one that never came.
+    /// </remarks>
+    public Task CatchUpAsync(LocalGuest guest) =>
+        guest.StoredEpoch == guest.Record.Epoch ? Task.CompletedTask : StoreAsync(guest, guest.Record);
 
     private async Task StoreAsync(LocalGuest guest, GuestRecord next)
     {

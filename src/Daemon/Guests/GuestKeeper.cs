@@ -200,14 +200,26 @@ internal sealed partial class GuestKeeper(
         return guest;
     }
 
-    public async Task<LocalGuest> StopAsync(
+    /// <returns>The guest, and what was lost by force beyond what a guest loses that is switched off.</returns>
+    public async Task<(LocalGuest Guest, string Lost)> StopAsync(
         string name, bool force, TimeSpan timeout, CancellationToken cancellationToken)
     {
         var guest = Find(name);
+        if (force && await TryEndFillingAsync(guest) is { } lost)
+        {
+            // Whoever filled it lets go of it in a moment.
+            for (var i = 0; i < 100 && guest.MigrationId.Length > 0; i++)
+            {
+                await Task.Delay(TimeSpan.FromMilliseconds(100), CancellationToken.None);
+            }
+
+            return (guest, lost);
+        }
+
         if (force && await TryEndFetchingAsync(guest))
         {
             // Whoever receives its memory notes that it has ended, and tells the host that has the rest.
-            return guest;
+            return (guest, "");
         }
 
         using var alone = await EnterAsync(guest, cancellationToken);
@@ -217,7 +229,7 @@ internal sealed partial class GuestKeeper(
         {
             // A failed guest is put in order by stopping it.
             await NoteAsync(guest, guest.Record with { Intent = GuestIntent.Stopped, Detail = "" });
-            return guest;
+            return (guest, "");
         }
 
         if (!force)
@@ -237,7 +249,7 @@ internal sealed partial class GuestKeeper(
         await Machines.EndAsync(machine);
         await NoteAsync(guest, guest.Record with { Intent = GuestIntent.Stopped, Detail = "" });
         Log.GuestStopped(logger, guest.Record.Name, force ? "by force" : "by its own shutdown");
-        return guest;
+        return (guest, "");
     }
 
     // A guest that runs here and lacks memory of a host that may be gone: nothing else would ever end it.
@@ -364,6 +376,13 @@ internal sealed partial class GuestKeeper(
 
     private static void RequireStill(LocalGuest guest)
     {
+        if (guest.MigrationId.Length > 0 && guest.Record.Parcel is { Stage: ParcelStage.Filling } filling)
+        {
+            throw State(guest, $"runs, and some of its memory is still to come from parcel {filling.Id}",
+                "Wait until all is there: 'godwit vm show' says when. Its power button works from within; "
+                + $"'godwit vm stop {guest.Record.Name} --force' ends it at once.");
+        }
+
         if (guest.MigrationId.Length > 0)
         {
             throw State(guest, $"is moving (migration {guest.MigrationId})",

@@ -65,6 +65,12 @@ internal sealed class LocalGuest(GuestRecord record)
     /// </summary>
     public HandOverRecord? TakenUp { get; set; }
 
+    /// <summary>Ends when the QEMU of such a guest has answered, and the guest runs.</summary>
+    public TaskCompletionSource Adopted { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    /// <summary>Pages that it touched first when it was last woken here; the next parcel is told.</summary>
+    public IReadOnlyList<long> WakePages { get; set; } = [];
+
     /// <summary>Set by QEMU's SHUTDOWN event: the guest switched itself off, or it was told to.</summary>
     public bool HasShutDown { get; set; }
 

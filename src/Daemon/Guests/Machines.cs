@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Godwit.Host.Network;
 using Godwit.Host.Qemu;
+using Godwit.Host.Transfers;
 using Godwit.Migration;
 
 namespace Godwit.Daemon.Guests;
@@ -15,8 +16,12 @@ internal sealed class Machines(DaemonSettings settings, QemuFacts qemu, ILogger<
         Path.Combine(settings.RuntimeDirectory, "guests", contract.Uuid.ToString());
 
     public Task<QemuMachine> StartAsync(
-        MachineContract contract, bool incoming, CancellationToken cancellationToken) =>
-        QemuMachine.StartAsync(qemu.Require(), contract, Directory(contract), incoming, cancellationToken);
+        MachineContract contract, bool incoming, CancellationToken cancellationToken)
+    {
+        // Of one that died without all of its memory: the new one holds no such stream.
+        HeldStream.Forget(Directory(contract));
+        return QemuMachine.StartAsync(qemu.Require(), contract, Directory(contract), incoming, cancellationToken);
+    }
 
     /// <summary>The guest's QEMU if an earlier daemon left it running; null if it has ended.</summary>
     public Task<QemuMachine?> AdoptAsync(MachineContract contract, CancellationToken cancellationToken) =>

@@ -48,7 +48,9 @@ internal sealed class InventoryKeeper : IAsyncDisposable
     }
 
     /// <summary>What can be rebuilt for a guest on its way here; null if nothing may be.</summary>
-    public async Task<GuestInventory?> OpenAsync(MachineContract contract, MigrationPolicy policy)
+    /// <param name="withRunning">The memory of guests that run here counts, where it may: it has to be read.</param>
+    public async Task<GuestInventory?> OpenAsync(
+        MachineContract contract, MigrationPolicy policy, bool withRunning = true)
     {
         if (policy.Share == ContentSharing.None)
         {
@@ -56,10 +58,50 @@ internal sealed class InventoryKeeper : IAsyncDisposable
         }
 
         var siblings = policy.Share == ContentSharing.Host;
-        var running = siblings && _settings.InventoryMebibytes > 0 ? TakeSiblings(contract, policy) : [];
+        var running = siblings && withRunning && _settings.InventoryMebibytes > 0 ? TakeSiblings(contract, policy) : [];
         return await _inventory.OpenAsync(
-            contract.Uuid, [.. contract.Disks.Select(disk => disk.Path)], [.. Bases()], siblings, running);
+            contract.Uuid, ImagesOf(contract), [.. Bases()], siblings, running);
     }
+
+    /// <summary>The same without what was hoarded for the guest.</summary>
+    public Task<GuestInventory> OpenBesideHoardAsync(MachineContract contract) => _inventory.OpenAsync(
+        contract.Uuid, ImagesOf(contract), [.. Bases()], siblings: false, hoard: false);
+
+    /// <summary>Begins to hoard for a guest, upon what was hoarded for it before.</summary>
+    /// <exception cref="IOException">The disk cannot be written.</exception>
+    public Hoard BeginHoard(MachineContract contract, GuestInventory beside) =>
+        _inventory.BeginHoard(contract.Uuid, contract.Name, beside);
+
+    /// <summary>Makes room for what is hoarded for a guest.</summary>
+    /// <param name="bytes">What it takes in all.</param>
+    /// <param name="bytesMax">What all hoards together may take; the oldest ones go. Null for no such limit.</param>
+    /// <returns>What there is room for: less than was asked for if there is no more.</returns>
+    public long MakeHoardRoom(MachineContract contract, long bytes, long? bytesMax)
+    {
+        var images = ImagesOf(contract);
+        var hoards = _inventory.Hoards();
+        var own = hoards.Where(one => one.Guest == contract.Uuid).Sum(one => one.Bytes);
+        // The index comes with it: 28 bytes for a block, more of them for one that holds nodes.
+        var takes = bytes + (bytes / 64);
+        var room = Math.Min(
+            Math.Min(_inventory.HoardRoom(contract.Uuid, images), bytesMax ?? long.MaxValue),
+            _inventory.FreeBytes + own);
+        if (bytesMax is { } all)
+        {
+            var others = hoards.Where(one => one.Guest != contract.Uuid).ToList();
+            for (var left = others.Sum(one => one.Bytes); others.Count > 0 && left + takes > all; others.RemoveAt(0))
+            {
+                _inventory.ForgetHoard(others[0].Guest);
+                left -= others[0].Bytes;
+            }
+        }
+
+        _inventory.MakeRoom(contract.Uuid, images, Math.Min(takes, room));
+        return Math.Min(bytes, room - (room / 64));
+    }
+
+    private static IReadOnlyList<string> ImagesOf(MachineContract contract) =>
+        [.. contract.Disks.Select(disk => disk.Path)];
 
     // The newest first: what is moved together arrives one after another.
     private List<GuestMemory> TakeSiblings(MachineContract contract, MigrationPolicy policy)
@@ -120,14 +162,31 @@ internal sealed class InventoryKeeper : IAsyncDisposable
         {
             _inventory.Keep(guest.Record.Uuid, guest.Record.Name, memory);
         }
+        else
+        {
+            _inventory.Forget(guest.Record.Uuid);
+        }
 
         Watch(guest.Record.Contract);
     }
 
+    /// <summary>Begins to note what a guest comes with; null if nothing may be kept of it.</summary>
+    public ArrivedMemory? BeginArrival(MachineContract contract, MigrationPolicy policy, string from) =>
+        policy.Share == ContentSharing.None || !contract.SharedMemory
+            ? null
+            : _inventory.BeginArrival(contract.Uuid, contract.Name, from, contract.MemoryBytes);
+
+    /// <summary>What a guest came with from the host it now goes back to; null if that is not known.</summary>
+    public ArrivedMemory? OpenArrival(MachineContract contract, MigrationPolicy policy, string from) =>
+        policy.Share == ContentSharing.None
+            ? null
+            : _inventory.OpenArrival(contract.Uuid, from, contract.MemoryBytes);
+
     /// <summary>The guest is here again: what it left behind is no more than a copy of what it was.</summary>
-    public void Arrived(LocalGuest guest)
+    /// <param name="memory">What was noted of its memory, if it moved here.</param>
+    public void Arrived(LocalGuest guest, ArrivedMemory? memory = null)
     {
-        _inventory.Forget(guest.Record.Uuid);
+        _inventory.Arrived(guest.Record.Uuid, memory);
         Watch(guest.Record.Contract);
     }
 

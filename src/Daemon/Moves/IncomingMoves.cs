@@ -1,9 +1,11 @@
 using System.Collections.Concurrent;
 using System.Security.Cryptography;
 using Godwit.Api.V1;
+using Godwit.ChunkStore;
 using Godwit.Daemon.Guests;
 using Godwit.Daemon.Inventories;
 using Godwit.Host.Network;
+using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
 using Godwit.Host.Registry;
 using Godwit.Host.Transfers;
@@ -73,9 +75,14 @@ internal sealed class IncomingMoves(
                 new(), RandomNumberGenerator.GetBytes(TicketBytes), WireVersions.Max, settings.Lanes,
                 Postcopy: true);
             var steps = new ArrivalSteps(
-                () => Task.CompletedTask, () => Task.CompletedTask, () => Task.FromResult(TimeSpan.Zero));
+                () => Task.CompletedTask, () => Task.CompletedTask,
+                async () =>
+                {
+                    await guest.Adopted.Task;
+                    return TimeSpan.Zero;
+                });
             var transfer = new DestinationTransfer(
-                null, terms, machines.Directory(contract), steps, null, logger, held);
+                null, terms, machines.Directory(contract), steps, null, logger, held: held);
             Log.ArrivalTakenUp(logger, handOver.Migration, contract.Name, handOver.Peer);
             return new Arrival(contract, transfer, null, new Move(new MigrationRecord(
                 terms.MigrationId, contract.Uuid, contract.Name, terms.From, terms.To, terms.Policy, clock.GetUtcNow(),
@@ -114,6 +121,38 @@ internal sealed class IncomingMoves(
     public IEnumerable<Refusal> CheckPostcopy() => checks.CheckPostcopy();
 
     public IEnumerable<Move> All => _arrivals.Values.Select(arrival => arrival.Move);
+
+    /// <summary>Which contents could be rebuilt here for a guest that came; nothing is begun by asking.</summary>
+    /// <exception cref="GodwitException"><c>contract-invalid</c>.</exception>
+    public async Task<FindContentsResponse> FindContentsAsync(FindContentsRequest request)
+    {
+        const int NamesMax = 4096;
+        var contract = ContractMapping.ToContract(request.Spec);
+        // As in a move: what a peer names as a disk is opened here.
+        if (MachineContractRules.Check(contract) is [var refusal, ..])
+        {
+            throw new GodwitException(refusal.Code, refusal.Message, refusal.Remedy);
+        }
+
+        if (request.Names.Length % ContentName.Size != 0 || request.Names.Length > NamesMax * ContentName.Size)
+        {
+            throw new GodwitException("contract-invalid",
+                $"Contents are asked for by {request.Names.Length} bytes of names; a name has {ContentName.Size} "
+                + $"bytes, and {NamesMax} are possible.",
+                "Compare the versions of both daemons with 'godwit host list'.");
+        }
+
+        var found = new byte[request.Names.Length / ContentName.Size];
+        using var known = await inventory.OpenAsync(
+            contract, MoveMapping.ToPolicy(request.Policy), withRunning: false);
+        for (var index = 0; known is not null && index < found.Length; index++)
+        {
+            found[index] = known.Holds(ContentName.Read(request.Names.Span[(index * ContentName.Size)..]))
+                ? (byte)1 : (byte)0;
+        }
+
+        return new FindContentsResponse { Found = ByteString.CopyFrom(found) };
+    }
 
     /// <summary>Starts the waiting QEMU; the guest arrives as soon as the source presents the ticket.</summary>
     public async Task<PrepareIncomingResponse> PrepareAsync(
@@ -192,14 +231,17 @@ internal sealed class IncomingMoves(
             () => ArriveAsync(guest, machine, announcer));
         var known = terms.WireVersion >= WireVersions.Inventory
             ? await inventory.OpenAsync(contract, terms.Policy) : null;
-        var transfer = new DestinationTransfer(machine, terms, machines.Directory(contract), steps, known, logger);
+        var came = terms.WireVersion >= WireVersions.Inventory
+            ? inventory.BeginArrival(contract, terms.Policy, terms.From) : null;
+        var transfer = new DestinationTransfer(
+            machine, terms, machines.Directory(contract), steps, known, logger, came);
         var move = new Move(new MigrationRecord(
             terms.MigrationId, contract.Uuid, contract.Name, terms.From, terms.To, terms.Policy, clock.GetUtcNow(),
             terms.From, new MigrationSnapshot()));
         var arrival = new Arrival(contract, transfer, announcer, move);
         _arrivals[terms.MigrationId] = arrival;
         lanes.Expect(transfer);
-        arrival.Finished = Task.Run(() => ReceiveAsync(arrival, guest, machine), CancellationToken.None);
+        arrival.Finished = Task.Run(() => ReceiveAsync(arrival, guest, machine, came), CancellationToken.None);
         _ = LapseAsync(arrival);
         Log.MoveExpected(logger, terms.MigrationId, contract.Name, terms.From, terms.Lanes);
         return new PrepareIncomingResponse
@@ -258,10 +300,16 @@ internal sealed class IncomingMoves(
         if (_arrivals.TryGetValue(request.MigrationId, out var arrival))
         {
             RequireParty(request.MigrationId, arrival.Transfer.Terms.From, caller);
-            // Whoever asks keeps what the guest lacks.
-            if (arrival.Transfer.IsFetching && await TryRejoinAsync(arrival.Transfer, response))
+            // Whoever asks keeps what the guest lacks, unless the guest has been given to somebody else meanwhile.
+            if (!request.Fence && arrival.Transfer.IsFetching && await TryRejoinAsync(arrival.Transfer, response))
             {
                 return response;
+            }
+
+            if (request.Fence && arrival.Transfer.IsFetching)
+            {
+                var fenced = guests.Find(arrival.Contract.Uuid);
+                await FenceAsync(request, handOvers.Find(request.MigrationId), fenced, caller);
             }
 
             // Whoever asks has lost the lanes: what has not been committed on them never will be.
@@ -347,11 +395,20 @@ internal sealed class IncomingMoves(
         }
     }
 
-    /// <summary>Ends every arrival that is not committed and waits for those that are.</summary>
+    /// <summary>
+    /// Ends every arrival that is not committed and waits for those that are, but not for memory that is to come: the
+    /// guest runs, its QEMU holds the stream, and the next daemon takes that up.
+    /// </summary>
     public async Task StopAsync()
     {
         await _shutdown.CancelAsync();
-        await Task.WhenAll(_arrivals.Values.Select(arrival => arrival.Finished));
+        await Task.WhenAll(_arrivals.Values.Select(async arrival =>
+        {
+            while (!arrival.Finished.IsCompleted && !arrival.Transfer.IsFetching)
+            {
+                await Task.WhenAny(arrival.Finished, Task.Delay(TimeSpan.FromMilliseconds(50), clock));
+            }
+        }));
     }
 
     public void Dispose()
@@ -382,17 +439,31 @@ internal sealed class IncomingMoves(
     }
 
     /// <param name="machine">Null for an arrival that was taken up.</param>
-    private async Task ReceiveAsync(Arrival arrival, LocalGuest guest, QemuMachine? machine)
+    /// <param name="came">What is noted of the guest's memory; disposed of here.</param>
+    private async Task ReceiveAsync(
+        Arrival arrival, LocalGuest guest, QemuMachine? machine, ArrivedMemory? came = null)
+    {
+        using var noted = came;
+        try
+        {
+            await ReceiveNotedAsync(arrival, guest, machine, noted);
+        }
+        catch (Exception exception)
+        {
+            // The guest stays on its way here until the daemon is restarted: nobody may have to guess why.
+            Log.ArrivalBroken(logger, arrival.Transfer.Terms.MigrationId, arrival.Contract.Name, exception);
+            throw;
+        }
+    }
+
+    private async Task ReceiveNotedAsync(
+        Arrival arrival, LocalGuest guest, QemuMachine? machine, ArrivedMemory? noted)
     {
         var terms = arrival.Transfer.Terms;
         var snapshot = await arrival.Transfer.RunAsync(_shutdown.Token);
         if (snapshot.Outcome == MigrationOutcome.Completed)
         {
-            inventory.Arrived(guest);
-        }
-
-        if (snapshot.Outcome == MigrationOutcome.Completed)
-        {
+            inventory.Arrived(guest, noted);
             guest.MigrationId = "";
             guest.TakenUp = null;
             arrival.Move.Set(record => record with { Snapshot = snapshot, GuestRunsOn = settings.HostName });
@@ -409,11 +480,9 @@ internal sealed class IncomingMoves(
                 return;
             }
 
-            if (machine is not null && terms.Postcopy)
+            if (terms.Postcopy)
             {
-                // One whose devices wait for a page does not answer; and no disk was ever its own.
-                await machine.KillAsync();
-                await machine.DisposeAsync();
+                await guests.EndArrivalAsync(guest, machine);
             }
             else if (machine is not null)
             {
@@ -423,7 +492,8 @@ internal sealed class IncomingMoves(
             guest.TakenUp = null;
             try
             {
-                if (handOvers.Find(terms.MigrationId) is { State: HandOverState.Resuming })
+                // Closed: an operator at the source has decided that it runs here.
+                if (handOvers.Find(terms.MigrationId) is { State: HandOverState.Resuming or HandOverState.Closed })
                 {
                     await guests.LoseAsync(guest, snapshot.Error);
                 }

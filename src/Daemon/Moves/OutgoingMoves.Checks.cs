@@ -68,12 +68,21 @@ internal sealed partial class OutgoingMoves
                 + $"state alone takes about {SourceEngine.DowntimeLeast.TotalMilliseconds:F0} ms.",
                 "Allow a longer pause with --max-downtime.");
         }
+        else if (policy.Method == MigrationMethod.Postcopy && policy.DowntimeMax < SourceEngine.PostcopyDowntimeLeast)
+        {
+            yield return Refuse("budget-impossible",
+                $"A pause of {policy.DowntimeMax.TotalMilliseconds:F0} ms is too short for a turn to postcopy: loading "
+                + $"a guest takes about {SourceEngine.PostcopyDowntimeLeast.TotalMilliseconds:F0} ms.",
+                "Allow a longer pause with --max-downtime, or choose another method.");
+        }
     }
 
     private static IEnumerable<Refusal> CheckPostcopy(
         QemuMachine machine, HostRecord host, CheckIncomingResponse answer)
     {
-        if (PostcopySupport.CheckSource(machine.Contract, machine.Version) is { } refusal)
+        var status = $"/proc/{machine.ProcessId}/status";
+        if (PostcopySupport.CheckSource(
+            machine.Contract, machine.Version, File.Exists(status) ? File.ReadAllText(status) : "") is { } refusal)
         {
             yield return new Refusal { Code = refusal.Code, Message = refusal.Message, Remedy = refusal.Remedy };
         }

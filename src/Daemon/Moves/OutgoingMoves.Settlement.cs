@@ -288,7 +288,7 @@ internal sealed partial class OutgoingMoves
             GuestRunsOn = host.Name,
             Snapshot = Monotonic(record.Snapshot, Joined(final, snapshot)),
         });
-        departure.Transfer = transfer;
+        departure.Start(transfer);
         shares.Set(transfer, move.Record.Policy.BandwidthBitsPerSecond);
         try
         {

@@ -26,6 +26,7 @@ internal sealed partial class OutgoingMoves(
 {
     private static readonly TimeSpan CheckDeadline = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan PrepareDeadline = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan MeasuringPatience = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan ProgressPeriod = TimeSpan.FromSeconds(5);
     private readonly ConcurrentDictionary<string, Departure> _departures = new();
     private readonly CancellationTokenSource _shutdown = new();
@@ -100,14 +101,16 @@ internal sealed partial class OutgoingMoves(
         using (await GuestKeeper.EnterAsync(guest, cancellationToken))
         {
             machine = RequireMovable(guest);
+            await guests.CatchUpAsync(guest);
             // From here on nobody else starts, stops or moves it.
             guest.MigrationId = id;
         }
 
         var record = guest.Record;
+        var postcopy = policy.MayTurnToPostcopy && notes.Count == 0;
         var departure = new Departure(guest, host, new Move(new MigrationRecord(
             id, record.Uuid, record.Name, settings.HostName, host.Name, policy, clock.GetUtcNow(), settings.HostName,
-            new MigrationSnapshot())), policy.MayTurnToPostcopy && notes.Count == 0);
+            new MigrationSnapshot { MayTurnToPostcopy = postcopy })), postcopy);
         _departures[id] = departure;
         Log.MoveStarted(logger, id, record.Name, settings.HostName, host.Name);
         departure.Finished = Task.Run(() => MoveAsync(departure, machine), CancellationToken.None);
@@ -215,9 +218,12 @@ internal sealed partial class OutgoingMoves(
         try
         {
             await reports.PutAsync(move.Record);
-            _ = ForecastBesideAsync(departure, stop.Token);
+            var measured = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+            _ = ForecastBesideAsync(departure, measured, stop.Token);
             var prepared = await PrepareAsync(departure, machine, stop.Token);
             isPrepared = true;
+            // What is measured of link and processors is not to be the move's own beginning.
+            await Task.WhenAny(measured.Task, Task.Delay(MeasuringPatience, clock, stop.Token));
             final = await TransferAsync(departure, machine, prepared, stop.Token);
         }
         catch (OperationCanceledException) when (stop.IsCancellationRequested)
@@ -347,15 +353,17 @@ internal sealed partial class OutgoingMoves(
         var steps = new DepartureSteps(
             CommitAsync, () => handOvers.RecordAsync(commit with { State = HandOverState.Reclaimed }));
 
+        using var arrived = inventory.OpenArrival(guest.Contract, move.Record.Policy, host.Name);
         var transfer = new SourceTransfer(
             machine, terms, endpoint, trust.ClientOptions(host.Name, verdict => refused = verdict),
-            machines.Directory(guest.Contract), steps, logger, turns);
+            machines.Directory(guest.Contract), steps, logger, turns,
+            terms.WireVersion >= WireVersions.ChangedPages ? arrived : null);
         transfer.Changed += snapshot => move.Set(record => record with
         {
             Snapshot = Monotonic(record.Snapshot, snapshot),
             GuestRunsOn = RunsThere(snapshot) ? host.Name : record.GuestRunsOn,
         });
-        departure.Transfer = transfer;
+        departure.Start(transfer);
         shares.Set(transfer, move.Record.Policy.BandwidthBitsPerSecond);
         // Silent from the pause on: the switch must not hear the guest from here once it may run there.
         void FollowPause(QmpEvent qmpEvent)
@@ -507,6 +515,8 @@ internal sealed partial class OutgoingMoves(
         /// <summary>What the destination said when it lacked memory.</summary>
         public SettleMigrationResponse? Fetching { get; set; }
 
+        private readonly Lock _expecting = new();
+        private Godwit.Migration.Convergence.Forecast? _expected;
         private volatile TaskCompletionSource<Decision> _decision =
             new(TaskCreationOptions.RunContinuationsAsynchronously);
 
@@ -514,7 +524,30 @@ internal sealed partial class OutgoingMoves(
         public HostRecord Host => host;
         public Move Move => move;
         public CancellationTokenSource Cancel { get; } = new();
-        public SourceTransfer? Transfer { get; set; }
+        public SourceTransfer? Transfer { get; private set; }
+
+        /// <summary>The move has begun: what was expected of it meanwhile is told to it.</summary>
+        public void Start(SourceTransfer transfer)
+        {
+            lock (_expecting)
+            {
+                Transfer = transfer;
+                if (_expected is not null)
+                {
+                    transfer.Expect(_expected);
+                }
+            }
+        }
+
+        public void Expect(Godwit.Migration.Convergence.Forecast forecast)
+        {
+            lock (_expecting)
+            {
+                _expected = forecast;
+                Transfer?.Expect(forecast);
+            }
+        }
+
         /// <summary>Ends when an operator has named a host that has not been taken yet.</summary>
         public Task Decided => _decision.Task;
         public Task Finished { get; set; } = Task.CompletedTask;

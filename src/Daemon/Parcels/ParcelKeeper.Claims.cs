@@ -13,6 +13,11 @@ internal sealed partial class ParcelKeeper
 {
     private Store? TryOpenHome(ParcelManifest manifest)
     {
+        if (stores.FindOpen(manifest.Home) is { } open)
+        {
+            return open;
+        }
+
         foreach (var entry in stores.All)
         {
             try
@@ -38,47 +43,7 @@ internal sealed partial class ParcelKeeper
         + $"in ({manifest.Home}), which host '{settings.HostName}' does not reach.",
         "Make that store known here with 'godwit store create', or begin another guest: 'godwit vm fork'.");
 
-    /// <summary>Looks whether another host has taken over a guest that sleeps here: the store has the word.</summary>
-    public async Task LookForClaimAsync(string uuid)
-    {
-        if (!Guid.TryParse(uuid, out var id) || guests.Find(id) is not { } guest)
-        {
-            return;
-        }
-
-        using var alone = await GuestKeeper.EnterAsync(guest, CancellationToken.None);
-        await GiveUpIfClaimedAsync(guest);
-    }
-
-    // By whoever has the sole right to the guest.
-    private async Task GiveUpIfClaimedAsync(LocalGuest guest)
-    {
-        var record = guest.Record;
-        if (record.Parcel is not { Stage: ParcelStage.Asleep } note || record.Host != settings.HostName)
-        {
-            return;
-        }
-
-        await StoreErrors.GuardAsync(note.Store, async () =>
-        {
-            var store = stores.Open(stores.Find(note.Store));
-            var uuid = record.Uuid.ToString();
-            var home = ParcelShelf.Find(store, uuid, note.Id, trust) is { } manifest
-                ? TryOpenHome(manifest) ?? store : store;
-            // The guest's epoch is that of the parcel, or of a claim by which this host has tried to resume it.
-            foreach (var epoch in (long[])[record.Epoch, record.Epoch + 1])
-            {
-                if (ParcelShelf.FindClaim(home, uuid, epoch) is { } claim && claim.Host != settings.HostName)
-                {
-                    await guests.GiveUpAsleepAsync(guest, claim.Host, epoch);
-                    break;
-                }
-            }
-
-            return true;
-        });
-    }
-
+    // Who may go on from it, if nobody is to be put out of the way.
     private ResumePlan PlanResume(Store home, ParcelManifest manifest)
     {
         var contract = ContractJson.Read(manifest);
@@ -156,24 +121,10 @@ internal sealed partial class ParcelKeeper
     // Those that were made there: who may resume them is decided there.
     private (List<ParcelManifest> Read, List<ParcelRefusedException> Refused) ParcelsOf(Store home, string guest)
     {
-        List<ParcelManifest> read = [];
-        List<ParcelRefusedException> refused = [];
-        foreach (var (_, id) in ParcelShelf.List(home).Where(parcel => parcel.Guest == guest))
-        {
-            try
-            {
-                if (ParcelShelf.Find(home, guest, id, trust) is { } one && one.Home == home.Descriptor.Id)
-                {
-                    read.Add(one);
-                }
-            }
-            catch (ParcelRefusedException exception)
-            {
-                refused.Add(exception);
-            }
-        }
-
-        return (read, refused);
+        var all = ParcelShelf.FindAll(home, trust, guest);
+        return ([.. all.Select(one => one.Manifest).OfType<ParcelManifest>()
+            .Where(one => one.Home == home.Descriptor.Id)],
+            [.. all.Select(one => one.Refused).OfType<ParcelRefusedException>()]);
     }
 
     private bool SleepsHere(LocalGuest guest, string parcel) => guest.Record.Host == settings.HostName
@@ -186,14 +137,17 @@ internal sealed partial class ParcelKeeper
 
     /// <summary>Puts the claim by which this host owns the guest.</summary>
     /// <param name="claimed">Takes what this call has put: only that may be given up again.</param>
+    /// <param name="takenFrom">The host that the guest is taken from by an operator's word, or empty.</param>
     private async Task ClaimAsync(
-        Store home, ParcelManifest manifest, long epoch, List<(Store Store, long Epoch)> claimed)
+        Store home, ParcelManifest manifest, long epoch, List<(Store Store, long Epoch)> claimed,
+        string takenFrom = "")
     {
         var other = await Task.Run(() => ParcelShelf.TryClaim(
-            home, manifest.Guest, epoch, Claim(manifest), Stores.Random));
+            home, manifest.Guest, epoch, Claim(manifest) with { TakenFrom = takenFrom }, Stores.Random));
         if (other is null)
         {
             claimed.Add((home, epoch));
+            await Task.Run(() => RequireNewest(home, manifest, epoch));
             return;
         }
 
@@ -202,6 +156,7 @@ internal sealed partial class ParcelKeeper
         if (other.Host == settings.HostName && ((known is not null && SleepsHere(known, manifest.Id))
             || !await Task.Run(() => ParcelShelf.MayHaveRun(home, manifest.Guest, epoch))))
         {
+            await Task.Run(() => RequireNewest(home, manifest, epoch));
             return;
         }
 
@@ -231,22 +186,44 @@ internal sealed partial class ParcelKeeper
         }
     }
 
-    private void NoteRun(Store home, ParcelManifest manifest, long epoch) =>
-        ParcelShelf.NoteRun(home, manifest.Guest, epoch, Claim(manifest), Stores.Random);
+    /// <summary>Puts the word for it in the store: the guest is this host's, and needs the parcel.</summary>
+    /// <param name="claimed">Takes what this call has put.</param>
+    private async Task TakeAsync(
+        Store home, ParcelManifest manifest, ResumePlan plan, List<(Store Store, long Epoch)> claimed, string takenFrom)
+    {
+        await ClaimWhereItSleepsAsync(home, manifest, claimed);
+        await ClaimAsync(home, manifest, plan.Epoch, claimed, takenFrom);
+        await Task.Run(() => ParcelShelf.NoteNeed(
+            home, manifest.Guest, plan.Epoch, Claim(manifest), Stores.Random));
+        if (takenFrom.Length > 0)
+        {
+            Log.ParcelTakenOver(logger, manifest.Id, plan.Contract.Name, takenFrom, plan.Epoch);
+        }
+    }
+
+    private static void RequireNewest(Store home, ParcelManifest manifest, long epoch)
+    {
+        if (ParcelShelf.FindNewestClaim(home, manifest.Guest) is { } newest && newest.Epoch > epoch)
+        {
+            throw Stale(manifest, newest.Claim.Host);
+        }
+    }
 
     private ParcelClaim Claim(ParcelManifest manifest) =>
         new(manifest.Id, settings.HostName, clock.GetUtcNow().ToUnixTimeMilliseconds());
 
-    private void Unclaim(Store home, ParcelManifest manifest, long epoch)
+    // False if it stays this host's to resume.
+    private bool TryUnclaim(Store home, ParcelManifest manifest, long epoch)
     {
         try
         {
             ParcelShelf.Unclaim(home, manifest.Guest, epoch);
+            return true;
         }
         catch (StorageException exception)
         {
-            // It stays this host's to resume.
             Log.ParcelUnsettled(logger, manifest.Id, manifest.Name, "", exception.Message);
+            return false;
         }
     }
 }

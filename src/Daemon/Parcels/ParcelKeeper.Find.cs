@@ -1,5 +1,6 @@
 using Godwit.Api.V1;
 using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Storage;
 using Godwit.Host.Registry;
 using Godwit.Migration;
 using ParcelKind = Godwit.ChunkStore.Parcels.ParcelKind;
@@ -13,48 +14,15 @@ internal sealed partial class ParcelKeeper
     /// <remarks>
     /// A parcel that is refused is in the way of its own guest only, and only if it is newer than what is found.
     /// </remarks>
-    private Task<(StoreEntry Entry, ParcelManifest Manifest)> FindAsync(
-        string reference, string storeName, ResumeMode mode) => Task.Run(() =>
+    private async Task<(StoreEntry Entry, ParcelManifest Manifest)> FindAsync(
+        string reference, string storeName, ResumeMode mode)
     {
-        var matches = new List<(StoreEntry Entry, ParcelManifest Manifest)>();
-        var byId = new List<(StoreEntry Entry, ParcelManifest Manifest)>();
-        var refused = new List<(string Guest, string Id, GodwitException Why)>();
-        GodwitException? failure = null;
-        foreach (var entry in storeName.Length > 0 ? [stores.Find(storeName)] : stores.All)
-        {
-            try
-            {
-                var store = stores.Open(entry);
-                foreach (var (uuid, id) in ParcelShelf.List(store))
-                {
-                    try
-                    {
-                        if (ParcelShelf.Find(store, uuid, id, trust) is not { } manifest)
-                        {
-                            continue;
-                        }
-
-                        if (reference.Length >= 4 && id.StartsWith(reference, StringComparison.Ordinal))
-                        {
-                            byId.Add((entry, manifest));
-                        }
-                        else if (Matches(manifest, reference))
-                        {
-                            matches.Add((entry, manifest));
-                        }
-                    }
-                    catch (ParcelRefusedException exception)
-                    {
-                        refused.Add((uuid, id, StoreErrors.Explain(entry.Name, exception)));
-                    }
-                }
-            }
-            catch (Exception exception) when (StoreErrors.IsKnown(exception))
-            {
-                failure = StoreErrors.Explain(entry.Name, exception);
-            }
-        }
-
+        var answers = await stores.AskAsync(Named(storeName), (entry, store) => LookFor(entry, store, reference));
+        var byId = answers.SelectMany(one => one.Answer?.ById ?? []).ToList();
+        var matches = answers.SelectMany(one => one.Answer?.Matches ?? []).ToList();
+        var refused = answers.SelectMany(one => one.Answer?.Refused ?? []).ToList();
+        var failure = answers.Where(one => one.Failure is not null)
+            .Select(one => StoreErrors.Explain(one.Entry.Name, one.Failure!)).LastOrDefault();
         if (byId.Count > 0 && byId.All(match => match.Manifest.Id == byId[0].Manifest.Id))
         {
             return byId[0];
@@ -71,7 +39,35 @@ internal sealed partial class ParcelKeeper
             ?? new GodwitException("parcel-unknown",
                 $"No store of host '{settings.HostName}' has a parcel of '{reference}'.",
                 "List them with 'godwit vm history'; another store is named with --store.");
-    });
+    }
+
+    private sealed record Looked(
+        List<(StoreEntry Entry, ParcelManifest Manifest)> ById,
+        List<(StoreEntry Entry, ParcelManifest Manifest)> Matches,
+        List<(string Guest, string Id, GodwitException Why)> Refused);
+
+    // What one store has of it.
+    private Looked LookFor(StoreEntry entry, Store store, string reference)
+    {
+        var looked = new Looked([], [], []);
+        foreach (var one in ParcelShelf.FindAll(store, trust))
+        {
+            if (one.Refused is { } refused)
+            {
+                looked.Refused.Add((one.Guest, one.Id, StoreErrors.Explain(entry.Name, refused)));
+            }
+            else if (reference.Length >= 4 && one.Id.StartsWith(reference, StringComparison.Ordinal))
+            {
+                looked.ById.Add((entry, one.Manifest!));
+            }
+            else if (Matches(one.Manifest!, reference))
+            {
+                looked.Matches.Add((entry, one.Manifest!));
+            }
+        }
+
+        return looked;
+    }
 
     // A name may have been another guest's before: the one that this host knows by it is meant.
     private List<(StoreEntry Entry, ParcelManifest Manifest)> OfOneGuest(
@@ -96,9 +92,11 @@ internal sealed partial class ParcelKeeper
             return null;
         }
 
-        // It sleeps here: this is where it goes on from, of whatever kind that parcel is.
+        // It sleeps here: this is where it goes on from, of whatever kind that parcel is. Unless another host has gone
+        // on with it since, and this one was away when it was to be told.
         var guest = guests.Find(Guid.Parse(matches[0].Manifest.Guest));
         if (mode == ResumeMode.Resume && guest is { Record.Parcel: { Stage: ParcelStage.Asleep } note }
+            && matches.TrueForAll(match => match.Manifest.Epoch <= guest.Record.Epoch)
             && matches.Where(match => match.Manifest.Id == note.Id).OrderBy(match => match.Entry.Name != note.Store)
                 .Cast<(StoreEntry Entry, ParcelManifest Manifest)?>().FirstOrDefault() is { } own)
         {
@@ -116,7 +114,7 @@ internal sealed partial class ParcelKeeper
     /// <summary>Removes a parcel that nobody can read, if it is named by its whole id.</summary>
     private Parcel? TryRemoveUnreadable(string id, string storeName)
     {
-        foreach (var entry in storeName.Length > 0 ? [stores.Find(storeName)] : stores.All)
+        foreach (var entry in Named(storeName))
         {
             try
             {

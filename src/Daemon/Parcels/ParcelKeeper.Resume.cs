@@ -51,15 +51,25 @@ internal sealed partial class ParcelKeeper
         }
 
         var home = fork is null ? RequireHome(manifest) : store;
-        var plan = fork ?? await Task.Run(
-            () => request.Mode == ResumeMode.Rollback ? PlanRollback(home, manifest) : PlanResume(home, manifest),
-            stop.Token);
+        var takenFrom = "";
+        ResumePlan plan;
+        if (fork is null && request.TakeOver)
+        {
+            (plan, takenFrom) = await PlanTakeOverAsync(home, manifest, stop.Token);
+        }
+        else
+        {
+            plan = fork ?? await Task.Run(
+                () => request.Mode == ResumeMode.Rollback ? PlanRollback(home, manifest) : PlanResume(home, manifest),
+                stop.Token);
+        }
+
         await RequireFitAsync(manifest, plan, stop.Token);
-        var lasting = new List<IDisposable> { stores.Begin(store) };
+        var lasting = new List<IDisposable>();
         try
         {
             return await ResumeHereAsync(
-                entry, store, home, manifest, plan, request, reserved, lasting, started, stop.Token);
+                entry, store, home, manifest, plan, takenFrom, request, reserved, lasting, started, stop.Token);
         }
         finally
         {
@@ -67,9 +77,10 @@ internal sealed partial class ParcelKeeper
         }
     }
 
+    /// <param name="takenFrom">The host that the guest is taken from by an operator's word, or empty.</param>
     /// <param name="lasting">Disposed of by the caller, unless it is taken over by what goes on afterwards.</param>
     private async Task<ResumeGuestResponse> ResumeHereAsync(
-        StoreEntry entry, Store store, Store home, ParcelManifest manifest, ResumePlan plan,
+        StoreEntry entry, Store store, Store home, ParcelManifest manifest, ResumePlan plan, string takenFrom,
         ResumeGuestRequest request, GuestKeeper.Reservation reserved, List<IDisposable> lasting, long started,
         CancellationToken cancellationToken)
     {
@@ -79,27 +90,41 @@ internal sealed partial class ParcelKeeper
         LocalGuest? guest = null;
         QemuMachine? machine = null;
         LazyMemory? lazy = null;
+        var taking = Task.CompletedTask;
+        Task? noting = null;
         // Whether what the guest was here before is gone: then it can only go on from the parcel.
         var isGivenUp = false;
         var runs = false;
         try
         {
-            using var reader = store.OpenReader();
+            await EndHoardingAsync(Guid.Parse(manifest.Guest));
+            // Where the store is far each word in it takes seconds, and so do the disks where they are large: they do
+            // not wait for each other, and what has to come from afar comes meanwhile.
+            if (plan.MustClaim)
+            {
+                taking = Task.Run(
+                    () => TakeAsync(home, manifest, plan, claimed, takenFrom), CancellationToken.None);
+            }
+
+            lasting.Add(await Task.Run(() => stores.Begin(store), CancellationToken.None));
             var known = await inventory.OpenAsync(contract, new Godwit.Migration.MigrationPolicy());
             if (known is not null)
             {
                 lasting.Add(known);
             }
 
+            await using var reading = request.Lazy
+                ? LazyContent.BeginRead(store, manifest, known, cancellationToken) : null;
+            using var reader = store.OpenReader(known, cancellationToken);
             var restorer = new ParcelRestorer(reader, manifest, known);
             await Task.Run(() => CompareDisks(restorer, manifest, plan, cancellationToken), cancellationToken);
-            if (plan.MustClaim)
-            {
-                await ClaimWhereItSleepsAsync(home, manifest, claimed);
-                await ClaimAsync(home, manifest, plan.Epoch, claimed);
-            }
-
+            await taking;
             guest = await guests.AdoptParcelAsync(contract, plan.Epoch, note);
+            // It may be said too early that a guest has run, and never too late.
+            noting = plan.MustClaim
+                ? Task.Run(() => ParcelShelf.NoteRun(
+                    home, manifest.Guest, plan.Epoch, Claim(manifest), Stores.Random), CancellationToken.None)
+                : null;
             await Task.Run(
                 () => RestoreDisks(restorer, manifest, plan, isOwn: false, cancellationToken), cancellationToken);
             isGivenUp = guest.BeforeArrival is { Parcel: not { Stage: ParcelStage.Asleep } } before
@@ -108,13 +133,16 @@ internal sealed partial class ParcelKeeper
             await Task.Run(
                 () => RestoreDisks(restorer, manifest, plan, isOwn: true, cancellationToken), cancellationToken);
             machine = await machines.StartAsync(contract, incoming: true, cancellationToken);
-            if (request.Lazy)
+            if (reading is not null)
             {
+                var content = await reading.Result;
+                guest.WakePages = content.Wake;
                 lazy = await LazyMemory.BeginAsync(
-                    machine, manifest, restorer, store, known, machines.Directory(contract), logger, cancellationToken);
+                    machine, manifest, content, store, known, machines.Directory(contract), logger, cancellationToken);
             }
             else
             {
+                guest.WakePages = await Task.Run(restorer.ReadWake, cancellationToken);
                 foreach (var memory in machine.OpenMemory())
                 {
                     using (memory)
@@ -127,9 +155,12 @@ internal sealed partial class ParcelKeeper
             }
 
             var announcer = Machines.OpenAnnouncer(machine);
-            if (plan.MustClaim)
+            if (noting is not null)
             {
-                await Task.Run(() => NoteRun(home, manifest, plan.Epoch), CancellationToken.None);
+                // Whoever takes a guest over claims first and looks then whether it may have run; who owns it looks
+                // whether it was taken over when it is noted that it may run: one of the two sees the other.
+                await noting;
+                await Task.Run(() => RequireNewest(home, manifest, plan.Epoch), CancellationToken.None);
             }
 
             // From here on a restart of the daemon finds a guest that is to run.
@@ -141,6 +172,11 @@ internal sealed partial class ParcelKeeper
             await LetRunAsync(running);
             runs = true;
             machines.Announce(announcer, contract.Name);
+            if (request.Mode == ResumeMode.Resume)
+            {
+                await NoteResumedAsync(SleepBook.Of(manifest), clock.GetUtcNow(), known);
+            }
+
             if (lazy is not null)
             {
                 reserved.Leave();
@@ -150,15 +186,20 @@ internal sealed partial class ParcelKeeper
             else
             {
                 reserved.Dispose();
+                var awake = guest;
+                _ = Track(Task.Run(() => RemoveNeed(awake, note), CancellationToken.None));
             }
 
             inventory.Arrived(guest);
             _ = Track(TellAsync(manifest));
             var seconds = clock.GetElapsedTime(started).TotalSeconds;
-            var report = restorer.Report with
+            var report = restorer.Report;
+            if (reading is not null)
             {
-                FetchedBytes = restorer.Report.FetchedBytes + (lazy?.FetchedBytes ?? 0),
-            };
+                // What is fetched since goes on from what came ahead.
+                report += (await reading.Result).Report with { FetchedBytes = lazy!.FetchedBytes };
+            }
+
             Log.ParcelResumed(
                 logger, manifest.Id, contract.Name, entry.Name, seconds, report.FetchedBytes, report.RebuiltBytes,
                 report.KeptBytes);
@@ -171,6 +212,7 @@ internal sealed partial class ParcelKeeper
                 KeptBytes = (ulong)report.KeptBytes,
                 RebuiltBytes = (ulong)report.RebuiltBytes,
                 ReadBytes = (ulong)report.ReadBytes,
+                TakenFrom = takenFrom,
             };
         }
         catch (Exception exception) when (!runs)
@@ -186,21 +228,40 @@ internal sealed partial class ParcelKeeper
                 await Machines.EndAsync(machine);
             }
 
+            // What is taken back below has to be there by then.
+            await Task.WhenAll(taking, noting ?? Task.CompletedTask)
+                .ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            var asleepHere = $"{contract.Name} sleeps on {settings.HostName} in parcel {manifest.Id}: only this host "
+                + "can wake it.";
             if (isGivenUp)
             {
                 // Its disks may be of two instants, or it may have run: it sleeps in the parcel, and only here.
                 await guests.FallAsleepAsync(guest!, note);
-                throw;
+                Log.ParcelKept(logger, manifest.Id, contract.Name);
+                throw StoreErrors.Explain(entry.Name, exception, asleepHere);
             }
 
             // It has not run: the parcel is as it was, and anybody may resume it.
-            if (guest is not null)
+            var isFree = claimed.ConvertAll(one => TryUnclaim(one.Store, manifest, one.Epoch)).TrueForAll(done => done)
+                && claimed.Contains((home, plan.Epoch));
+            var asBefore = request.Mode == ResumeMode.Resume
+                ? $"{contract.Name} sleeps in parcel {manifest.Id} of store '{entry.Name}', as before."
+                : $"{manifest.Name} is as it was.";
+            if (guest is null)
             {
-                await guests.ReturnParcelAsync(guest);
+                throw StoreErrors.Explain(entry.Name, exception, asBefore);
             }
 
-            claimed.ForEach(one => Unclaim(one.Store, manifest, one.Epoch));
-            throw;
+            if (noting is null || isFree || guest.BeforeArrival?.Host == settings.HostName)
+            {
+                await guests.ReturnParcelAsync(guest);
+                throw StoreErrors.Explain(entry.Name, exception, asBefore);
+            }
+
+            // The store says that it may have run here, and this host alone knows that it has not.
+            await guests.FallAsleepAsync(guest, note);
+            Log.ParcelKept(logger, manifest.Id, contract.Name);
+            throw StoreErrors.Explain(entry.Name, exception, asleepHere);
         }
     }
 
@@ -239,32 +300,6 @@ internal sealed partial class ParcelKeeper
         catch (GodwitException exception)
         {
             Log.ParcelUntold(logger, manifest.Id, manifest.Name, manifest.Host, exception.Message);
-        }
-    }
-
-    /// <summary>Waits until all of a guest's memory is there.</summary>
-    /// <remarks>The end of the daemon waits for it too: without it the guest could not go on.</remarks>
-    private async Task FillAsync(LocalGuest guest, LazyMemory lazy, List<IDisposable> lasting)
-    {
-        var started = clock.GetTimestamp();
-        var note = guest.Record.Parcel!;
-        await lazy.Completed.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        await lazy.DisposeAsync();
-        lasting.ForEach(one => one.Dispose());
-        if (lazy.Completed.IsCompletedSuccessfully)
-        {
-            Log.ParcelFilled(logger, note.Id, guest.Record.Name, clock.GetElapsedTime(started).TotalSeconds,
-                lazy.FetchedBytes, lazy.PagesAsked);
-        }
-
-        guest.MigrationId = "";
-        try
-        {
-            await guests.StoreParcelAsync(guest, note with { Stage = ParcelStage.Awake });
-        }
-        catch (GodwitException exception)
-        {
-            Log.ParcelUnsettled(logger, note.Id, guest.Record.Name, note.Store, exception.Message);
         }
     }
 

@@ -28,16 +28,16 @@ internal sealed partial class ParcelKeeper
     }
 
     /// <summary>Removes what no parcel needs.</summary>
-    public Task<CollectStoreResponse> CollectAsync(string storeName)
+    public Task<CollectStoreResponse> CollectAsync(string storeName, CancellationToken cancellation)
     {
         var entry = stores.Find(storeName);
-        return Track(StoreErrors.GuardAsync(entry.Name, () => Task.Run(() =>
+        return UntilStoppedAsync(entry.Name, stop =>
         {
             var now = clock.GetUtcNow();
             // What moves into new packs is soon freed in old ones: the quota is not for this.
             var options = Stores.WriterOptions(entry) with { QuotaBytes = 0 };
             var report = new StoreCollector(stores.Open(entry), trust, options)
-                .Run(MoveId.Create(now), settings.HostName, now.ToUnixTimeMilliseconds());
+                .Run(MoveId.Create(now), settings.HostName, now.ToUnixTimeMilliseconds(), stop);
             Log.StoreCollected(logger, entry.Name, report.PacksRemoved, report.BytesFreed, report.Waiting);
             return new CollectStoreResponse
             {
@@ -48,16 +48,17 @@ internal sealed partial class ParcelKeeper
                 PacksCondemned = (uint)report.PacksCondemned,
                 WaitingFor = (uint)report.Waiting,
             };
-        })));
+        }, cancellation);
     }
 
     /// <summary>Copies parcels to another store.</summary>
-    public async Task<CopyParcelsResponse> CopyAsync(CopyParcelsRequest request)
+    public async Task<CopyParcelsResponse> CopyAsync(
+        CopyParcelsRequest request, CancellationToken cancellation)
     {
         var (from, to) = (stores.Find(request.From), stores.Find(request.To));
         var only = request.Reference.Length == 0 ? null
             : (await FindAsync(request.Reference, from.Name, ResumeMode.Fork)).Manifest;
-        return await Track(StoreErrors.GuardAsync($"{from.Name}' or '{to.Name}", () => Task.Run(() =>
+        return await UntilStoppedAsync($"{from.Name}' or '{to.Name}", stop =>
         {
             var (source, destination) = (stores.Open(from), stores.Open(to));
             using var reading = stores.Begin(source);
@@ -68,8 +69,8 @@ internal sealed partial class ParcelKeeper
                 .Where(parcel => only is null || parcel.Id == only.Id)
                 .OrderBy(parcel => parcel.Id, StringComparer.Ordinal))
             {
-                _shutdown.Token.ThrowIfCancellationRequested();
-                var report = copier.Copy(guest, id, writing);
+                stop.ThrowIfCancellationRequested();
+                var report = copier.Copy(guest, id, writing, stop);
                 response.Parcels += report.IsNew ? 1u : 0;
                 response.Chunks += (ulong)report.Chunks;
                 response.WrittenBytes += (ulong)report.BytesWritten;
@@ -77,19 +78,20 @@ internal sealed partial class ParcelKeeper
             }
 
             return response;
-        })));
+        }, cancellation);
     }
 
     /// <summary>Looks through a store, and brings what is lost from another one, if one is named.</summary>
-    public Task<VerifyStoreResponse> VerifyAsync(string storeName, bool contents, string repairFrom)
+    public Task<VerifyStoreResponse> VerifyAsync(
+        string storeName, bool contents, string repairFrom, CancellationToken cancellation)
     {
         var entry = stores.Find(storeName);
         var other = repairFrom.Length > 0 ? stores.Find(repairFrom) : null;
-        return Track(StoreErrors.GuardAsync(entry.Name, () => Task.Run(() =>
+        return UntilStoppedAsync(entry.Name, stop =>
         {
             var store = stores.Open(entry);
             using var session = stores.Begin(store);
-            using var rescuer = other is null ? null : stores.Open(other).OpenReader();
+            using var rescuer = other is null ? null : stores.Open(other).OpenReader(stop);
             byte[]? Rescue(ChunkId id)
             {
                 try
@@ -104,7 +106,7 @@ internal sealed partial class ParcelKeeper
 
             // What is put again takes the place of what goes with the next collection.
             var options = Stores.WriterOptions(entry) with { QuotaBytes = 0 };
-            var report = new StoreVerifier(store, trust, options).Run(contents, Rescue);
+            var report = new StoreVerifier(store, trust, options).Run(contents, Rescue, stop);
             var response = new VerifyStoreResponse
             {
                 Parcels = (uint)report.Parcels,
@@ -116,6 +118,39 @@ internal sealed partial class ParcelKeeper
             };
             response.Problems.AddRange(report.Problems);
             return response;
-        })));
+        }, cancellation);
+    }
+
+    /// <summary>Vouches for the parcels of a host that is about to be removed, in every store in reach.</summary>
+    /// <remarks>
+    /// Guests that it put to sleep could not be resumed by anybody afterwards. A store that says nothing is not waited
+    /// for: a host that has to go must not stay a member because of it.
+    /// </remarks>
+    public Task VouchAsync(string former) => Task.WhenAll(stores.All.Select(entry => VouchAsync(entry, former)));
+
+    private async Task VouchAsync(StoreEntry entry, string former)
+    {
+        try
+        {
+            var count = await Task.Run(() => ParcelShelf.Vouch(
+                    stores.Open(entry), former, settings.HostName, trust, trust, Stores.Random))
+                .WaitAsync(TimeSpan.FromSeconds(settings.StoreSilenceSeconds), clock);
+            Log.ParcelsVouched(logger, count, former, entry.Name);
+        }
+        catch (Exception exception) when (exception is TimeoutException || StoreErrors.IsKnown(exception))
+        {
+            var reason = exception is TimeoutException
+                ? $"it was not done within {settings.StoreSilenceSeconds} s" : exception.Message;
+            Log.ParcelsNotVouched(logger, former, entry.Name, reason);
+        }
+    }
+
+    // Whoever asked may go, and the daemon may end: the store is whole at any point, and the next run goes on.
+    private async Task<T> UntilStoppedAsync<T>(
+        string store, Func<CancellationToken, T> work, CancellationToken cancellation)
+    {
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(_shutdown.Token, cancellation);
+        return await Track(StoreErrors.GuardAsync(
+            store, () => Task.Run(() => work(stop.Token), CancellationToken.None)));
     }
 }

@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using Godwit.ChunkStore.Parcels;
 using Godwit.ChunkStore.Storage;
 using Godwit.Migration;
@@ -7,7 +8,7 @@ namespace Godwit.Daemon.Parcels;
 /// <summary>What a store's failures mean to the user.</summary>
 internal static class StoreErrors
 {
-    /// <summary>Whether <see cref="Explain"/> knows it.</summary>
+    /// <summary>Whether <see cref="Explain(string, Exception)"/> knows it.</summary>
     public static bool IsKnown(Exception exception) => exception is StorageException or StoreFormatException
         or ChunkLostException or ParcelRefusedException
         || (exception is GodwitException known && known.Code == "store-key");
@@ -21,10 +22,12 @@ internal static class StoreErrors
             + "quota, or use another store.", exception),
         StorageException { Failure: StorageFailure.Denied } denied => new GodwitException("store-denied",
             $"Store '{store}' refuses this host: {denied.Message}",
-            "Check the owner and mode of its directory, or the keys of its bucket.", exception),
+            "Check the owner and mode of its directory; or the keys to its bucket, what they may do there (get, put, "
+            + "delete, list), and this host's clock.", exception),
         StorageException { Failure: StorageFailure.Unsuited } unsuited => new GodwitException("store-unsuited",
             $"Store '{store}' cannot lie there: {unsuited.Message}",
-            "Put it on a file system with hard links: ext4, XFS, Btrfs or NFS, for example.", exception),
+            "Put it on a file system with hard links (ext4, XFS, Btrfs, NFS, CephFS), or into an object store that "
+            + "honours 'If-None-Match: *' when it puts (AWS S3, Ceph's radosgw).", exception),
         StorageException { Failure: StorageFailure.Changed } changed => new GodwitException("store-changed",
             $"Store '{store}' is not what it was: {changed.Message}",
             $"Check what is mounted there, and the clocks of its hosts; then try again. If it is to be another store: "
@@ -46,6 +49,19 @@ internal static class StoreErrors
             $"See what is lost: 'godwit store verify {store}'; with '--repair-from STORE' it is brought from another "
             + "store.", exception),
     };
+
+    /// <summary>The same, with a last sentence that says where the guest is now.</summary>
+    /// <remarks>What is not known is thrown again as it is.</remarks>
+    public static GodwitException Explain(string store, Exception exception, string place)
+    {
+        if (exception is not GodwitException && !IsKnown(exception))
+        {
+            ExceptionDispatchInfo.Throw(exception);
+        }
+
+        var known = Explain(store, exception);
+        return new GodwitException(known.Code, $"{known.Message.TrimEnd('.')}. {place}", known.Remedy, exception);
+    }
 
     /// <summary>Runs work on a store; its failures become ones that a user understands.</summary>
     public static async Task<T> GuardAsync<T>(string store, Func<Task<T>> work)

@@ -4,6 +4,7 @@ using System.Text.Json.Serialization;
 using Godwit.Api.V1;
 using Godwit.ChunkStore.Packs;
 using Godwit.ChunkStore.Storage;
+using Godwit.Host;
 using Godwit.Host.Storage;
 using Godwit.Host.Trust;
 using Godwit.Migration;
@@ -11,20 +12,39 @@ using Godwit.Migration;
 namespace Godwit.Daemon.Parcels;
 
 /// <summary>A store as this host uses it.</summary>
-/// <param name="Location">A directory.</param>
+/// <param name="Location">A directory, or <c>s3://BUCKET/PREFIX</c>.</param>
 /// <param name="KeyFile">64 hexadecimal digits; empty for a store that is not encrypted.</param>
-internal sealed record StoreEntry(string Name, string Location, string KeyFile, long QuotaBytes, string Coding);
+/// <param name="Endpoint">Of a bucket that is not AWS's.</param>
+/// <param name="Region">Of a bucket.</param>
+/// <param name="CredentialsFile">With the keys to a bucket; empty for AWS's usual places.</param>
+internal sealed record StoreEntry(
+    string Name, string Location, string KeyFile, long QuotaBytes, string Coding, string Endpoint = "",
+    string Region = "", string CredentialsFile = "")
+{
+    /// <summary>Where it lies; null if that is no place.</summary>
+    public S3Location? Bucket => S3Location.TryParse(Location, Endpoint, Region, CredentialsFile);
+
+    /// <summary>Whether it lies where the other one does.</summary>
+    public bool IsAt(StoreEntry other) => Location == other.Location && Endpoint == other.Endpoint;
+
+    public IStorePlace OpenPlace() =>
+        Bucket is { } bucket ? new S3Storage(bucket) : new DirectoryStorage(Location);
+}
 
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, WriteIndented = true)]
 [JsonSerializable(typeof(List<StoreEntry>))]
 internal sealed partial class StoresJson : JsonSerializerContext;
 
 /// <summary>The stores that this host uses: their names, and each one opened when it is first needed.</summary>
+/// <remarks>
+/// Nobody asks a store for anything under the lock: one that hangs is in nobody's way but of those who want it, and in
+/// theirs for <see cref="DaemonSettings.StoreSilenceSeconds"/>.
+/// </remarks>
 internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
 {
-    private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite;
     private readonly Lock _lock = new();
     private readonly Dictionary<string, Store> _open = [];
+    private readonly Dictionary<string, (Task<Store> Task, long Began)> _opening = [];
     private readonly List<(string Store, StoreSession Session)> _sessions = [];
 
     // Ids of stores that this process has opened, also if it has forgotten them since.
@@ -55,63 +75,95 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
                     ? $"Host '{settings.HostName}' knows no store '{name}'."
                     : all.Count == 0 ? $"Host '{settings.HostName}' has no store."
                     : $"Host '{settings.HostName}' has {all.Count} stores, and none was named.",
-                all.Count == 0 ? "Make one: 'godwit store create NAME --at DIRECTORY'."
+                all.Count == 0 ? "Make one: 'godwit store create NAME --at PLACE'."
                     : $"Name one of: {string.Join(", ", all.Select(one => one.Name))}.");
     }
 
     /// <summary>Makes a store, or learns of one that is there.</summary>
-    public StoreEntry Create(StoreSpec spec)
+    /// <returns>The store, and whether it was made.</returns>
+    /// <exception cref="GodwitException"><c>store-invalid</c>, or what is wrong with the place.</exception>
+    public async Task<(StoreEntry Entry, bool IsNew)> CreateAsync(StoreSpec spec)
     {
-        if (!SettingsReader.IsHostName(spec.Name) || !Path.IsPathFullyQualified(spec.Location)
-            || spec.Coding is not ("" or "lz4" or "zstd"))
+        var entry = new StoreEntry(
+            spec.Name, spec.Location, spec.KeyFile, (long)Math.Min(spec.QuotaBytes, long.MaxValue),
+            spec.Coding.Length > 0 ? spec.Coding : "lz4", spec.Endpoint, spec.Region, spec.CredentialsFile);
+        RequireValid(entry);
+        RequireFree(entry);
+        var others = await IdsOfAsync(All.Where(one => !one.IsAt(entry)));
+        return await StoreErrors.GuardAsync(entry.Name, async () =>
+        {
+            var (store, isNew) = await AnswerOf(() => MakeReady(entry, others));
+            lock (_lock)
+            {
+                RequireFree(entry);
+                _open[entry.Name] = store;
+                Save([.. Entries().Where(one => one.Name != entry.Name), entry]);
+            }
+
+            return (entry, isNew);
+        });
+    }
+
+    private static void RequireValid(StoreEntry entry)
+    {
+        var isS3 = S3Location.IsS3(entry.Location);
+        if (!SettingsReader.IsHostName(entry.Name) || !(isS3 || Path.IsPathFullyQualified(entry.Location))
+            || entry.Coding is not ("lz4" or "zstd"))
         {
             throw new GodwitException("store-invalid",
-                $"'{spec.Name}' at '{spec.Location}' is no store: it takes a short name, the absolute path of a "
-                + "directory, and lz4 or zstd.", "For example: godwit store create office --at /mnt/shared/godwit.");
+                $"'{entry.Name}' at '{entry.Location}' is no store: it takes a short name, the absolute path of a "
+                + "directory or s3://BUCKET/PREFIX, and lz4 or zstd.",
+                "For example: godwit store create office --at /mnt/shared/godwit.");
         }
 
-        if (spec.KeyFile.Length > 0 && !Path.IsPathFullyQualified(spec.KeyFile))
+        if (isS3 && entry.Bucket is null)
         {
-            throw new GodwitException("store-invalid", $"The key file '{spec.KeyFile}' is no absolute path.",
-                "Give one that only root can read, on this host.");
+            throw new GodwitException("store-invalid",
+                $"'{entry.Location}' at '{entry.Endpoint}' is no place in an object store.",
+                "For example: godwit store create office --at s3://backups/godwit --endpoint https://s3.example.org; "
+                + "names of letters, digits, '.', '_' and '-', and an endpoint without a path.");
         }
 
-        lock (_lock)
+        if (!isS3 && entry.Endpoint.Length + entry.Region.Length + entry.CredentialsFile.Length > 0)
         {
-            if (Entries().FirstOrDefault(one => one.Name == spec.Name && one.Location != spec.Location) is { } other)
-            {
-                throw new GodwitException("store-invalid",
-                    $"There is a store '{spec.Name}' already, at {other.Location}.",
-                    $"Choose another name, or forget that one: 'godwit store forget {spec.Name}'.");
-            }
-
-            var entry = new StoreEntry(
-                spec.Name, spec.Location, spec.KeyFile, (long)Math.Min(spec.QuotaBytes, long.MaxValue),
-                spec.Coding.Length > 0 ? spec.Coding : "lz4");
-            try
-            {
-                var storage = new DirectoryStorage(entry.Location);
-                var found = Store.Find(storage);
-                RequirePlace(entry, found);
-                storage.Prepare();
-                var isNew = found is null;
-                var key = ReadKey(entry, mayMake: isNew);
-                if (isNew)
-                {
-                    Store.Create(storage, Guid.NewGuid().ToString(), key);
-                }
-
-                var store = Store.Open(storage, key, static () => new SegmentCoder());
-                Keep(entry, store);
-            }
-            catch (Exception exception) when (StoreErrors.IsKnown(exception))
-            {
-                throw StoreErrors.Explain(entry.Name, exception);
-            }
-
-            Save([.. Entries().Where(one => one.Name != entry.Name), entry]);
-            return entry;
+            throw new GodwitException("store-invalid",
+                $"'{entry.Location}' is a directory: it has no endpoint, region and credentials.",
+                "Leave --endpoint, --region and --credentials-file out, or say --at s3://BUCKET/PREFIX.");
         }
+
+        foreach (var file in (string[])[entry.KeyFile, entry.CredentialsFile])
+        {
+            if (file.Length > 0 && !Path.IsPathFullyQualified(file))
+            {
+                throw new GodwitException("store-invalid", $"The file '{file}' is no absolute path.",
+                    "Give one that only root can read, on this host.");
+            }
+        }
+    }
+
+    private void RequireFree(StoreEntry entry)
+    {
+        if (All.FirstOrDefault(one => one.Name == entry.Name && one.Location != entry.Location) is { } other)
+        {
+            throw new GodwitException("store-invalid",
+                $"There is a store '{entry.Name}' already, at {other.Location}.",
+                $"Choose another name, or forget that one: 'godwit store forget {entry.Name}'.");
+        }
+    }
+
+    private (Store Store, bool IsNew) MakeReady(StoreEntry entry, IReadOnlyList<(StoreEntry, string)> others)
+    {
+        var place = entry.OpenPlace();
+        var found = Store.Find(place);
+        RequirePlace(entry, place, found, others);
+        place.Prepare();
+        var isNew = found is null;
+        var key = ReadKey(entry, mayMake: isNew);
+        // Another host may be doing the same: what is there then is what both use.
+        isNew = isNew && Store.Create(place, Guid.NewGuid().ToString(), key);
+        var store = Store.Open(place, key, static () => new SegmentCoder());
+        RemoveLeftOvers(store);
+        return (store, isNew);
     }
 
     public void Forget(string name)
@@ -132,11 +184,13 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
         }
     }
 
-    /// <summary>The store, open.</summary>
+    /// <summary>The store, open. Whoever asks waits; not for longer than a store may say nothing.</summary>
     /// <exception cref="StorageException">It cannot be reached.</exception>
     /// <exception cref="StoreFormatException">It is damaged, newer, or has another key.</exception>
     public Store Open(StoreEntry entry)
     {
+        Task<Store> opening;
+        TimeSpan patience;
         lock (_lock)
         {
             if (_open.TryGetValue(entry.Name, out var open))
@@ -144,12 +198,54 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
                 return open;
             }
 
-            var store = Store.Open(
-                new DirectoryStorage(entry.Location), ReadKey(entry, mayMake: false), static () => new SegmentCoder());
-            Keep(entry, store);
-            return store;
+            if (!_opening.TryGetValue(entry.Name, out var known) || known.Task.IsFaulted)
+            {
+                // On a thread of its own, which may hang for as long as the system lets it.
+                known = (Task.Factory.StartNew(
+                    () => OpenNow(entry), CancellationToken.None, TaskCreationOptions.LongRunning,
+                    TaskScheduler.Default), clock.GetTimestamp());
+                _opening[entry.Name] = known;
+            }
+
+            (opening, patience) = (known.Task, Silence - clock.GetElapsedTime(known.Began));
+        }
+
+        try
+        {
+            return opening.WaitAsync(patience > TimeSpan.Zero ? patience : TimeSpan.Zero, clock)
+                .GetAwaiter().GetResult();
+        }
+        catch (TimeoutException)
+        {
+            throw Unanswered(null);
         }
     }
+
+    /// <summary>A store that is open, by its id.</summary>
+    public Store? FindOpen(string id)
+    {
+        lock (_lock)
+        {
+            return _open.Values.FirstOrDefault(store => store.Descriptor.Id == id);
+        }
+    }
+
+    /// <summary>Asks stores, side by side; one that says nothing for too long is in nobody's way.</summary>
+    /// <param name="ask">Begins nothing that has to be ended: it may be left behind.</param>
+    /// <returns>The answer of each, in their order, or why there is none: a failure that is known.</returns>
+    public async Task<IReadOnlyList<(StoreEntry Entry, T? Answer, Exception? Failure)>> AskAsync<T>(
+        IEnumerable<StoreEntry> entries, Func<StoreEntry, Store, T> ask)
+        where T : class => await Task.WhenAll(entries.Select(async entry =>
+    {
+        try
+        {
+            return (entry, await AnswerOf(() => ask(entry, Open(entry))), (Exception?)null);
+        }
+        catch (Exception exception) when (StoreErrors.IsKnown(exception))
+        {
+            return (entry, (T?)null, exception);
+        }
+    }));
 
     /// <summary>Works on a store from now on; disposed of at the end of the work.</summary>
     public StoreSession Begin(Store store)
@@ -166,67 +262,109 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
         return session;
     }
 
+    private TimeSpan Silence => TimeSpan.FromSeconds(settings.StoreSilenceSeconds);
+
+    private Store OpenNow(StoreEntry entry)
+    {
+        var place = entry.OpenPlace();
+        if (entry.Bucket is not null)
+        {
+            // What is behind the name may have changed.
+            place.Prepare();
+        }
+
+        var store = Store.Open(place, ReadKey(entry, mayMake: false), static () => new SegmentCoder());
+        RemoveLeftOvers(store);
+        lock (_lock)
+        {
+            _opening.Remove(entry.Name);
+            // It may have been forgotten, or named anew, meanwhile.
+            if (Entries().Contains(entry))
+            {
+                _open[entry.Name] = store;
+            }
+        }
+
+        return store;
+    }
+
+    private async Task<T> AnswerOf<T>(Func<T> work)
+    {
+        try
+        {
+            return await Task.Factory.StartNew(
+                work, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default)
+                .WaitAsync(Silence, clock);
+        }
+        catch (TimeoutException exception)
+        {
+            throw Unanswered(exception);
+        }
+    }
+
+    private StorageException Unanswered(Exception? inner) => new(
+        StorageFailure.Unreachable, $"it has said nothing for {settings.StoreSilenceSeconds} s", inner);
+
     public static StoreWriterOptions WriterOptions(StoreEntry entry) => new(
         Random, entry.Coding == "zstd" ? SegmentCoding.Zstd : SegmentCoding.Lz4, entry.QuotaBytes);
 
-    private void Keep(StoreEntry entry, Store store)
+    // Sessions of this host were left by a daemon that did not end in order: this one has begun none yet.
+    private void RemoveLeftOvers(Store store)
     {
-        if (_met.Add(store.Descriptor.Id))
+        lock (_lock)
         {
-            // Sessions of this host were left by a daemon that did not end in order: this one has begun none yet.
-            StoreSession.RemoveLeftOvers(store, settings.HostName);
+            if (!_met.Add(store.Descriptor.Id))
+            {
+                return;
+            }
         }
 
-        _open[entry.Name] = store;
+        try
+        {
+            StoreSession.RemoveLeftOvers(store, settings.HostName);
+        }
+        catch
+        {
+            lock (_lock)
+            {
+                _met.Remove(store.Descriptor.Id);
+            }
+
+            throw;
+        }
     }
 
     // A store that was copied as files has the id of the other one: a guest would be claimed in each of them. And a
     // directory that holds something else is one over which nothing is mounted yet, or the wrong file system.
-    private void RequirePlace(StoreEntry entry, StoreDescriptor? found)
+    private static void RequirePlace(
+        StoreEntry entry, IStorePlace place, StoreDescriptor? found,
+        IReadOnlyList<(StoreEntry Entry, string Id)> others)
     {
         if (found is null)
         {
-            if (Directory.Exists(entry.Location) && Directory.EnumerateFileSystemEntries(entry.Location)
-                .Select(Path.GetFileName)
-                .FirstOrDefault(name => name is not ("unfinished" or "lost+found")) is { } other)
+            if (place.FindStranger() is { } other)
             {
                 throw new GodwitException("store-invalid",
                     $"{entry.Location} holds no store, and is not empty: there is '{other}'.",
-                    "Check what is mounted there; a new store takes a directory of its own.");
+                    "Check what is mounted there, or the bucket; a new store takes a place of its own.");
             }
 
             return;
         }
 
-        foreach (var known in Entries().Where(known => known.Location != entry.Location))
+        if (others.FirstOrDefault(known => known.Id == found.Id) is { Entry: { } same })
         {
-            if (IdOf(known) == found.Id)
-            {
-                throw new GodwitException("store-invalid",
-                    $"The store at {entry.Location} has the id of '{known.Name}' at {known.Location}: {found.Id}. "
-                    + "It is the same one, or a copy of its files.",
-                    $"Use '{known.Name}'. To copy a store make a new one, and 'godwit store copy {known.Name} NEW'.");
-            }
+            throw new GodwitException("store-invalid",
+                $"The store at {entry.Location} has the id of '{same.Name}' at {same.Location}: {found.Id}. "
+                + "It is the same one, or a copy of its files.",
+                $"Use '{same.Name}'. To copy a store make a new one, and 'godwit store copy {same.Name} NEW'.");
         }
     }
 
-    // Empty if that cannot be said.
-    private string IdOf(StoreEntry entry)
-    {
-        if (_open.TryGetValue(entry.Name, out var open))
-        {
-            return open.Descriptor.Id;
-        }
-
-        try
-        {
-            return Store.Find(new DirectoryStorage(entry.Location))?.Id ?? "";
-        }
-        catch (Exception exception) when (StoreErrors.IsKnown(exception))
-        {
-            return "";
-        }
-    }
+    // Of those that answer.
+    private async Task<IReadOnlyList<(StoreEntry Entry, string Id)>> IdsOfAsync(IEnumerable<StoreEntry> entries) =>
+        [.. (await AskAsync(entries, (_, store) => store.Descriptor))
+            .Where(one => one.Answer is not null).Select(one => (one.Entry, one.Answer!.Id))];
 
     private static StoreKey? ReadKey(StoreEntry entry, bool mayMake)
     {
@@ -239,13 +377,9 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
         {
             if (!File.Exists(entry.KeyFile) && mayMake)
             {
-                using var stream = new FileStream(entry.KeyFile, new FileStreamOptions
-                {
-                    Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = OwnerOnly,
-                });
-                stream.Write(System.Text.Encoding.ASCII.GetBytes(
-                    Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(StoreKey.Size)) + "\n"));
-                stream.Flush(flushToDisk: true);
+                // Before anything is sealed under it.
+                KeyFile.Replace(
+                    entry.KeyFile, Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(StoreKey.Size)) + "\n");
             }
 
             KeyFile.CheckMode(entry.KeyFile);
@@ -296,7 +430,7 @@ internal sealed class Stores(DaemonSettings settings, TimeProvider clock)
                 stream.Flush(flushToDisk: true);
             }
 
-            File.Move(next, settings.StoresFile, overwrite: true);
+            DurableFolder.Replace(next, settings.StoresFile);
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {

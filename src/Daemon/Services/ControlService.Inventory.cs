@@ -1,5 +1,4 @@
 using Godwit.Api.V1;
-using Godwit.Migration.Wire;
 using Grpc.Core;
 
 namespace Godwit.Daemon.Services;
@@ -13,7 +12,7 @@ internal sealed partial class ControlService
         var response = new ListInventoryResponse { QuotaBytes = (ulong)inventory.QuotaBytes };
         response.Entries.AddRange(inventory.List().Select(entry => new InventoryEntry
         {
-            Kind = entry.Origin == ContentOrigin.OwnMemory ? "memory" : "disk",
+            Kind = entry.Kind.ToString().ToLowerInvariant(),
             Name = entry.Label,
             GuestUuid = entry.Guest == Guid.Empty ? "" : entry.Guest.ToString(),
             Blocks = (ulong)entry.Blocks,

@@ -14,22 +14,33 @@ internal sealed partial class ControlService
     public override Task<ResumeGuestResponse> ResumeGuest(ResumeGuestRequest request, ServerCallContext context) =>
         parcels.ResumeAsync(request, context.CancellationToken);
 
+    public override Task HoardGuest(
+        HoardGuestRequest request, IServerStreamWriter<HoardProgress> responseStream, ServerCallContext context) =>
+        parcels.HoardAsync(request, responseStream.WriteAsync, context.CancellationToken);
+
+    public override Task<ResumePrediction> PredictResume(PredictResumeRequest request, ServerCallContext context) =>
+        parcels.PredictAsync(request.Guest, context.CancellationToken);
+
     public override Task<ListParcelsResponse> ListParcels(ListParcelsRequest request, ServerCallContext context) =>
         parcels.ListAsync(request.Guest, request.Store);
 
     public override Task<Parcel> RemoveParcel(ParcelRequest request, ServerCallContext context) =>
-        parcels.RemoveAsync(request.Reference, request.Store);
+        parcels.RemoveAsync(request.Reference, request.Store, request.Force);
 
-    public override Task<StoreInfo> CreateStore(StoreSpec request, ServerCallContext context) =>
-        Task.Run(() => Describe(stores.Create(request)));
+    public override async Task<StoreInfo> CreateStore(StoreSpec request, ServerCallContext context)
+    {
+        var (entry, isNew) = await stores.CreateAsync(request);
+        var info = (await DescribeAsync([entry]))[0];
+        info.IsNew = isNew;
+        return info;
+    }
 
-    public override Task<ListStoresResponse> ListStores(ListStoresRequest request, ServerCallContext context) =>
-        Task.Run(() =>
-        {
-            var response = new ListStoresResponse();
-            response.Stores.AddRange(stores.All.Select(Describe));
-            return response;
-        });
+    public override async Task<ListStoresResponse> ListStores(ListStoresRequest request, ServerCallContext context)
+    {
+        var response = new ListStoresResponse();
+        response.Stores.AddRange(await DescribeAsync(stores.All));
+        return response;
+    }
 
     public override Task<Empty> ForgetStore(StoreRequest request, ServerCallContext context)
     {
@@ -38,41 +49,38 @@ internal sealed partial class ControlService
     }
 
     public override Task<CollectStoreResponse> CollectStore(StoreRequest request, ServerCallContext context) =>
-        parcels.CollectAsync(request.Name);
+        parcels.CollectAsync(request.Name, context.CancellationToken);
 
     public override Task<CopyParcelsResponse> CopyParcels(CopyParcelsRequest request, ServerCallContext context) =>
-        parcels.CopyAsync(request);
+        parcels.CopyAsync(request, context.CancellationToken);
 
     public override Task<VerifyStoreResponse> VerifyStore(VerifyStoreRequest request, ServerCallContext context) =>
-        parcels.VerifyAsync(request.Name, request.Contents, request.RepairFrom);
+        parcels.VerifyAsync(
+            request.Name, request.Contents, request.RepairFrom, context.CancellationToken);
 
-    private StoreInfo Describe(StoreEntry entry)
+    private async Task<StoreInfo[]> DescribeAsync(IEnumerable<StoreEntry> entries) =>
+        [.. (await stores.AskAsync(entries, Describe)).Select(
+            one => one.Answer ?? new StoreInfo { Spec = SpecOf(one.Entry), Detail = one.Failure!.Message })];
+
+    private static StoreInfo Describe(StoreEntry entry, Store store)
     {
-        var info = new StoreInfo
+        store.Refresh();
+        var use = StoreUse.Of(store.Objects);
+        return new StoreInfo
         {
-            Spec = new StoreSpec
-            {
-                Name = entry.Name, Location = entry.Location, KeyFile = entry.KeyFile,
-                QuotaBytes = (ulong)entry.QuotaBytes, Coding = entry.Coding,
-            },
+            Spec = SpecOf(entry),
+            Id = store.Descriptor.Id,
+            Bytes = (ulong)use.Bytes,
+            Chunks = (ulong)store.Chunks,
+            Packs = (uint)use.Packs,
+            Parcels = (uint)use.Parcels,
         };
-        try
-        {
-            var store = stores.Open(entry);
-            store.Refresh();
-            var use = StoreUse.Of(store.Objects);
-            info.Id = store.Descriptor.Id;
-            info.Bytes = (ulong)use.Bytes;
-            info.Chunks = (ulong)store.Chunks;
-            info.Packs = (uint)use.Packs;
-            info.Parcels = (uint)use.Parcels;
-        }
-        catch (Exception exception)
-            when (StoreErrors.IsKnown(exception) || exception is Godwit.Migration.GodwitException)
-        {
-            info.Detail = exception.Message;
-        }
-
-        return info;
     }
+
+    private static StoreSpec SpecOf(StoreEntry entry) => new()
+    {
+        Name = entry.Name, Location = entry.Location, KeyFile = entry.KeyFile, QuotaBytes = (ulong)entry.QuotaBytes,
+        Coding = entry.Coding, Endpoint = entry.Endpoint, Region = entry.Region,
+        CredentialsFile = entry.CredentialsFile,
+    };
 }

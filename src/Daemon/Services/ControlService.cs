@@ -28,20 +28,27 @@ internal sealed partial class ControlService(
         if (!request.Force)
         {
             await disputes.RequireUndisputedAsync(guests.Find(request.Name), context.CancellationToken);
+            await parcels.RequireOwnedAsync(guests.Find(request.Name));
         }
 
         return guests.Describe(await guests.StartAsync(request.Name, context.CancellationToken));
     }
 
-    public override async Task<Guest> StopGuest(StopGuestRequest request, ServerCallContext context) =>
-        guests.Describe(await guests.StopAsync(
-            request.Name, request.Force, TimeSpan.FromSeconds(request.TimeoutSeconds), context.CancellationToken));
+    public override async Task<Guest> StopGuest(StopGuestRequest request, ServerCallContext context)
+    {
+        var (guest, lost) = await guests.StopAsync(
+            request.Name, request.Force, TimeSpan.FromSeconds(request.TimeoutSeconds), context.CancellationToken);
+        var answer = guests.Describe(guest);
+        answer.Detail = lost.Length > 0 ? lost : answer.Detail;
+        return answer;
+    }
 
     public override async Task<Empty> RemoveGuest(GuestRequest request, ServerCallContext context)
     {
         var guest = guests.Find(request.Name);
         await guests.RemoveAsync(request.Name, context.CancellationToken);
         inventory.Removed(guest.Record.Uuid);
+        await parcels.ForgetSleepsAsync(guest.Record.Uuid);
         return new Empty();
     }
 
@@ -165,7 +172,9 @@ internal sealed partial class ControlService(
     public override async Task<RemoveHostResponse> RemoveHost(HostRequest request, ServerCallContext context)
     {
         var response = new RemoveHostResponse();
-        response.NotTold.AddRange(await membership.RemoveAsync(request.Name, context.CancellationToken));
+        // As long as its signature is believed, and only if it will not be.
+        response.NotTold.AddRange(await membership.RemoveAsync(
+            request.Name, parcels.VouchAsync, context.CancellationToken));
         return response;
     }
 

@@ -32,6 +32,7 @@ internal sealed class Gate(ClusterTrust trust, ILogger<Gate> logger) : Intercept
         {
             "GetVersion", "GetGuest", "ListGuests", "PlanMigration", "ListPolicies", "ListMigrations", "GetMigration",
             "WatchMigration", "ListHosts", "GetHost", "Diagnose", "ListInventory", "ListParcels", "ListStores",
+            "PredictResume",
         }.Select(method => ControlPrefix + method),
     ];
 

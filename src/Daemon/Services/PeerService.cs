@@ -13,7 +13,8 @@ namespace Godwit.Daemon.Services;
 /// <summary>What members ask of this host. <see cref="Gate"/> has checked their certificates.</summary>
 internal sealed class PeerService(
     Membership membership, HostReports hosts, ClusterTrust trust, GuestKeeper guests, IncomingMoves incoming,
-    HandOvers handOvers, DisputedGuests disputes, MoveReports reports, ParcelKeeper parcels, TimeProvider clock)
+    HandOvers handOvers, DisputedGuests disputes, MoveReports reports, ParcelKeeper parcels, SleepBook sleeps,
+    TimeProvider clock)
     : Peer.PeerBase
 {
     public override Task<Authority> GetAuthority(Empty request, ServerCallContext context) =>
@@ -65,7 +66,8 @@ internal sealed class PeerService(
 
     public override async Task<Empty> AnnounceRemoval(Revocation request, ServerCallContext context)
     {
-        await membership.LearnRevocationsAsync(Gate.CallerOf(context), [request], context.CancellationToken);
+        await membership.LearnRevocationsAsync(
+            Gate.CallerOf(context), [request], parcels.VouchAsync, context.CancellationToken);
         return new Empty();
     }
 
@@ -104,15 +106,34 @@ internal sealed class PeerService(
     {
         // A member asks for this host, never for a third one.
         request.On = "";
-        if (request.Mode != ResumeMode.Resume)
+        if (request.Mode != ResumeMode.Resume || request.TakeOver)
         {
             // What a guest was since a parcel is given up by who may command its own host.
             throw new GodwitException("guest-state",
                 $"Host '{Gate.CallerOf(context)}' asks for more than to resume '{request.Reference}'.",
-                "Run 'godwit vm rollback' or 'godwit vm fork' on the host itself.");
+                "Run 'godwit vm rollback', 'godwit vm fork' or 'godwit vm resume --take-over' on the host itself.");
         }
 
         return parcels.ResumeAsync(request, context.CancellationToken);
+    }
+
+    public override Task HoardHere(
+        HoardGuestRequest request, IServerStreamWriter<HoardProgress> responseStream, ServerCallContext context)
+    {
+        request.On = "";
+        return parcels.HoardAsync(request, responseStream.WriteAsync, context.CancellationToken);
+    }
+
+    public override async Task<ListSleepsResponse> ListSleeps(ListSleepsRequest request, ServerCallContext context)
+    {
+        var response = new ListSleepsResponse();
+        if (Guid.TryParse(request.GuestUuid, out var guest))
+        {
+            var known = await sleeps.ListAsync(guest, context.CancellationToken);
+            response.Sleeps.AddRange(known.Select(SleepBook.ToApi));
+        }
+
+        return response;
     }
 
     public override async Task<Empty> NoticeResume(NoticeResumeRequest request, ServerCallContext context)
@@ -121,6 +142,12 @@ internal sealed class PeerService(
         return new Empty();
     }
 
+    public override Task<FindOwnerResponse> FindOwner(FindOwnerRequest request, ServerCallContext context) =>
+        Task.FromResult(parcels.FindOwner(request.GuestUuid));
+
     public override Task<Empty> MeasureLink(MeasureLinkRequest request, ServerCallContext context) =>
         Task.FromResult(new Empty());
+
+    public override Task<FindContentsResponse> FindContents(FindContentsRequest request, ServerCallContext context) =>
+        incoming.FindContentsAsync(request);
 }

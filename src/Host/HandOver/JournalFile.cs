@@ -54,7 +54,7 @@ public sealed partial class JournalFile : IJournalFile, IDisposable
             RandomAccess.Write(file, bytes, 0);
             RandomAccess.FlushToDisk(file);
             File.Move(next, _path, overwrite: true);
-            FlushDirectory();
+            DurableFolder.Flush(Path.GetDirectoryName(Path.GetFullPath(_path))!);
         }
         catch
         {
@@ -83,32 +83,4 @@ public sealed partial class JournalFile : IJournalFile, IDisposable
 
         return File.OpenHandle(path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
     }
-
-    // A new name is durable only when its directory is.
-    private void FlushDirectory()
-    {
-        const int readOnlyDirectory = 0x10000;
-        int directory = OpenPath(Path.GetDirectoryName(Path.GetFullPath(_path))!, readOnlyDirectory);
-        if (directory < 0)
-        {
-            throw new IOException(Marshal.GetLastPInvokeErrorMessage());
-        }
-
-        int result = Flush(directory);
-        string error = Marshal.GetLastPInvokeErrorMessage();
-        _ = Close(directory);
-        if (result != 0)
-        {
-            throw new IOException(error);
-        }
-    }
-
-    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int OpenPath(string path, int flags);
-
-    [LibraryImport("libc", EntryPoint = "fsync", SetLastError = true)]
-    private static partial int Flush(int descriptor);
-
-    [LibraryImport("libc", EntryPoint = "close")]
-    private static partial int Close(int descriptor);
 }

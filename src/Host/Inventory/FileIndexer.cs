@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using Godwit.ChunkStore;
+using Godwit.ChunkStore.Trees;
 using Microsoft.Win32.SafeHandles;
 
 namespace Godwit.Host.Inventory;
@@ -19,11 +20,12 @@ internal static partial class FileIndexer
     /// <param name="part">
     /// Called with the newest blocks alone, each time there are enough of them and at the end; may be null.
     /// </param>
+    /// <param name="tree">Takes every block in as well, zeros included; may be null.</param>
     /// <exception cref="IOException">It cannot be read.</exception>
     /// <exception cref="OperationCanceledException">Wanted by the caller.</exception>
     public static void Index(
         SafeFileHandle file, ContentIndexBuilder builder, Action<ContentIndexBuilder>? part,
-        CancellationToken cancellationToken)
+        CancellationToken cancellationToken, ChunkTreeBuilder? tree = null)
     {
         byte[] buffer = new byte[ReadBytes];
         ContentIndexBuilder? newest = part is null ? null : new ContentIndexBuilder();
@@ -48,7 +50,7 @@ internal static partial class FileIndexer
                 int blocks = count / ContentIndex.BlockBytes;
                 for (int i = 0; i < blocks; i++)
                 {
-                    Add(builder, newest, at, buffer.AsSpan(i * ContentIndex.BlockBytes, ContentIndex.BlockBytes));
+                    Add(builder, newest, tree, at, buffer.AsSpan(i * ContentIndex.BlockBytes, ContentIndex.BlockBytes));
                     at += ContentIndex.BlockBytes;
                 }
 
@@ -72,19 +74,26 @@ internal static partial class FileIndexer
         {
             part!(newest);
         }
+
+        tree?.AddZerosTo(ContentSource.Blocks(length));
+        tree?.Finish();
     }
 
     private static void Add(
-        ContentIndexBuilder builder, ContentIndexBuilder? newest, long offset, ReadOnlySpan<byte> block)
+        ContentIndexBuilder builder, ContentIndexBuilder? newest, ChunkTreeBuilder? tree, long offset,
+        ReadOnlySpan<byte> block)
     {
         if (!block.ContainsAnyExcept((byte)0))
         {
             return;
         }
 
-        ContentName name = ContentName.Of(block);
+        var id = ChunkId.Of(block);
+        var name = new ContentName(id.High);
         ulong fingerprint = Fingerprint.Of(block);
         uint number = (uint)(offset / ContentIndex.BlockBytes);
+        tree?.AddZerosTo(number);
+        tree?.Add(id);
         builder.Add(number, name, fingerprint);
         newest?.Add(number, name, fingerprint);
     }

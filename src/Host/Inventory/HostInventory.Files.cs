@@ -1,6 +1,7 @@
 using System.Text;
 using Godwit.ChunkStore;
 using Godwit.Migration.Wire;
+using Godwit.Pages;
 using Microsoft.Win32.SafeHandles;
 
 namespace Godwit.Host.Inventory;
@@ -8,7 +9,7 @@ namespace Godwit.Host.Inventory;
 // Which files there are, and how they are opened, replaced and removed.
 public sealed partial class HostInventory
 {
-    private bool AddIfThere(List<ContentSource> sources, string path, ContentOrigin origin)
+    private bool AddIfThere(List<ContentSource> sources, string path, ContentOrigin origin, bool isHoard = false)
     {
         if (!TryOpen(path, out ContentIndex? index, out MappedFile? mapping))
         {
@@ -17,9 +18,11 @@ public sealed partial class HostInventory
 
         try
         {
+            const FileShare anybody = FileShare.ReadWrite | FileShare.Delete;
             string file = File.Exists(ImageOf(path)) ? ImageOf(path) : index!.Subject.Label;
             sources.Add(new ContentSource(
-                origin, index!, mapping, File.OpenHandle(file, share: FileShare.ReadWrite | FileShare.Delete)));
+                origin, index!, mapping, File.OpenHandle(file, share: anybody), isHoard,
+                File.Exists(NodesOf(path)) ? File.OpenHandle(NodesOf(path), share: anybody) : null));
             return true;
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
@@ -70,17 +73,42 @@ public sealed partial class HostInventory
 
     private static InventoryEntry Describe(string path, ContentIndex index)
     {
-        bool memory = IsMemory(path, out Guid guest);
+        InventoryKind kind = KindOf(path, out Guid guest);
         return new InventoryEntry(
-            memory ? ContentOrigin.OwnMemory : ContentOrigin.Disk, index.Subject.Label, guest, index.Count,
+            kind, index.Subject.Label, guest, index.CountBlocks(),
             BytesOf(path), new DateTimeOffset(File.GetLastWriteTimeUtc(path), TimeSpan.Zero));
     }
 
-    // The referenced before the referrer, and the other way round when they go: an index without its image is useless.
-    private static void Remove(string index)
+    private InventoryEntry? Describe(string arrival)
     {
-        File.Delete(index);
-        File.Delete(ImageOf(index));
+        lock (_files)
+        {
+            try
+            {
+                using ArrivedMemory memory = ArrivedMemory.Open(arrival);
+                KindOf(arrival, out Guid guest);
+                long bytes = BytesOf(arrival);
+                return new InventoryEntry(
+                    InventoryKind.Arrival, memory.Label, guest,
+                    Math.Max(0, bytes - ArrivedMemory.HeaderBytes) / PageLines.SumsBytes, bytes,
+                    new DateTimeOffset(File.GetLastWriteTimeUtc(arrival), TimeSpan.Zero));
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                LogThrownAway(arrival, e.Message);
+                File.Delete(arrival);
+                return null;
+            }
+        }
+    }
+
+    // The referenced before the referrer, and the other way round when they go: an index without its image is useless.
+    private static void Remove(string path)
+    {
+        File.Delete(path);
+        File.Delete(ImageOf(path));
+        File.Delete(SumsOf(path));
+        File.Delete(NodesOf(path));
     }
 
     private static void Put(string index, byte[] bytes)
@@ -100,7 +128,7 @@ public sealed partial class HostInventory
         File.Move(index + ".new", index, overwrite: true);
     }
 
-    private static SafeFileHandle Create(string path)
+    internal static SafeFileHandle Create(string path, FileAccess access = FileAccess.Write)
     {
         File.Delete(path);
         using var stream = new FileStream(path, new FileStreamOptions
@@ -108,36 +136,43 @@ public sealed partial class HostInventory
             Mode = FileMode.CreateNew, Access = FileAccess.Write,
             UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
         });
-        return File.OpenHandle(path, FileMode.Open, FileAccess.Write);
+        return File.OpenHandle(path, FileMode.Open, access);
     }
 
-    private List<string> Indexes() =>
-        Directory.Exists(_directory) ? [.. Directory.EnumerateFiles(_directory, "*.index")] : [];
+    private List<string> Indexes() => Files("*.index");
+
+    private List<string> Arrivals() => Files("*" + ArrivedMemory.Extension);
+
+    private List<string> Files(string pattern) =>
+        Directory.Exists(_directory) ? [.. Directory.EnumerateFiles(_directory, pattern)] : [];
 
     private string IndexOf(Guid guest) => Path.Combine(_directory, $"memory-{guest:N}.index");
+
+    private string HoardIndexOf(Guid guest) => Path.Combine(_directory, $"hoard-{guest:N}.index");
 
     private string IndexOf(string image) => Path.Combine(_directory, $"disk-{SubjectOf(image)}.index");
 
     private static string ImageOf(string index) => Path.ChangeExtension(index, ".image");
 
-    private static bool IsMemory(string index, out Guid guest)
+    private static string SumsOf(string index) => Path.ChangeExtension(index, ArrivedMemory.Extension);
+
+    private static string NodesOf(string index) => Path.ChangeExtension(index, ".nodes");
+
+    private static InventoryKind KindOf(string index, out Guid guest)
     {
-        string name = Path.GetFileNameWithoutExtension(index);
+        string[] name = Path.GetFileNameWithoutExtension(index).Split('-', 2);
         guest = default;
-        return name.StartsWith("memory-", StringComparison.Ordinal)
-            && Guid.TryParse(name["memory-".Length..], out guest);
+        return name[0] == "disk" || !Guid.TryParse(name[^1], out guest) ? InventoryKind.Disk
+            : name[0] == "hoard" ? InventoryKind.Hoard : InventoryKind.Memory;
     }
 
-    private static long BytesOf(string index)
+    private static long BytesOf(string path)
     {
-        var file = new FileInfo(index);
-        if (!file.Exists)
-        {
-            return 0;
-        }
-
-        string image = ImageOf(index);
-        return file.Length + (File.Exists(image) ? SparseFile.AllocatedBytes(image) : 0);
+        string image = ImageOf(path);
+        string nodes = NodesOf(path);
+        return SparseFile.AllocatedBytes(path)
+            + (File.Exists(nodes) ? SparseFile.AllocatedBytes(nodes) : 0)
+            + (File.Exists(image) ? SparseFile.AllocatedBytes(image) : 0);
     }
 
     private static ContentName SubjectOf(Guid guest) => ContentName.Of(guest.ToByteArray());

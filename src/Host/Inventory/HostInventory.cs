@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Text;
 using Godwit.ChunkStore;
+using Godwit.ChunkStore.Trees;
 using Godwit.Host.Qemu;
 using Godwit.Migration.Wire;
 using Godwit.Pages;
@@ -9,15 +10,28 @@ using Microsoft.Win32.SafeHandles;
 
 namespace Godwit.Host.Inventory;
 
+/// <summary>What an entry of the inventory is.</summary>
+public enum InventoryKind
+{
+    /// <summary>The memory that a guest left behind.</summary>
+    Memory,
+    /// <summary>A disk image, which is indexed where it lies.</summary>
+    Disk,
+    /// <summary>What was fetched ahead of a guest's resume.</summary>
+    Hoard,
+    /// <summary>Sums of what a guest came with that is here now.</summary>
+    Arrival,
+}
+
 /// <summary>One thing this host can rebuild contents from.</summary>
-/// <param name="Origin">What it is.</param>
+/// <param name="Kind">What it is.</param>
 /// <param name="Label">The guest's name, or the image's path.</param>
-/// <param name="Guest">The guest whose memory it is; empty for a disk image.</param>
-/// <param name="Blocks">Contents with a name of their own.</param>
+/// <param name="Guest">The guest whose memory it is, or that it was hoarded for; empty for a disk image.</param>
+/// <param name="Blocks">Contents with a name of their own; of an arrival, pages that were not zero.</param>
 /// <param name="DiskBytes">What it takes on this host's disk, index included; an image itself is not ours.</param>
 /// <param name="Made">When it was kept or indexed.</param>
 public sealed record InventoryEntry(
-    ContentOrigin Origin, string Label, Guid Guest, long Blocks, long DiskBytes, DateTimeOffset Made);
+    InventoryKind Kind, string Label, Guid Guest, long Blocks, long DiskBytes, DateTimeOffset Made);
 
 /// <summary>
 /// What this host can rebuild by name: the memory that guests left behind, and the blocks of disk images.
@@ -109,12 +123,83 @@ public sealed partial class HostInventory : IAsyncDisposable
         return keeping;
     }
 
-    /// <summary>Forgets the memory kept of a guest.</summary>
+    /// <summary>Begins to note what a guest comes with.</summary>
+    /// <param name="guest">The guest.</param>
+    /// <param name="label">Its name.</param>
+    /// <param name="from">The host it comes from, which keeps what it leaves there.</param>
+    /// <param name="memoryBytes">The length of its memory.</param>
+    /// <returns>The caller's to dispose of; null if there is no room for it.</returns>
+    public ArrivedMemory? BeginArrival(Guid guest, string label, string from, long memoryBytes)
+    {
+        if (memoryBytes / Page.Size * PageLines.SumsBytes > _quotaBytes)
+        {
+            return null;
+        }
+
+        try
+        {
+            RequireFree();
+            return ArrivedMemory.Begin(SumsOf(IndexOf(guest)), label, from, memoryBytes);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            LogNotKept(label, e.Message);
+            return null;
+        }
+    }
+
+    /// <summary>The guest is here, and with it what was noted of its memory; what was kept of it before goes.</summary>
+    public void Arrived(Guid guest, ArrivedMemory? memory)
+    {
+        lock (_files)
+        {
+            Remove(IndexOf(guest));
+            Remove(HoardIndexOf(guest));
+            memory?.Keep();
+        }
+
+        Trim(_quotaBytes);
+    }
+
+    /// <summary>What a guest that is here came with, if it came from this host and all of it was noted.</summary>
+    /// <returns>The caller's to dispose of; null if there is nothing.</returns>
+    public ArrivedMemory? OpenArrival(Guid guest, string from, long memoryBytes)
+    {
+        string path = SumsOf(IndexOf(guest));
+        lock (_files)
+        {
+            if (!File.Exists(path))
+            {
+                return null;
+            }
+
+            try
+            {
+                ArrivedMemory memory = ArrivedMemory.Open(path);
+                if (memory.From == from && memory.MemoryBytes == memoryBytes)
+                {
+                    return memory;
+                }
+
+                memory.Dispose();
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                LogThrownAway(path, e.Message);
+                File.Delete(path);
+            }
+
+            return null;
+        }
+    }
+
+    /// <summary>Forgets what is kept of a guest's memory, and what was hoarded for it.</summary>
     public void Forget(Guid guest)
     {
         lock (_files)
         {
             Remove(IndexOf(guest));
+            Remove(HoardIndexOf(guest));
         }
     }
 
@@ -154,9 +239,10 @@ public sealed partial class HostInventory : IAsyncDisposable
     /// </param>
     /// <param name="siblings">Whether what other guests left or use counts too.</param>
     /// <param name="running">The memory of guests that run here and may be read from too; disposed of there.</param>
+    /// <param name="hoard">Whether what was hoarded for it counts.</param>
     public async Task<GuestInventory> OpenAsync(
         Guid guest, IReadOnlyList<string> images, IReadOnlyList<string> bases, bool siblings,
-        IReadOnlyList<GuestMemory>? running = null)
+        IReadOnlyList<GuestMemory>? running = null, bool hoard = true)
     {
         if (_keeping.TryGetValue(guest, out Task? keeping))
         {
@@ -168,6 +254,11 @@ public sealed partial class HostInventory : IAsyncDisposable
         if (_quotaBytes > 0)
         {
             AddIfThere(ready, IndexOf(guest), ContentOrigin.OwnMemory);
+            if (hoard)
+            {
+                AddIfThere(ready, HoardIndexOf(guest), ContentOrigin.OwnMemory, isHoard: true);
+            }
+
             string[] chain = [.. images.SelectMany(DiskImage.Chain).Distinct()];
             foreach (string path in chain)
             {
@@ -185,7 +276,8 @@ public sealed partial class HostInventory : IAsyncDisposable
 
             if (siblings)
             {
-                string[] own = [IndexOf(guest), .. chain.Select(IndexOf), .. others.Select(IndexOf)];
+                string[] own =
+                    [IndexOf(guest), HoardIndexOf(guest), .. chain.Select(IndexOf), .. others.Select(IndexOf)];
                 foreach (string index in Indexes().Except(own))
                 {
                     AddIfThere(ready, index, ContentOrigin.Sibling);
@@ -227,18 +319,23 @@ public sealed partial class HostInventory : IAsyncDisposable
             }
         }
 
+        entries.AddRange(Arrivals().Select(Describe).OfType<InventoryEntry>());
+
         return [.. entries.OrderByDescending(entry => entry.Made)];
     }
 
     /// <summary>Removes the oldest until no more than this is left on disk.</summary>
     /// <returns>Bytes that were freed.</returns>
-    public long Trim(long bytesMax)
+    public long Trim(long bytesMax) => Trim(bytesMax, []);
+
+    private long Trim(long bytesMax, IReadOnlyCollection<string> spared)
     {
         lock (_files)
         {
-            long before = Indexes().Sum(BytesOf);
+            string[] all = [.. Indexes(), .. Arrivals()];
+            long before = all.Sum(BytesOf);
             long left = before;
-            foreach (string path in Indexes().OrderBy(File.GetLastWriteTimeUtc))
+            foreach (string path in all.Except(spared).OrderBy(File.GetLastWriteTimeUtc))
             {
                 if (left <= bytesMax)
                 {
@@ -275,7 +372,13 @@ public sealed partial class HostInventory : IAsyncDisposable
         using (SafeFileHandle file = Create(image + ".new"))
         {
             RandomAccess.SetLength(file, memory.Length);
-            Copy(memory, file, builder);
+            uint end = (uint)ContentSource.Blocks(memory.Length);
+            var nodes = new NodeBlockWriter(file, builder, () => end++);
+            var tree = new ChunkTreeBuilder(nodes.Add);
+            Copy(memory, file, builder, tree);
+            tree.AddZerosTo(ContentSource.Blocks(memory.Length));
+            tree.Finish();
+            nodes.Flush();
         }
 
         byte[] bytes = builder.Build(new IndexSubject(
@@ -293,7 +396,8 @@ public sealed partial class HostInventory : IAsyncDisposable
     }
 
     // Page by page of what was ever written: holes and zeros take no room in the copy either.
-    private void Copy(GuestMemory memory, SafeFileHandle file, ContentIndexBuilder builder)
+    private void Copy(
+        GuestMemory memory, SafeFileHandle file, ContentIndexBuilder builder, ChunkTreeBuilder tree)
     {
         const int pagesAtOnce = 256;
         byte[] buffer = new byte[pagesAtOnce * Page.Size];
@@ -314,7 +418,10 @@ public sealed partial class HostInventory : IAsyncDisposable
                     if (page.ContainsAnyExcept((byte)0))
                     {
                         RandomAccess.Write(file, page, (first.Value + i) * Page.Size);
-                        builder.Add((uint)(first.Value + i), page);
+                        var id = ChunkId.Of(page);
+                        builder.Add((uint)(first.Value + i), new ContentName(id.High), Fingerprint.Of(page));
+                        tree.AddZerosTo(first.Value + i);
+                        tree.Add(id);
                     }
                 }
 
@@ -381,14 +488,20 @@ public sealed partial class HostInventory : IAsyncDisposable
 
         var builder = new ContentIndexBuilder();
         using (SafeFileHandle file = File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete))
+        using (SafeFileHandle trees = Create(NodesOf(index) + ".new"))
         {
-            FileIndexer.Index(file, builder, part: null, _stop.Token);
+            uint first = (uint)ContentSource.Blocks(subject.Length);
+            uint end = first;
+            var nodes = new NodeBlockWriter(trees, builder, () => end++, first);
+            FileIndexer.Index(file, builder, part: null, _stop.Token, new ChunkTreeBuilder(nodes.Add));
+            nodes.Flush();
         }
 
         byte[] bytes = builder.Build(subject);
         RequireFree();
         lock (_files)
         {
+            File.Move(NodesOf(index) + ".new", NodesOf(index), overwrite: true);
             Put(index, bytes);
         }
 

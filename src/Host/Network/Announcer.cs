@@ -160,8 +160,10 @@ public sealed partial class Announcer : IDisposable
     }
 
     /// <summary>Ends the repeats and closes the sockets.</summary>
+    /// <remarks>Again is nothing: a guest that has been announced may still fail to arrive.</remarks>
     public void Dispose()
     {
+        // Not disposed of itself, for it could not be cancelled again: it holds neither timer nor handle.
         _disposing.Cancel();
         lock (_ports)
         {
@@ -171,7 +173,6 @@ public sealed partial class Announcer : IDisposable
             }
             _ports.Clear();
         }
-        _disposing.Dispose();
     }
 
     [LibraryImport("libc", EntryPoint = "socket", SetLastError = true)]

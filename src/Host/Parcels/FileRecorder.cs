@@ -27,7 +27,9 @@ internal sealed partial class FileRecorder
     private readonly long _seed = BitConverter.ToInt64(RandomNumberGenerator.GetBytes(sizeof(long)));
     private ChunkId[] _ids = [];
     private PageFingerprints? _seen;
+    private readonly List<(long At, byte[] Content)> _held = [];
     private long _length;
+    private long _steps;
 
     /// <param name="isBase">Whether a block is one of a base image's.</param>
     public FileRecorder(string path, StoreWriter writer, Func<ChunkId, bool> isBase)
@@ -37,9 +39,73 @@ internal sealed partial class FileRecorder
         _isBase = isBase;
     }
 
+    /// <summary>Blocks looked at so far: it grows as long as anything gets on.</summary>
+    public long Steps => Interlocked.Read(ref _steps);
+
+    /// <summary>The image.</summary>
+    public string Path => _path;
+
     /// <summary>Reads the file through and puts what has changed since the last time.</summary>
     /// <exception cref="GodwitException"><c>parcel-disk</c>: it cannot be read.</exception>
-    public void Record()
+    public void Record() => WithFile(file => Read(file, 0, _length));
+
+    /// <summary>Reads parts of the file that have changed, and puts them.</summary>
+    /// <param name="parts">Ascending, in bytes; no others have changed since the last time.</param>
+    /// <exception cref="GodwitException"><c>parcel-disk</c>: it cannot be read.</exception>
+    public void Record(IReadOnlyList<(long From, long Length)> parts) => WithFile(file =>
+    {
+        foreach ((long from, long to) in Pages(parts))
+        {
+            Read(file, from, to);
+        }
+    });
+
+    /// <summary>Copies parts of the file, to be put when the guest runs again.</summary>
+    /// <exception cref="GodwitException"><c>parcel-disk</c>: it cannot be read.</exception>
+    public void Hold(IReadOnlyList<(long From, long Length)> parts) => WithFile(file =>
+    {
+        foreach ((long from, long to) in Pages(parts))
+        {
+            for (long at = from; at < to; at += ReadBytes)
+            {
+                byte[] content = new byte[Math.Min(ReadBytes, to - at)];
+                ReadWhole(file, content, at);
+                _held.Add((at, content));
+            }
+        }
+    });
+
+    /// <summary>Puts what was held.</summary>
+    public void RecordHeld()
+    {
+        foreach ((long at, byte[] content) in _held)
+        {
+            for (int i = 0; i < content.Length; i += Page.Size)
+            {
+                Put((at + i) / Page.Size, content.AsSpan(i, Page.Size));
+            }
+        }
+
+        _held.Clear();
+    }
+
+    // In whole pages, none of them twice, up to the end of the file.
+    private IEnumerable<(long From, long To)> Pages(IReadOnlyList<(long From, long Length)> parts)
+    {
+        long done = 0;
+        foreach ((long from, long length) in parts)
+        {
+            long first = Math.Max(done, from / Page.Size * Page.Size);
+            done = Math.Max(done, Math.Min(_ids.Length * (long)Page.Size,
+                (from + length + Page.Size - 1) / Page.Size * Page.Size));
+            if (first < done)
+            {
+                yield return (first, done);
+            }
+        }
+    }
+
+    private void WithFile(Action<SafeFileHandle> work)
     {
         try
         {
@@ -50,14 +116,14 @@ internal sealed partial class FileRecorder
                 throw new IOException("it is empty, or no file");
             }
 
-            if (length > ChunkTree.LoadedPagesMax * Page.Size)
+            if (length > ChunkTree.PagesMax * Page.Size)
             {
                 throw new IOException(
-                    $"it has {length} bytes; up to {ChunkTree.LoadedPagesMax * Page.Size} are possible");
+                    $"it has {length} bytes; up to {ChunkTree.PagesMax * Page.Size} are possible");
             }
 
             Resize(length);
-            Read(file);
+            work(file);
         }
         catch (Exception e) when (e is (IOException or UnauthorizedAccessException) and not StorageException)
         {
@@ -78,43 +144,31 @@ internal sealed partial class FileRecorder
             return;
         }
 
-        // A file that grew, as qcow2 does: everything is looked at anew, and what is known costs a look-up.
+        // A file that grew, as qcow2 does: what is known of it stays, and what is looked at again costs a look-up.
         _length = length;
-        _ids = new ChunkId[(length + Page.Size - 1) / Page.Size];
+        Array.Resize(ref _ids, (int)((length + Page.Size - 1) / Page.Size));
         _seen = new PageFingerprints(_ids.Length, _seed);
     }
 
-    private void Read(SafeFileHandle file)
+    private void Read(SafeFileHandle file, long from, long to)
     {
-        long at = 0;
-        while (at < _length)
+        long at = from;
+        while (at < to)
         {
             long data = Seek(file, at, SeekData);
-            data = data < 0 ? _length : data - (data % Page.Size);
+            data = data < 0 ? to : Math.Min(to, data - (data % Page.Size));
             Clear(at, Math.Max(at, data));
             at = Math.Max(at, data);
-            long hole = at < _length ? Seek(file, at, SeekHole) : _length;
-            long end = hole < 0 ? _length : Math.Min(_length, (hole + Page.Size - 1) / Page.Size * Page.Size);
+            long hole = at < to ? Seek(file, at, SeekHole) : to;
+            long end = hole < 0 ? to : Math.Min(to, (hole + Page.Size - 1) / Page.Size * Page.Size);
             while (at < end)
             {
-                int wanted = (int)Math.Min(ReadBytes, end - at);
-                int count = 0;
-                for (int got; count < wanted; count += got)
-                {
-                    got = RandomAccess.Read(file, _buffer.AsSpan(count, wanted - count), at + count);
-                    if (got == 0)
-                    {
-                        break;
-                    }
-                }
-
-                if (count == 0)
+                int whole = (int)(Math.Min(ReadBytes, end - at) + Page.Size - 1) / Page.Size * Page.Size;
+                if (ReadWhole(file, _buffer.AsSpan(0, whole), at) == 0)
                 {
                     throw new EndOfStreamException("it became shorter while it was read");
                 }
 
-                int whole = (count + Page.Size - 1) / Page.Size * Page.Size;
-                _buffer.AsSpan(count, whole - count).Clear();
                 for (int i = 0; i < whole; i += Page.Size)
                 {
                     Put((at + i) / Page.Size, _buffer.AsSpan(i, Page.Size));
@@ -125,9 +179,26 @@ internal sealed partial class FileRecorder
         }
     }
 
+    // What lies behind the end of the file is zeros.
+    private static int ReadWhole(SafeFileHandle file, Span<byte> content, long at)
+    {
+        int count = 0;
+        for (int got; count < content.Length; count += got)
+        {
+            got = RandomAccess.Read(file, content[count..], at + count);
+            if (got == 0)
+            {
+                break;
+            }
+        }
+
+        content[count..].Clear();
+        return count;
+    }
+
     private void Clear(long from, long to)
     {
-        for (long block = from / Page.Size; block < to / Page.Size; block++)
+        for (long block = from / Page.Size; block < (to + Page.Size - 1) / Page.Size; block++)
         {
             _ids[block] = default;
             _seen!.Forget(new PageNumber(block));
@@ -136,6 +207,7 @@ internal sealed partial class FileRecorder
 
     private void Put(long block, ReadOnlySpan<byte> content)
     {
+        Interlocked.Increment(ref _steps);
         if (!_seen!.Set(new PageNumber(block), content))
         {
             return;

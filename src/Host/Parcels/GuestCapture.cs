@@ -21,7 +21,6 @@ internal sealed class GuestCapture : IAsyncDisposable
 {
     private const int FeedBufferBytes = 256 << 10;
     private const int FreshSections = 2;
-    private static readonly Version HoldsSwitchoverSince = new(8, 1);
     private static readonly Version SwitchoverBandwidthSince = new(8, 2);
     private static readonly TimeSpan FeedPatience = TimeSpan.FromMilliseconds(20);
     private static readonly TimeSpan SilenceMax = TimeSpan.FromSeconds(30);
@@ -32,6 +31,7 @@ internal sealed class GuestCapture : IAsyncDisposable
     private readonly QemuStreamReader _reader;
     private readonly Thread _thread;
     private readonly bool _holds;
+    private readonly TaskCompletionSource _stopped = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private Exception? _failure;
     private int _passes;
     private long _stoppedAt;
@@ -65,7 +65,7 @@ internal sealed class GuestCapture : IAsyncDisposable
     public static async Task<GuestCapture> BeginAsync(
         QemuMachine machine, GuestMemory memory, string runtimeDirectory, CancellationToken cancellationToken)
     {
-        bool holds = machine.Version >= HoldsSwitchoverSince
+        bool holds = QemuInstallation.HoldsSwitchover(machine.Version)
             && !QemuInstallation.MissesWrites(machine.Version, machine.Contract.Accelerator);
         string path = Path.Combine(runtimeDirectory, "parcel.sock");
         File.Delete(path);
@@ -139,7 +139,8 @@ internal sealed class GuestCapture : IAsyncDisposable
             long wanted = _state.Sections + 1 + FreshSections;
             long quiet = Stopwatch.GetTimestamp();
             long seen = _state.Sections;
-            while (_state.Sections < wanted && !_state.RamEnded)
+            // A QEMU that nothing holds stops its guest when it finds that the rest is small, and says no more then.
+            while (_state.Sections < wanted && !_state.RamEnded && !_stopped.Task.IsCompleted)
             {
                 Require();
                 Monitor.Wait(_gate, 100);
@@ -172,7 +173,8 @@ internal sealed class GuestCapture : IAsyncDisposable
             lock (_gate)
             {
                 Require();
-                return _state.RamEnded || (Volatile.Read(ref _passes) > 1 && _qemu.Available == 0);
+                return _state.RamEnded || _stopped.Task.IsCompleted
+                    || (Volatile.Read(ref _passes) > 1 && _qemu.Available == 0);
             }
         }
     }
@@ -189,7 +191,9 @@ internal sealed class GuestCapture : IAsyncDisposable
         }
     }
 
-    /// <summary>Stops the guest and waits until its state is here, whole.</summary>
+    /// <summary>
+    /// Stops the guest. Its disks stand still and are still open; QEMU lets it go on by itself if this process ends.
+    /// </summary>
     public async Task StopGuestAsync(CancellationToken cancellationToken)
     {
         if (_holds)
@@ -199,13 +203,39 @@ internal sealed class GuestCapture : IAsyncDisposable
             Answer(ReturnPathWriter.SwitchoverAck);
         }
 
+        lock (_gate)
+        {
+            _over = true;
+            _wanted = true;
+            Monitor.PulseAll(_gate);
+        }
+
+        long begun = Stopwatch.GetTimestamp();
+        while (!_stopped.Task.IsCompleted)
+        {
+            lock (_gate)
+            {
+                Require();
+            }
+
+            if (Stopwatch.GetElapsedTime(begun) > SilenceMax * 10)
+            {
+                throw Broken("QEMU has not stopped the guest within five minutes");
+            }
+
+            await Task.WhenAny(_stopped.Task, Task.Delay(100, CancellationToken.None));
+        }
+    }
+
+    /// <summary>Takes the state of the stopped guest, and closes its disks in QEMU.</summary>
+    public async Task TakeStateAsync()
+    {
+        await _machine.ExecuteAsync(
+            "migrate-continue", new JsonObject { ["state"] = "pre-switchover" }, CancellationToken.None);
         await Task.Run(() =>
         {
             lock (_gate)
             {
-                _over = true;
-                _wanted = true;
-                Monitor.PulseAll(_gate);
                 WaitFor(() => _state.TailIsWhole);
             }
         }, CancellationToken.None);
@@ -218,7 +248,7 @@ internal sealed class GuestCapture : IAsyncDisposable
         _held = true;
     }
 
-    /// <summary>The stream's head and what follows RAM; complete after <see cref="StopGuestAsync"/>.</summary>
+    /// <summary>The stream's head and what follows RAM; complete after <see cref="TakeStateAsync"/>.</summary>
     public (byte[] Head, byte[] Tail) State => _state.State;
 
     /// <summary>Name and length of the guest's own memory, then the blocks without a file.</summary>
@@ -278,12 +308,14 @@ internal sealed class GuestCapture : IAsyncDisposable
         Set("events", true);
         // With it QEMU waits for our word at the end, and lets the guest go on if none comes.
         Set("return-path", true);
+        // The guest stands still then, and its disks can still be asked for.
+        Set("pause-before-switchover", true);
         foreach (string off in (string[])["xbzrle", "multifd", "postcopy-ram", "auto-converge"])
         {
             Set(off, false);
         }
 
-        if (machine.Version >= HoldsSwitchoverSince)
+        if (QemuInstallation.HoldsSwitchover(machine.Version))
         {
             Set("switchover-ack", holds);
         }
@@ -399,6 +431,13 @@ internal sealed class GuestCapture : IAsyncDisposable
         {
             case "STOP":
                 Volatile.Write(ref _stoppedAt, e.ReceivedTimestamp);
+                break;
+            case "MIGRATION":
+                if ((string?)e.Data?["status"] == "pre-switchover")
+                {
+                    _stopped.TrySetResult();
+                }
+
                 break;
             case "MIGRATION_PASS":
                 Volatile.Write(ref _passes, (int?)e.Data?["pass"] ?? 0);

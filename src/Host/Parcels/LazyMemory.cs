@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
 using Godwit.ChunkStore;
@@ -8,6 +9,7 @@ using Godwit.ChunkStore.Trees;
 using Godwit.GuestStreams.Qemu;
 using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
+using Godwit.Host.Transfers;
 using Godwit.Migration;
 using Godwit.Pages;
 using Microsoft.Extensions.Logging;
@@ -21,16 +23,32 @@ namespace Godwit.Host.Parcels;
 /// QEMU is told of a postcopy whose source we are. It stops a processor that touches a page which is not there, asks
 /// for the page, and takes each page exactly once. Two threads read the store, one for what is asked for, one for the
 /// rest; a page belongs to whoever claims it first. While the store does not answer the guest waits, and goes on when
-/// it does.
+/// it does. QEMU itself holds our end of its stream: a daemon that ends, in order or not, does not break it, and the
+/// next one takes it up (<see cref="TryTakeUp"/>).
 /// </remarks>
 public sealed partial class LazyMemory : IAsyncDisposable
 {
-    // What lies beside a page that is asked for is likely to be wanted next, and lies beside it in the store.
-    private const int PagesAround = 16;
+    // What lies beside a page that is asked for is likely to be wanted next, and lies beside it in the store. Where the
+    // way to the store is long, so much of it costs hardly more time than the page alone.
+    private const int PagesAround = 64;
     private const int PagesAtOnce = 512;
+
+    // Where a page takes longer than this, the way lies idle while it is waited for: what is near the page is brought
+    // then, in pieces that hold up the next one by little.
+    private static readonly TimeSpan FarTrip = TimeSpan.FromMilliseconds(10);
+    private const int PagesNear = 128;
+    private const int PagesReach = 2048;
+    private const int NearMax = WakeSet.PagesMax / 2;
+
+    // The rest waits as long as the guest waits for pages, but not for ever.
+    private static readonly TimeSpan QuietFor = TimeSpan.FromMilliseconds(100);
+    private static readonly TimeSpan QuietPatience = TimeSpan.FromSeconds(1);
     private const int SectionPagesMax = 7;
     private static readonly TimeSpan RetryAfter = TimeSpan.FromSeconds(1);
-    private readonly QemuMachine _machine;
+    private static readonly TimeSpan StorePatience = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan LookEvery = TimeSpan.FromMilliseconds(20);
+    private readonly string _guest;
+    private readonly string _runtimeDirectory;
     private readonly Store _store;
     private readonly GuestInventory? _inventory;
     private readonly ILogger _logger;
@@ -41,18 +59,26 @@ public sealed partial class LazyMemory : IAsyncDisposable
     private readonly object _gate = new();
     private readonly object _sending = new();
     private readonly DirtySet _unclaimed;
+    private ReturnPathReader _path = new();
     private readonly TaskCompletionSource _completed = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource _woken = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly List<Thread> _threads = [];
-    private long _delivered;
+    private readonly List<long> _touched = [];
+    private readonly List<long> _near = [];
+    private long _outstanding;
     private long _fetched;
     private long _asked;
+    private long _lastAsked = Stopwatch.GetTimestamp();
+    private long _lastPlace;
+    private volatile bool _isFar;
     private volatile bool _ended;
 
     private LazyMemory(
-        QemuMachine machine, Store store, GuestInventory? inventory, Socket qemu, QemuStreamHead head, RamBlock block,
-        ChunkId[] ids, ILogger logger)
+        string guest, string runtimeDirectory, Store store, GuestInventory? inventory, Socket qemu,
+        QemuStreamHead head, RamBlock block, ChunkId[] ids, DirtySet unclaimed, ILogger logger)
     {
-        _machine = machine;
+        _guest = guest;
+        _runtimeDirectory = runtimeDirectory;
         _store = store;
         _inventory = inventory;
         _qemu = qemu;
@@ -60,8 +86,8 @@ public sealed partial class LazyMemory : IAsyncDisposable
         _block = block;
         _ids = ids;
         _logger = logger;
-        _unclaimed = new DirtySet(ids.Length);
-        _unclaimed.AddAll();
+        _unclaimed = unclaimed;
+        _outstanding = unclaimed.Count;
     }
 
     /// <summary>Ends when all of the memory is there; fails if QEMU ended before.</summary>
@@ -73,34 +99,44 @@ public sealed partial class LazyMemory : IAsyncDisposable
     /// <summary>Pages that the guest has waited for.</summary>
     public long PagesAsked => Interlocked.Read(ref _asked);
 
-    /// <summary>Loads the state of the machine; when this returns the guest may be let run.</summary>
+    /// <summary>Pages that QEMU does not have yet.</summary>
+    public long PagesMissing => Interlocked.Read(ref _outstanding);
+
+    /// <summary>
+    /// The pages that the guest waited for first, with their neighbours, in that order; complete when this is.
+    /// </summary>
+    public IReadOnlyList<long> PagesTouched => _touched;
+
+    /// <summary>
+    /// Pages near them that came before anybody could see whether they are waited for; complete when this is.
+    /// </summary>
+    public IReadOnlyList<long> PagesNearThem => _near;
+
+    /// <summary>
+    /// Loads the state of the machine and what the guest is likely to touch first; when this returns the guest may be
+    /// let run.
+    /// </summary>
     /// <param name="machine">It waits for a stream.</param>
-    /// <param name="restorer">Reads the state.</param>
     /// <param name="inventory">What this host can rebuild; the caller keeps it until this is disposed of.</param>
     /// <exception cref="GodwitException"><c>parcel-load</c>: QEMU does not take it; it has not run.</exception>
     public static async Task<LazyMemory> BeginAsync(
-        QemuMachine machine, ParcelManifest manifest, ParcelRestorer restorer, Store store, GuestInventory? inventory,
+        QemuMachine machine, ParcelManifest manifest, LazyContent content, Store store, GuestInventory? inventory,
         string runtimeDirectory, ILogger logger, CancellationToken cancellationToken)
     {
-        (byte[] head, byte[] tail, IReadOnlyList<(string Name, byte[] Content)> carried) = await Task.Run(
-            restorer.ReadState, cancellationToken);
+        (byte[] head, byte[] tail, IReadOnlyList<(string Name, byte[] Content)> carried) = content.State;
         ParcelPart part = manifest.Memory[0];
-        ChunkId[] ids = await Task.Run(
-            () =>
-            {
-                using StoreReader reader = store.OpenReader();
-                return ChunkTree.Load(part.RootId, part.Pages, reader);
-            },
-            cancellationToken);
         QemuStreamHead known = StateStream.Parse(head);
         RamBlock block = known.Blocks.FirstOrDefault(one => one.Name == part.Name && one.Length == part.Bytes)
             ?? throw new GodwitException("parcel-memory",
                 $"The state of parcel {manifest.Id} has no block {part.Name} of {part.Bytes} bytes.",
                 "The parcel is of no use: take another one.");
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        string inode;
         try
         {
             await ConnectAsync(machine, socket, runtimeDirectory, cancellationToken);
+            await machine.HoldStreamAsync(socket, cancellationToken);
+            inode = HeldStream.InodeOf(socket);
         }
         catch (Exception e) when (e is SocketException or QmpException)
         {
@@ -108,14 +144,23 @@ public sealed partial class LazyMemory : IAsyncDisposable
             throw Refused(machine, e.Message);
         }
 
-        var lazy = new LazyMemory(machine, store, inventory, socket, known, block, ids, logger);
+        var all = new DirtySet(content.Ids.Length);
+        all.AddAll();
+        var lazy = new LazyMemory(
+            machine.Contract.Name, runtimeDirectory, store, inventory, socket, known, block, content.Ids, all, logger)
+        {
+            _fetched = content.Report.FetchedBytes,
+        };
         try
         {
             lazy.Send(StateStream.Advised(head, carried));
             lazy.Send(StateStream.Packaged(known, block, tail));
             lazy.Start("serve", lazy.Serve);
-            lazy.Start("fetch", lazy.Fetch);
-            await lazy.LoadedAsync(cancellationToken);
+            lazy.Start("fetch", reader => lazy.Fetch(reader, content));
+            await lazy.LoadedAsync(machine, cancellationToken);
+            await (await Task.WhenAny(lazy._woken.Task, lazy.Completed).WaitAsync(cancellationToken));
+            // From here on a daemon that takes over goes on with this stream.
+            HeldStream.Save(runtimeDirectory, new HeldStream(manifest.Id, inode, known));
             return lazy;
         }
         catch (Exception e)
@@ -126,11 +171,24 @@ public sealed partial class LazyMemory : IAsyncDisposable
         }
     }
 
+    /// <summary>Ends the delivery for good: QEMU's stream breaks if it is not over. QEMU is being ended.</summary>
     public async ValueTask DisposeAsync()
     {
+        HeldStream.Forget(_runtimeDirectory);
+        await LetGoAsync();
+    }
+
+    /// <summary>
+    /// Ends the delivery here and leaves QEMU's stream whole, between two sections: the guest waits for what it lacks
+    /// until another daemon takes it up.
+    /// </summary>
+    public async Task LetGoAsync()
+    {
         _ended = true;
+        // Nobody is in the socket any more when it is closed: to wake a reader, .NET would shut the connection down.
+        // One that a store keeps waiting is not in it either, and is not waited for.
+        await Task.Run(() => _threads.ForEach(thread => thread.Join(StorePatience)));
         _qemu.Dispose();
-        await Task.Run(() => _threads.ForEach(thread => thread.Join()));
         _completed.TrySetException(new IOException("it was given up"));
         _ = _completed.Task.Exception;
     }
@@ -158,13 +216,13 @@ public sealed partial class LazyMemory : IAsyncDisposable
     }
 
     // QEMU leaves "inmigrate" when the devices are loaded and it has been told to run; it was started paused.
-    private async Task LoadedAsync(CancellationToken cancellationToken)
+    private async Task LoadedAsync(QemuMachine machine, CancellationToken cancellationToken)
     {
         for (int attempt = 0; attempt < 6000; attempt++)
         {
-            if (_machine.Exited.IsCompleted)
+            if (machine.Exited.IsCompleted)
             {
-                throw Refused(_machine, "it has ended");
+                throw Refused(machine, "it has ended");
             }
 
             if (_completed.Task.IsFaulted)
@@ -172,7 +230,7 @@ public sealed partial class LazyMemory : IAsyncDisposable
                 await _completed.Task;
             }
 
-            if (await _machine.QueryStateAsync(cancellationToken) != "inmigrate")
+            if (await machine.QueryStateAsync(cancellationToken) != "inmigrate")
             {
                 return;
             }
@@ -180,7 +238,7 @@ public sealed partial class LazyMemory : IAsyncDisposable
             await Task.Delay(10, cancellationToken);
         }
 
-        throw Refused(_machine, "it has not loaded it within a minute");
+        throw Refused(machine, "it has not loaded it within a minute");
     }
 
     private void Start(string name, Action<StoreReader> work)
@@ -209,50 +267,125 @@ public sealed partial class LazyMemory : IAsyncDisposable
     // What the guest waits for, as QEMU asks for it.
     private void Serve(StoreReader reader)
     {
-        var path = new ReturnPathReader();
-        byte[] buffer = new byte[4096];
+        // Room for more requests than a guest has processors: what is read is whole messages, and a daemon that dies
+        // leaves the next one whole messages too.
+        byte[] buffer = new byte[64 << 10];
         while (!_ended)
         {
+            if (!_qemu.Poll(LookEvery, SelectMode.SelectRead))
+            {
+                continue;
+            }
+
             int count = _qemu.Receive(buffer);
             if (count == 0)
             {
                 throw new IOException("it was closed");
             }
 
-            path.Feed(buffer.AsSpan(0, count));
-            while (path.TryTake(out ReturnPathMessage message))
+            _path.Feed(buffer.AsSpan(0, count));
+            while (_path.TryTake(out ReturnPathMessage message))
             {
-                switch (message.Type)
+                if (Take(reader, message))
                 {
-                    case ReturnPathType.RequestPagesOf or ReturnPathType.RequestPages
-                        when message.Block == _block.Name:
-                        Interlocked.Increment(ref _asked);
-                        Deliver(reader, Claim(
-                            message.Offset / Page.Size / PagesAround * PagesAround, PagesAround, PagesAround));
-                        break;
-                    case ReturnPathType.Shut when message.Value == 0:
-                        _completed.TrySetResult();
-                        return;
-                    case ReturnPathType.Shut:
-                        throw new IOException($"QEMU ended with code {message.Value}");
+                    _completed.TrySetResult();
+                    return;
                 }
             }
         }
     }
 
-    private void Fetch(StoreReader reader)
+    // True if that was QEMU's last word.
+    private bool Take(StoreReader reader, ReturnPathMessage message)
     {
-        LowPriority.Lower();
-        for (long from = 0; from < _ids.Length && !_ended;)
+        switch (message.Type)
         {
-            List<long> pages = Claim(from, _ids.Length, PagesAtOnce);
-            if (pages.Count == 0)
+            case ReturnPathType.RequestPagesOf or ReturnPathType.RequestPages
+                when message.Block == _block.Name || message.Block.Length == 0:
+                Interlocked.Increment(ref _asked);
+                long began = Stopwatch.GetTimestamp();
+                long place = message.Offset / Page.Size / PagesAround * PagesAround;
+                Volatile.Write(ref _lastPlace, place);
+                List<long> pages = Claim(place, PagesAround, PagesAround);
+                if (_touched.Count < WakeSet.PagesMax)
+                {
+                    // With its neighbours: they came with it, and were not asked for any more.
+                    _touched.AddRange(pages.Where(page => !_ids[page].IsZeros));
+                }
+
+                Deliver(reader, pages);
+                _isFar |= Stopwatch.GetElapsedTime(began) > FarTrip;
+                Interlocked.Exchange(ref _lastAsked, Stopwatch.GetTimestamp());
+                return false;
+            case ReturnPathType.Shut:
+                return message.Value == 0 ? true : throw new IOException($"QEMU ended with code {message.Value}");
+            default:
+                return false;
+        }
+    }
+
+    // What is to be brought next when the guest has asked for nothing for a while; until then what lies near the page
+    // that it asked for last, if the store is far.
+    private List<long> ClaimNext(ref long from)
+    {
+        long began = Stopwatch.GetTimestamp();
+        while (!_ended && Stopwatch.GetElapsedTime(began) < QuietPatience
+            && Stopwatch.GetElapsedTime(Interlocked.Read(ref _lastAsked)) < QuietFor)
+        {
+            if (_isFar && ClaimNear(Volatile.Read(ref _lastPlace)) is { Count: > 0 } near)
             {
-                break;
+                return near;
             }
 
+            Thread.Sleep(LookEvery);
+        }
+
+        List<long> pages = Claim(from, _ids.Length, PagesAtOnce);
+        from = pages.Count > 0 ? pages[^1] + 1 : _ids.Length;
+        return pages;
+    }
+
+    private List<long> ClaimNear(long place)
+    {
+        List<long> pages = Claim(place, PagesReach, PagesNear);
+        if (pages.Count == 0)
+        {
+            long from = Math.Max(0, place - PagesReach);
+            pages = Claim(from, place - from, PagesNear);
+        }
+
+        if (_near.Count < NearMax)
+        {
+            _near.AddRange(pages.Where(page => !_ids[page].IsZeros));
+        }
+
+        return pages;
+    }
+
+    private void Fetch(StoreReader reader, LazyContent? ahead)
+    {
+        if (ahead is not null)
+        {
+            Deliver(
+                reader, Claim(ahead.Wake.Where(page => _ids[page].IsZeros || ahead.Pages.ContainsKey(page))),
+                ahead.Pages);
+            _woken.TrySetResult();
+        }
+
+        LowPriority.Lower();
+        long from = 0;
+        while (!_ended && ClaimNext(ref from) is { Count: > 0 } pages)
+        {
             Deliver(reader, pages);
-            from = pages[^1] + 1;
+        }
+    }
+
+    // Those that nobody else delivers.
+    private List<long> Claim(IEnumerable<long> pages)
+    {
+        lock (_gate)
+        {
+            return [.. pages.Where(page => _unclaimed.Remove(new PageNumber(page)))];
         }
     }
 
@@ -274,7 +407,8 @@ public sealed partial class LazyMemory : IAsyncDisposable
         return pages;
     }
 
-    private void Deliver(StoreReader reader, List<long> pages)
+    private void Deliver(
+        StoreReader reader, List<long> pages, IReadOnlyDictionary<long, byte[]>? ahead = null)
     {
         var section = new Section(this);
         byte[] rebuilt = new byte[Page.Size];
@@ -284,6 +418,10 @@ public sealed partial class LazyMemory : IAsyncDisposable
             if (_ids[page].IsZeros)
             {
                 section.Add(page, []);
+            }
+            else if (ahead?.TryGetValue(page, out byte[]? there) == true)
+            {
+                section.Add(page, there);
             }
             else if (ParcelRestorer.TryRebuild(_inventory, _ids[page], rebuilt))
             {
@@ -316,7 +454,7 @@ public sealed partial class LazyMemory : IAsyncDisposable
             catch (Exception e) when (e is StorageException or ChunkLostException or StoreFormatException)
             {
                 // The guest waits. The store comes back, or is repaired, or the guest is stopped by its operator.
-                LogWaits(_machine.Contract.Name, e.Message);
+                LogWaits(_guest, e.Message);
                 Thread.Sleep(RetryAfter);
             }
 
@@ -328,11 +466,14 @@ public sealed partial class LazyMemory : IAsyncDisposable
 
     private void Delivered(int pages)
     {
-        if (Interlocked.Add(ref _delivered, pages) != _ids.Length)
+        if (Interlocked.Add(ref _outstanding, -pages) == 0)
         {
-            return;
+            SendEnd();
         }
+    }
 
+    private void SendEnd()
+    {
         var output = new ArrayBufferWriter<byte>();
         var writer = new QemuStreamWriter(output, _head);
         writer.BeginEnd();
@@ -342,14 +483,30 @@ public sealed partial class LazyMemory : IAsyncDisposable
         Send(output.WrittenSpan);
     }
 
+    // A section is shorter than what the system takes at once, and is not begun before there is room for it: whoever
+    // ends here leaves either all of it or nothing.
     private void Send(ReadOnlySpan<byte> bytes)
     {
         lock (_sending)
         {
             while (!bytes.IsEmpty)
             {
+                while (!_qemu.Poll(LookEvery, SelectMode.SelectWrite))
+                {
+                    ThrowIfEnded();
+                }
+
+                ThrowIfEnded();
                 bytes = bytes[_qemu.Send(bytes)..];
             }
+        }
+    }
+
+    private void ThrowIfEnded()
+    {
+        if (_ended)
+        {
+            throw new IOException("it was given up");
         }
     }
 

@@ -8,11 +8,16 @@ namespace Godwit.Host.Parcels;
 
 /// <summary>Puts a guest's memory into a store, page by page and again as pages change.</summary>
 /// <remarks>Holds 32 bytes for each page of the guest. One thread at a time.</remarks>
-internal sealed class MemoryRecorder(GuestMemory memory, StoreWriter writer)
+/// <param name="wake">Pages that belong to the working set whenever they are recorded.</param>
+internal sealed class MemoryRecorder(GuestMemory memory, StoreWriter writer, IReadOnlySet<long> wake)
 {
     private const int PagesAtOnce = 64;
     private readonly ChunkId[] _ids = new ChunkId[memory.Length / Page.Size];
     private readonly byte[] _buffer = new byte[PagesAtOnce * Page.Size];
+    private long _steps;
+
+    /// <summary>Pages put so far: it grows as long as anything gets on.</summary>
+    public long Steps => Interlocked.Read(ref _steps);
 
     /// <summary>Reads pages and puts them.</summary>
     public void Record(DirtySet pages, ChunkGroup group)
@@ -53,8 +58,12 @@ internal sealed class MemoryRecorder(GuestMemory memory, StoreWriter writer)
     /// <returns>Its root.</returns>
     public ChunkId Finish() => ChunkTree.Build(_ids, node => writer.Put(node, ChunkGroup.Nodes));
 
-    private void Put(long page, ReadOnlySpan<byte> content, ChunkGroup group) =>
-        _ids[page] = ZeroTest.IsZero(content) ? default : writer.Put(content, group);
+    private void Put(long page, ReadOnlySpan<byte> content, ChunkGroup group)
+    {
+        Interlocked.Increment(ref _steps);
+        _ids[page] = ZeroTest.IsZero(content) ? default
+            : writer.Put(content, wake.Contains(page) ? ChunkGroup.WorkingSet : group);
+    }
 
     private static IEnumerable<(PageNumber First, int Count)> Runs(DirtySet pages)
     {

@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using System.Runtime.ExceptionServices;
 using System.Text.Json.Nodes;
 using Godwit.ChunkStore;
 using Godwit.ChunkStore.Parcels;
@@ -18,7 +19,12 @@ namespace Godwit.Host.Parcels;
 /// <param name="KeptBytes">Content that was in place already.</param>
 /// <param name="RebuiltBytes">Content that was rebuilt from what this host has.</param>
 /// <param name="ReadBytes">Content that came out of the store.</param>
-public sealed record RestoreReport(long FetchedBytes, long KeptBytes, long RebuiltBytes, long ReadBytes);
+public sealed record RestoreReport(long FetchedBytes, long KeptBytes, long RebuiltBytes, long ReadBytes)
+{
+    public static RestoreReport operator +(RestoreReport one, RestoreReport other) => new(
+        one.FetchedBytes + other.FetchedBytes, one.KeptBytes + other.KeptBytes,
+        one.RebuiltBytes + other.RebuiltBytes, one.ReadBytes + other.ReadBytes);
+}
 
 /// <summary>Puts a parcel in place on this host: disk images, memory, and the state of the machine.</summary>
 /// <remarks>
@@ -27,6 +33,11 @@ public sealed record RestoreReport(long FetchedBytes, long KeptBytes, long Rebui
 public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, GuestInventory? inventory)
 {
     private const int PagesAtOnce = 8192;
+
+    // Blocks of disks that have come out of the store: memory that caches them need not. 64 MiB of this at most.
+    private const int RestoredMax = 1 << 20;
+    private readonly Dictionary<ChunkId, (string Path, long Block)> _restored = [];
+    private readonly Dictionary<string, SafeFileHandle> _open = [];
     private readonly byte[] _page = new byte[Page.Size];
     private long _kept;
     private long _rebuilt;
@@ -100,7 +111,7 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
                         $"See who has it open: 'fuser -v {path}'.");
                 }
 
-                RestoreFile(file, disk, isNew, cancellationToken);
+                RestoreFile(file, path, disk, isNew, cancellationToken);
                 if (RandomAccess.GetLength(file) != disk.Bytes)
                 {
                     RandomAccess.SetLength(file, disk.Bytes);
@@ -111,7 +122,8 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
 
             if (isNew)
             {
-                File.Move(target, path);
+                // What goes on may record next that the guest has its disks.
+                DurableFolder.Replace(target, path);
             }
         });
 
@@ -140,8 +152,25 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
                 "The parcel does not go with its contract: make another.");
         }
 
-        ChunkId[] ids = ChunkTree.Load(part.RootId, part.Pages, reader);
-        Bring(ids, keep: null, (page, content) => memory.Write(new PageNumber(page), content), cancellationToken);
+        try
+        {
+            foreach (string path in _restored.Values.Select(block => block.Path).Distinct())
+            {
+                _open[path] = File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete);
+            }
+
+            Bring(
+                part, keep: null, (page, _, content) => memory.Write(new PageNumber(page), content), cancellationToken);
+        }
+        finally
+        {
+            foreach (SafeFileHandle file in _open.Values)
+            {
+                file.Dispose();
+            }
+
+            _open.Clear();
+        }
     }
 
     /// <summary>Gives QEMU the state of the machine; memory is in place.</summary>
@@ -184,6 +213,50 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
             [.. manifest.Memory.Skip(1).Select(part => (part.Name, ReadBlob(part)))]);
     }
 
+    /// <summary>Pages that the guest is likely to touch first; none if nothing is known.</summary>
+    public IReadOnlyList<long> ReadWake()
+    {
+        if (manifest.Wake is not { } wake)
+        {
+            return [];
+        }
+
+        if (wake.Bytes > WakeSet.PagesMax * sizeof(uint))
+        {
+            throw new StoreFormatException($"part {wake.Name}", $"it has {wake.Bytes} bytes");
+        }
+
+        try
+        {
+            return WakeSet.Decode(ReadBlob(wake), manifest.Memory[0].Pages);
+        }
+        catch (ChunkLostException)
+        {
+            // A guess is no reason to keep the guest asleep.
+            return [];
+        }
+    }
+
+    /// <summary>Contents of pages that could be had, and are not all zeros.</summary>
+    /// <param name="pages">Their numbers.</param>
+    /// <param name="ids">Of all pages of the memory.</param>
+    internal Dictionary<long, byte[]> ReadPages(IEnumerable<long> pages, ChunkId[] ids)
+    {
+        var found = new Dictionary<long, byte[]>();
+        try
+        {
+            Bring(
+                pages.Where(page => !ids[page].IsZeros).Select(page => (page, ids[page])),
+                (page, _, content) => found[page] = content.ToArray());
+        }
+        catch (ChunkLostException)
+        {
+            // As above: if the guest does touch what is missing, it waits for it.
+        }
+
+        return found;
+    }
+
     private byte[] ReadBlob(ParcelPart part)
     {
         const int blobBytesMax = 512 << 20;
@@ -194,8 +267,8 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
 
         byte[] content = new byte[part.Pages * Page.Size];
         Bring(
-            ChunkTree.Load(part.RootId, part.Pages, reader), keep: null,
-            (page, chunk) => chunk.CopyTo(content.AsSpan((int)page * Page.Size)), CancellationToken.None);
+            part, keep: null, (page, _, chunk) => chunk.CopyTo(content.AsSpan((int)page * Page.Size)),
+            CancellationToken.None);
         return content[..(int)part.Bytes];
     }
 
@@ -229,7 +302,6 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
 
     private string? BackingOf(ParcelPart image)
     {
-        ChunkId[] ids = ChunkTree.Load(image.RootId, image.Pages, reader);
         return DiskImage.BackingOf(image.Name, (bytes, offset) =>
         {
             int count = (int)Math.Clamp(image.Bytes - offset, 0, bytes.Length);
@@ -237,7 +309,8 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
             {
                 (long page, long at) = Math.DivRem(offset + done, Page.Size);
                 int length = (int)Math.Min(count - done, Page.Size - at);
-                ReadOnlySpan<byte> content = ids[page].IsZeros ? new byte[Page.Size] : reader.Read(ids[page]);
+                ChunkId id = ChunkTree.PageAt(image.RootId, image.Pages, page, reader);
+                ReadOnlySpan<byte> content = id.IsZeros ? new byte[Page.Size] : reader.Read(id);
                 content.Slice((int)at, length).CopyTo(bytes[done..]);
                 done += length;
             }
@@ -248,20 +321,54 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
 
     private bool IsSame(SafeFileHandle file, ParcelPart disk, CancellationToken cancellationToken)
     {
-        ChunkId[] ids = ChunkTree.Load(disk.RootId, disk.Pages, reader);
-        byte[] there = new byte[Page.Size];
-        for (long block = 0; block < ids.Length; block++)
+        foreach (TreePart part in ChunkTree.Parts(disk.RootId, disk.Pages, reader))
         {
-            cancellationToken.ThrowIfCancellationRequested();
-            if (!IsInPlace(file, disk, block, ids[block], there))
+            for (int at = 0; at < part.Pages.Length; at += PagesAtOnce)
             {
-                return false;
-            }
+                cancellationToken.ThrowIfCancellationRequested();
+                ReadOnlyMemory<ChunkId> some = part.Pages[at..Math.Min(at + PagesAtOnce, part.Pages.Length)];
+                if (AreInPlace(file, disk, part.First + at, some).Contains(false))
+                {
+                    return false;
+                }
 
-            _kept += ids[block].IsZeros ? 0 : Page.Size;
+                _kept += (some.Length - some.Span.Count(default(ChunkId))) * (long)Page.Size;
+            }
         }
 
         return true;
+    }
+
+    // To name what lies there takes longer than to read it: on as many cores as there are, within reason.
+    private static bool[] AreInPlace(
+        SafeFileHandle file, ParcelPart disk, long first, ReadOnlyMemory<ChunkId> ids)
+    {
+        const int coresMax = 4;
+        const int blocksAtOnce = 256;
+        bool[] same = new bool[ids.Length];
+        try
+        {
+            Parallel.For(
+                0, (ids.Length + blocksAtOnce - 1) / blocksAtOnce,
+                new ParallelOptions { MaxDegreeOfParallelism = coresMax }, () => new byte[Page.Size],
+                (part, _, there) =>
+                {
+                    for (int i = part * blocksAtOnce; i < Math.Min((part + 1) * blocksAtOnce, ids.Length); i++)
+                    {
+                        same[i] = IsInPlace(file, disk, first + i, ids.Span[i], there);
+                    }
+
+                    return there;
+                },
+                _ => { });
+        }
+        catch (AggregateException e)
+        {
+            // One block that cannot be read is as good as another.
+            ExceptionDispatchInfo.Throw(e.InnerExceptions[0]);
+        }
+
+        return same;
     }
 
     private static bool IsInPlace(SafeFileHandle file, ParcelPart disk, long block, ChunkId id, byte[] there)
@@ -272,20 +379,22 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
             && (id.IsZeros ? ZeroTest.IsZero(there) : ChunkId.Of(there) == id);
     }
 
-    private void RestoreFile(SafeFileHandle file, ParcelPart disk, bool isNew, CancellationToken cancellationToken)
+    private void RestoreFile(
+        SafeFileHandle file, string path, ParcelPart disk, bool isNew, CancellationToken cancellationToken)
     {
-        ChunkId[] ids = ChunkTree.Load(disk.RootId, disk.Pages, reader);
-        byte[] there = new byte[Page.Size];
-        bool Keep(long block)
+        byte[] zeros = new byte[Page.Size];
+        bool[] KeepSame(long first, ReadOnlyMemory<ChunkId> ids)
         {
-            bool isSame = IsInPlace(file, disk, block, ids[block], there);
-            if (!isSame && ids[block].IsZeros)
+            bool[] same = AreInPlace(file, disk, first, ids);
+            for (int i = 0; i < same.Length; i++)
             {
-                there.AsSpan().Clear();
-                RandomAccess.Write(file, there, block * Page.Size);
+                if (!same[i] && ids.Span[i].IsZeros)
+                {
+                    RandomAccess.Write(file, zeros, (first + i) * Page.Size);
+                }
             }
 
-            return isSame;
+            return same;
         }
 
         if (isNew)
@@ -295,58 +404,99 @@ public sealed class ParcelRestorer(StoreReader reader, ParcelManifest manifest, 
         }
 
         Bring(
-            ids, isNew ? null : Keep,
-            (block, content) => RandomAccess.Write(file, content, block * Page.Size), cancellationToken);
+            disk, isNew ? null : KeepSame,
+            (block, id, content) =>
+            {
+                RandomAccess.Write(file, content, block * Page.Size);
+                if (_restored.Count < RestoredMax)
+                {
+                    _restored.TryAdd(id, (path, block));
+                }
+            },
+            cancellationToken);
     }
 
-    private delegate void Place(long page, ReadOnlySpan<byte> content);
+    private delegate void Place(long page, ChunkId id, ReadOnlySpan<byte> content);
+
+    // Which of the pages from the first one on are in place already.
+    private delegate bool[] Keep(long first, ReadOnlyMemory<ChunkId> ids);
 
     // What is in place stays, what this host can rebuild is rebuilt, the rest comes out of the store.
-    private void Bring(ChunkId[] ids, Func<long, bool>? keep, Place place, CancellationToken cancellationToken)
+    private void Bring(
+        ParcelPart part, Keep? keep, Place place, CancellationToken cancellationToken)
     {
-        var wanted = new List<WantedChunk>(PagesAtOnce);
-        for (int from = 0; from < ids.Length; from += PagesAtOnce)
+        foreach (TreePart some in ChunkTree.Parts(part.RootId, part.Pages, reader))
         {
-            cancellationToken.ThrowIfCancellationRequested();
-            wanted.Clear();
-            for (int page = from; page < Math.Min(ids.Length, from + PagesAtOnce); page++)
+            for (int from = 0; from < some.Pages.Length; from += PagesAtOnce)
             {
-                bool isKept = keep?.Invoke(page) == true;
-                if (ids[page].IsZeros)
-                {
-                    continue;
-                }
-
-                if (isKept)
-                {
-                    _kept += Page.Size;
-                }
-                else if (TryRebuild(ids[page]))
-                {
-                    place(page, _page);
-                    _rebuilt += Page.Size;
-                }
-                else
-                {
-                    wanted.Add(new WantedChunk(ids[page], page));
-                }
+                cancellationToken.ThrowIfCancellationRequested();
+                Bring(
+                    (int)some.First + from, some.Pages.Slice(from, Math.Min(PagesAtOnce, some.Pages.Length - from)),
+                    keep, place);
             }
-
-            reader.Read(wanted, (page, content) =>
-            {
-                if (content.Length != Page.Size)
-                {
-                    throw new StoreFormatException($"page {page}", $"it has {content.Length} bytes");
-                }
-
-                place(page, content);
-                _read += Page.Size;
-            });
         }
     }
 
+    private void Bring(int first, ReadOnlyMemory<ChunkId> ids, Keep? keep, Place place)
+    {
+        bool[]? kept = keep?.Invoke(first, ids);
+        var rest = new List<(long Page, ChunkId Id)>(PagesAtOnce);
+        for (int i = 0; i < ids.Length; i++)
+        {
+            if (ids.Span[i].IsZeros)
+            {
+                continue;
+            }
+
+            if (kept?[i] == true)
+            {
+                _kept += Page.Size;
+            }
+            else
+            {
+                rest.Add((first + i, ids.Span[i]));
+            }
+        }
+
+        Bring(rest, place);
+    }
+
+    private void Bring(IEnumerable<(long Page, ChunkId Id)> pages, Place place)
+    {
+        var wanted = new List<WantedChunk>(PagesAtOnce);
+        var ids = new List<(long Page, ChunkId Id)>(PagesAtOnce);
+        foreach ((long page, ChunkId id) in pages)
+        {
+            if (TryRebuild(id))
+            {
+                place(page, id, _page);
+                _rebuilt += Page.Size;
+            }
+            else
+            {
+                wanted.Add(new WantedChunk(id, wanted.Count));
+                ids.Add((page, id));
+            }
+        }
+
+        reader.Read(wanted, (i, content) =>
+        {
+            (long page, ChunkId id) = ids[i];
+            if (content.Length != Page.Size)
+            {
+                throw new StoreFormatException($"page {page}", $"it has {content.Length} bytes");
+            }
+
+            place(page, id, content);
+            _read += Page.Size;
+        });
+    }
+
     // The inventory knows contents by the first half of their names: the whole is held against what it gives.
-    private bool TryRebuild(ChunkId id) => TryRebuild(inventory, id, _page);
+    private bool TryRebuild(ChunkId id) => TryRebuild(inventory, id, _page)
+        || (_restored.TryGetValue(id, out (string Path, long Block) there)
+            && _open.TryGetValue(there.Path, out SafeFileHandle? file)
+            && RandomAccess.Read(file, _page, there.Block * Page.Size) == Page.Size && ChunkId.Of(_page) == id);
 
     internal static bool TryRebuild(GuestInventory? inventory, ChunkId id, Span<byte> page)
     {

@@ -63,8 +63,10 @@ public sealed partial class GuestMemory : IDisposable
     /// A page that nobody has written is a hole and zero already. To write it would allocate it, and a guest that uses
     /// a tenth of its memory would arrive with all of it in use.
     /// </remarks>
-    public void Clear(PageNumber first, int count)
+    /// <returns>False if all of them were holes.</returns>
+    public bool Clear(PageNumber first, int count)
     {
+        bool wrote = false;
         long at = Check(first, (long)count * Page.Size);
         long end = at + ((long)count * Page.Size);
         while ((at = Seek(_file, at, SeekData)) >= 0 && at < end)
@@ -74,8 +76,11 @@ public sealed partial class GuestMemory : IDisposable
             {
                 length = (int)Math.Min(_zeros.Length, dataEnd - at);
                 RandomAccess.Write(_file, _zeros.AsSpan(0, length), at);
+                wrote = true;
             }
         }
+
+        return wrote;
     }
 
     /// <summary>Takes the contents of pages away: they are holes again, and a guest may wait for them.</summary>

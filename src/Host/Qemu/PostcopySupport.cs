@@ -1,24 +1,20 @@
-using System.Buffers.Binary;
-using System.Runtime.InteropServices;
-using Godwit.Migration;
-
 namespace Godwit.Host.Qemu;
 
 /// <summary>Whether guests can come to this host before their memory does.</summary>
 public static partial class PostcopySupport
 {
     private const string HugeShared = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-    private const int UserFaultDescriptor = 323;
-    private const int CloseOnExec = 0x80000;
-    private const uint HandShake = 0xC018AA3F;
-    private const ulong Version = 0xAA;
-    private const ulong MissingInSharedMemory = 1 << 5;
 
     /// <summary>The QEMUs that can hold a switchover, and name every page that an emulated processor writes.</summary>
     private static readonly Version QemuMin = new(8, 1);
 
     /// <summary>Why a guest cannot leave by postcopy; null if it can.</summary>
-    public static ContractRefusal? CheckSource(MachineContract contract, Version qemu) =>
+    /// <param name="status">/proc/PID/status of its QEMU.</param>
+    public static ContractRefusal? CheckSource(MachineContract contract, Version qemu, string status = "") =>
+        LockedKibibytes(status) is > 0 and var locked ? new("postcopy-locked-memory",
+            $"{locked} KiB of the QEMU of {contract.Name} are locked in memory, as for a device that reaches into it: "
+            + "such memory has to be there before the guest runs.",
+            "Move the guest by precopy, or give the device back first.") :
         !contract.SharedMemory ? new("postcopy-memory",
             $"The memory of {contract.Name} is private to its QEMU: nobody else can send it when the guest has left.",
             "Create the guest with shared memory, or move it by precopy.")
@@ -49,9 +45,7 @@ public static partial class PostcopySupport
                 $"On host '{host}': echo never > {HugeShared}. Guests that run keep what they have.");
         }
 
-        return TryHandShake(out string reason) ? null : new("postcopy-userfaultfd",
-            $"QEMU on host '{host}' could not wait for single pages of a guest's memory: {reason}.",
-            $"On host '{host}': sysctl vm.unprivileged_userfaultfd=1, or let the daemon's user open /dev/userfaultfd.");
+        return CheckUserFault(host) ?? CheckTakingUp(host);
     }
 
     // The choice in force stands in brackets.
@@ -68,42 +62,4 @@ public static partial class PostcopySupport
             return "";
         }
     }
-
-    private static bool TryHandShake(out string reason)
-    {
-        nint descriptor = SystemCall(UserFaultDescriptor, CloseOnExec);
-        if (descriptor < 0)
-        {
-            reason = $"userfaultfd: {Marshal.GetLastPInvokeErrorMessage()}";
-            return false;
-        }
-
-        try
-        {
-            // u64 version, u64 features, u64 commands.
-            byte[] terms = new byte[24];
-            BinaryPrimitives.WriteUInt64LittleEndian(terms, Version);
-            if (Control((int)descriptor, HandShake, terms) != 0)
-            {
-                reason = $"userfaultfd: {Marshal.GetLastPInvokeErrorMessage()}";
-                return false;
-            }
-
-            reason = "the kernel's userfaultfd does not know shared memory";
-            return (BinaryPrimitives.ReadUInt64LittleEndian(terms.AsSpan(8)) & MissingInSharedMemory) != 0;
-        }
-        finally
-        {
-            _ = Close((int)descriptor);
-        }
-    }
-
-    [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
-    private static partial nint SystemCall(nint number, nint argument);
-
-    [LibraryImport("libc", EntryPoint = "ioctl", SetLastError = true)]
-    private static partial int Control(int descriptor, nuint request, byte[] terms);
-
-    [LibraryImport("libc", EntryPoint = "close")]
-    private static partial int Close(int descriptor);
 }

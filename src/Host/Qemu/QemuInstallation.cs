@@ -11,6 +11,7 @@ public sealed partial class QemuInstallation
     /// <summary>The oldest version Godwit drives.</summary>
     public static readonly Version VersionMin = new(7, 2);
     private static readonly Version TracksEmulatedWritesSince = new(9, 0);
+    private static readonly Version HoldsSwitchoverSince = new(8, 1);
 
     private static readonly string[] Names = ["qemu-system-x86_64", "qemu-kvm"];
     private static readonly string[] Directories =
@@ -72,6 +73,9 @@ public sealed partial class QemuInstallation
     /// </summary>
     public static bool MissesWrites(Version version, string accelerator) =>
         accelerator == "tcg" && version < TracksEmulatedWritesSince;
+
+    /// <summary>True if this QEMU waits for the other side's word before it stops the guest (switchover-ack).</summary>
+    public static bool HoldsSwitchover(Version version) => version >= HoldsSwitchoverSince;
 
     /// <summary>Why this QEMU on this host cannot run the contract; empty if it can.</summary>
     /// <param name="contract">What is to run here.</param>

@@ -18,6 +18,7 @@ public sealed partial class QemuMachine : IAsyncDisposable
     private readonly QmpClient _monitor;
     private readonly MachineFiles _files;
     private readonly CancellationTokenSource _disposing;
+    private bool _isDisposed;
     private event Action<QmpEvent>? Handlers;
 
     private QemuMachine(
@@ -155,7 +156,12 @@ public sealed partial class QemuMachine : IAsyncDisposable
     /// <summary>Ends QEMU by force and waits until it and its devices are gone.</summary>
     public async Task KillAsync()
     {
-        _process.Kill();
+        // Whoever saw it end may have let go of the process already.
+        if (!Exited.IsCompleted)
+        {
+            _process.Kill();
+        }
+
         await Exited;
     }
 
@@ -220,8 +226,14 @@ public sealed partial class QemuMachine : IAsyncDisposable
     }
 
     /// <summary>Lets go of the process, which runs on.</summary>
+    /// <remarks>Again is nothing: who watches a guest and who receives it may both see it end.</remarks>
     public ValueTask DisposeAsync()
     {
+        if (Interlocked.Exchange(ref _isDisposed, true))
+        {
+            return ValueTask.CompletedTask;
+        }
+
         _disposing.Cancel();
         _monitor.Dispose();
         _process.Dispose();

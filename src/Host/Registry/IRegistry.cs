@@ -48,6 +48,16 @@ public interface IRegistry : IAsyncDisposable
     /// <summary>Migrations whose id begins with the text, at most two: enough to tell unique from ambiguous.</summary>
     Task<IReadOnlyList<MigrationRecord>> FindMigrationsAsync(string idPrefix, CancellationToken cancellationToken);
 
+    /// <summary>Records what is known of a sleep; what was known before and is not said now stays.</summary>
+    /// <remarks>Of each guest the newest 500 are kept.</remarks>
+    Task PutSleepAsync(SleepRecord sleep, CancellationToken cancellationToken);
+
+    /// <summary>A guest's sleeps, the newest first.</summary>
+    Task<IReadOnlyList<SleepRecord>> ListSleepsAsync(Guid guest, CancellationToken cancellationToken);
+
+    /// <summary>Forgets a guest's sleeps; idempotent.</summary>
+    Task RemoveSleepsAsync(Guid guest, CancellationToken cancellationToken);
+
     Task AddTokenAsync(TokenRecord token, CancellationToken cancellationToken);
 
     Task<TokenRecord?> FindTokenAsync(string secretSha256, CancellationToken cancellationToken);

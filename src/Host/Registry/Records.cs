@@ -44,6 +44,24 @@ public enum ParcelStage
 /// <param name="Id">Of the parcel.</param>
 public sealed record ParcelNote(string Store, string Id, ParcelStage Stage);
 
+/// <summary>A guest's sleep in a parcel, as far as this host knows of it.</summary>
+public sealed record SleepRecord(Guid Guest, string Parcel, string SuspendedOn, DateTimeOffset Suspended)
+{
+    /// <summary>Where it was resumed; empty if that is not known.</summary>
+    public string ResumedOn { get; init; } = "";
+    public DateTimeOffset? Resumed { get; init; }
+
+    /// <summary>Where it was expected to be resumed when it began; empty if nowhere.</summary>
+    public string PredictedHost { get; init; } = "";
+    public DateTimeOffset? PredictedFor { get; init; }
+
+    /// <summary>Bytes that lay hoarded on the host where it was resumed; null if that is not known.</summary>
+    public long? HoardedBytes { get; init; }
+
+    /// <summary>Of them, what the resume used.</summary>
+    public long? UsedBytes { get; init; }
+}
+
 /// <summary>A member of the cluster.</summary>
 /// <param name="Address">Host and port of its Peer service.</param>
 /// <param name="CertificateSha256">Lower-case hexadecimal, or empty while not known.</param>

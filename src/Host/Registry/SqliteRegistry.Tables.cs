@@ -9,6 +9,10 @@ public sealed partial class SqliteRegistry
     private const string GuestColumns = "contract, host, epoch, intent, created, started, detail, parcel";
     private const string MigrationColumns =
         "id, guest_uuid, guest, source, destination, policy, started, runs_on, snapshot";
+    private const string SleepColumns =
+        "guest, parcel, suspended_on, suspended, resumed_on, resumed, predicted_host, predicted_for, hoarded_bytes, "
+        + "used_bytes";
+    private const int SleepsMax = 500;
     private const int SqliteConstraint = 19;
 
     public Task<IReadOnlyList<GuestRecord>> ListGuestsAsync(CancellationToken cancellationToken) =>
@@ -196,6 +200,63 @@ public sealed partial class SqliteRegistry
                 ("$sha256", authority.Sha256), ("$created", Milliseconds(authority.Created)),
                 ("$issued", authority.CertificatesIssued)),
             cancellationToken);
+
+    public Task PutSleepAsync(SleepRecord sleep, CancellationToken cancellationToken) =>
+        LockedAsync(
+            () =>
+            {
+                using var transaction = _connection.BeginTransaction();
+                Execute(
+                    $"""
+                    INSERT INTO sleeps ({SleepColumns})
+                    VALUES ($guest, $parcel, $suspended_on, $suspended, $resumed_on, $resumed, $predicted_host,
+                        $predicted_for, $hoarded_bytes, $used_bytes)
+                    ON CONFLICT (guest, parcel) DO UPDATE SET
+                        resumed_on = coalesce(nullif(excluded.resumed_on, ''), resumed_on),
+                        resumed = coalesce(excluded.resumed, resumed),
+                        predicted_host = coalesce(nullif(excluded.predicted_host, ''), predicted_host),
+                        predicted_for = coalesce(excluded.predicted_for, predicted_for),
+                        hoarded_bytes = coalesce(excluded.hoarded_bytes, hoarded_bytes),
+                        used_bytes = coalesce(excluded.used_bytes, used_bytes)
+                    """,
+                    ("$guest", sleep.Guest.ToString()), ("$parcel", sleep.Parcel),
+                    ("$suspended_on", sleep.SuspendedOn), ("$suspended", Milliseconds(sleep.Suspended)),
+                    ("$resumed_on", sleep.ResumedOn), ("$resumed", Milliseconds(sleep.Resumed)),
+                    ("$predicted_host", sleep.PredictedHost), ("$predicted_for", Milliseconds(sleep.PredictedFor)),
+                    ("$hoarded_bytes", sleep.HoardedBytes), ("$used_bytes", sleep.UsedBytes));
+                Execute(
+                    """
+                    DELETE FROM sleeps WHERE guest = $guest AND parcel NOT IN (
+                        SELECT parcel FROM sleeps WHERE guest = $guest ORDER BY suspended DESC, parcel DESC LIMIT $max)
+                    """,
+                    ("$guest", sleep.Guest.ToString()), ("$max", SleepsMax));
+                transaction.Commit();
+                return true;
+            },
+            cancellationToken);
+
+    public Task<IReadOnlyList<SleepRecord>> ListSleepsAsync(Guid guest, CancellationToken cancellationToken) =>
+        LockedAsync<IReadOnlyList<SleepRecord>>(
+            () => Query(
+                $"SELECT {SleepColumns} FROM sleeps WHERE guest = $guest ORDER BY suspended DESC, parcel DESC",
+                row => new SleepRecord(
+                    Guid.Parse(row.GetString(0)), row.GetString(1), row.GetString(2), Time(row.GetInt64(3)))
+                {
+                    ResumedOn = row.GetString(4),
+                    Resumed = row.IsDBNull(5) ? null : Time(row.GetInt64(5)),
+                    PredictedHost = row.GetString(6),
+                    PredictedFor = row.IsDBNull(7) ? null : Time(row.GetInt64(7)),
+                    HoardedBytes = row.IsDBNull(8) ? null : row.GetInt64(8),
+                    UsedBytes = row.IsDBNull(9) ? null : row.GetInt64(9),
+                },
+                ("$guest", guest.ToString())),
+            cancellationToken);
+
+    public Task RemoveSleepsAsync(Guid guest, CancellationToken cancellationToken) =>
+        LockedAsync(
+            () => Execute("DELETE FROM sleeps WHERE guest = $guest", ("$guest", guest.ToString())), cancellationToken);
+
+    private static long? Milliseconds(DateTimeOffset? time) => time?.ToUnixTimeMilliseconds();
 
     private TokenRecord? ReadToken(string secretSha256) => Query(
         "SELECT host, expires, used FROM tokens WHERE secret = $secret",

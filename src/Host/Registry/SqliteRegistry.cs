@@ -16,7 +16,7 @@ public sealed partial class SqliteRegistry : IRegistry
     public static int SchemaVersion => Steps.Length;
 
     // Each one leads from the schema before it to its own; a step that was released is never changed.
-    private static readonly string[] Steps = [CreateFirst, CreateRevocations, AddParcels];
+    private static readonly string[] Steps = [CreateFirst, CreateRevocations, AddParcels, CreateSleeps];
 
     private const string CreateFirst = """
         CREATE TABLE guests (
@@ -45,6 +45,13 @@ public sealed partial class SqliteRegistry : IRegistry
         """;
 
     private const string AddParcels = "ALTER TABLE guests ADD COLUMN parcel TEXT;";
+
+    private const string CreateSleeps = """
+        CREATE TABLE sleeps (
+            guest TEXT NOT NULL, parcel TEXT NOT NULL, suspended_on TEXT NOT NULL, suspended INTEGER NOT NULL,
+            resumed_on TEXT NOT NULL, resumed INTEGER, predicted_host TEXT NOT NULL, predicted_for INTEGER,
+            hoarded_bytes INTEGER, used_bytes INTEGER, PRIMARY KEY (guest, parcel)) STRICT;
+        """;
 
     private readonly SqliteConnection _connection;
     private readonly Lock _lock = new();

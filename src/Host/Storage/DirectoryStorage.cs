@@ -11,7 +11,7 @@ namespace Godwit.Host.Storage;
 /// An object is written under another name, made durable, and gets its own name by a hard link, which fails if there is
 /// one: so it appears whole and once, whoever else is writing. Any thread may use it.
 /// </remarks>
-public sealed partial class DirectoryStorage : IObjectStorage
+public sealed partial class DirectoryStorage : IStorePlace
 {
     private const UnixFileMode OwnerOnlyFile = UnixFileMode.UserRead | UnixFileMode.UserWrite;
     private const UnixFileMode OwnerOnly = OwnerOnlyFile | UnixFileMode.UserExecute;
@@ -38,7 +38,6 @@ public sealed partial class DirectoryStorage : IObjectStorage
     private static string Descriptor => "godwit-store";
 
     /// <summary>Makes the directory, if it is not there, and clears what an interrupted write left.</summary>
-    /// <exception cref="StorageException">It cannot be.</exception>
     public void Prepare() => Guard("prepare", () =>
     {
         Directory.CreateDirectory(_root, OwnerOnly);
@@ -55,7 +54,14 @@ public sealed partial class DirectoryStorage : IObjectStorage
         return true;
     });
 
-    public bool PutIfAbsent(string name, ReadOnlyMemory<byte> content) => Guard($"write {name}", () =>
+    public string? FindStranger() => Guard("list", () => !Directory.Exists(_root) ? null
+        : Directory.EnumerateFileSystemEntries(_root).Select(Path.GetFileName)
+            .FirstOrDefault(name => name is not (Unfinished or "lost+found")));
+
+    public bool PutIfAbsent(string name, ReadOnlyMemory<byte> content) => PutIfAbsent(name, content, static () => true);
+
+    public bool PutIfAbsent(
+        string name, ReadOnlyMemory<byte> content, Func<bool> isWanted) => Guard($"write {name}", () =>
     {
         if (name != Descriptor)
         {
@@ -68,7 +74,7 @@ public sealed partial class DirectoryStorage : IObjectStorage
         if (File.Exists(path))
         {
             // Who put it may have failed at this: that it is there has to be true tomorrow as well.
-            Sync(folder);
+            DurableFolder.Flush(folder);
             return false;
         }
 
@@ -87,6 +93,12 @@ public sealed partial class DirectoryStorage : IObjectStorage
                 stream.Flush(flushToDisk: true);
             }
 
+            if (!isWanted())
+            {
+                throw new StorageException(
+                    StorageFailure.Unreachable, $"{name} came too late: nobody waited for it any more");
+            }
+
             if (Link(unfinished, path) != 0)
             {
                 int error = Marshal.GetLastPInvokeError();
@@ -95,7 +107,7 @@ public sealed partial class DirectoryStorage : IObjectStorage
                     throw Failure($"write {name}", error, null);
                 }
 
-                Sync(folder);
+                DurableFolder.Flush(folder);
                 return false;
             }
         }
@@ -104,7 +116,7 @@ public sealed partial class DirectoryStorage : IObjectStorage
             File.Delete(unfinished);
         }
 
-        Sync(folder);
+        DurableFolder.Flush(folder);
         return true;
     });
 
@@ -127,33 +139,11 @@ public sealed partial class DirectoryStorage : IObjectStorage
 
     public bool TryRead(string name, long offset, Span<byte> part)
     {
-        try
-        {
-            using SafeFileHandle file = File.OpenHandle(PathOf(name), share: FileShare.ReadWrite | FileShare.Delete);
-            while (!part.IsEmpty)
-            {
-                int count = RandomAccess.Read(file, part, offset);
-                if (count == 0)
-                {
-                    return false;
-                }
-
-                part = part[count..];
-                offset += count;
-            }
-
-            return true;
-        }
-        catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
-        {
-            RequireThere();
-            return false;
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            throw Failure($"read {name}", e);
-        }
+        using SafeFileHandle? file = TryOpen(name);
+        return file is not null && TryRead(name, file, offset, part);
     }
+
+    public IPartReader OpenParts() => new Parts(this);
 
     public IReadOnlyList<StoredObject> List(string folder) => Guard($"list {folder}", () =>
     {
@@ -195,6 +185,47 @@ public sealed partial class DirectoryStorage : IObjectStorage
         return true;
     });
 
+    private SafeFileHandle? TryOpen(string name)
+    {
+        try
+        {
+            return File.OpenHandle(PathOf(name), share: FileShare.ReadWrite | FileShare.Delete);
+        }
+        catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
+        {
+            RequireThere();
+            return null;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw Failure($"read {name}", e);
+        }
+    }
+
+    private bool TryRead(string name, SafeFileHandle file, long offset, Span<byte> part)
+    {
+        try
+        {
+            while (!part.IsEmpty)
+            {
+                int count = RandomAccess.Read(file, part, offset);
+                if (count == 0)
+                {
+                    return false;
+                }
+
+                part = part[count..];
+                offset += count;
+            }
+
+            return true;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw Failure($"read {name}", e);
+        }
+    }
+
     private string PathOf(string name) => Path.Combine(_root, name);
 
     private void CreateFolder(string folder)
@@ -210,7 +241,7 @@ public sealed partial class DirectoryStorage : IObjectStorage
         for (string? above = Path.GetDirectoryName(folder);
             above is not null && above.Length >= _root.Length; above = Path.GetDirectoryName(above))
         {
-            Sync(above);
+            DurableFolder.Flush(above);
         }
 
         _durable[folder] = true;
@@ -255,30 +286,68 @@ public sealed partial class DirectoryStorage : IObjectStorage
             : new StorageException(StorageFailure.Unreachable, $"cannot {what} in {_root}: {why}", inner);
     }
 
-    private static void Sync(string folder)
-    {
-        int descriptor = Open(folder, 0x80000);   // O_RDONLY | O_CLOEXEC
-        if (descriptor < 0)
-        {
-            throw new IOException(
-                $"{folder} cannot be opened: {Marshal.GetLastPInvokeErrorMessage()}", Marshal.GetLastPInvokeError());
-        }
-
-        using var handle = new SafeFileHandle(descriptor, ownsHandle: true);
-        if (SyncFile(handle) != 0)
-        {
-            throw new IOException(
-                $"{folder} cannot be made durable: {Marshal.GetLastPInvokeErrorMessage()}",
-                Marshal.GetLastPInvokeError());
-        }
-    }
-
     [LibraryImport("libc", EntryPoint = "link", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int Link(string from, string to);
 
-    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int Open(string path, int flags);
+    // To open a file takes longer than to read it where each step is an answer to wait for.
+    private sealed class Parts(DirectoryStorage storage) : PartReader
+    {
+        private const int FilesMax = 64;
+        private readonly ConcurrentDictionary<string, SafeFileHandle> _open = [];
 
-    [LibraryImport("libc", EntryPoint = "fsync", SetLastError = true)]
-    private static partial int SyncFile(SafeFileHandle file);
+        public override void Dispose() => Close();
+
+        protected override void BeginRead()
+        {
+            if (_open.Count >= FilesMax)
+            {
+                Close();
+            }
+        }
+
+        protected override bool TryRead(string name, long offset, Span<byte> into)
+        {
+            if (!IsFar)
+            {
+                return storage.TryRead(name, offset, into);
+            }
+
+            if (!_open.TryGetValue(name, out SafeFileHandle? file))
+            {
+                SafeFileHandle? opened = storage.TryOpen(name);
+                if (opened is null)
+                {
+                    return false;
+                }
+
+                file = _open.GetOrAdd(name, opened);
+                if (file != opened)
+                {
+                    opened.Dispose();
+                }
+            }
+
+            try
+            {
+                return storage.TryRead(name, file, offset, into);
+            }
+            catch (StorageException)
+            {
+                // A file of a file system that was mounted anew never answers again. Others may be reading it, so that
+                // it is closed when nobody knows it any more.
+                _open.TryRemove(new KeyValuePair<string, SafeFileHandle>(name, file));
+                throw;
+            }
+        }
+
+        private void Close()
+        {
+            foreach (SafeFileHandle file in _open.Values)
+            {
+                file.Dispose();
+            }
+
+            _open.Clear();
+        }
+    }
 }

@@ -1,3 +1,6 @@
+using System.Buffers;
+using System.Numerics;
+using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
 using Godwit.Migration.Wire;
@@ -44,19 +47,42 @@ public sealed partial class DestinationTransfer
 
     private void PlaceKnown(in PageRun run, GuestMemory memory, RefusedPages refused)
     {
-        Span<byte> content = stackalloc byte[Page.Size];
-        for (int i = 0; i < run.Count; i++)
+        byte[] contents = ArrayPool<byte>.Shared.Rent(GuestInventory.RebuildMax * Page.Size);
+        for (int done = 0; done < run.Count; done += GuestInventory.RebuildMax)
         {
-            var page = new PageNumber(run.First.Value + i);
-            ReadOnlySpan<byte> name = run.Content.Slice(i * PageBatch.NameBytes, PageBatch.NameBytes);
-            if (inventory is not null && inventory.TryRebuild(name, content))
+            int count = Math.Min(run.Count - done, GuestInventory.RebuildMax);
+            ulong rebuilt = inventory?.Rebuild(
+                run.Content.Slice(done * PageBatch.NameBytes, count * PageBatch.NameBytes), contents) ?? 0;
+            for (int at = 0; at < count;)
             {
-                memory.Write(page, content);
+                var first = new PageNumber(run.First.Value + done + at);
+                int good = Math.Min(BitOperations.TrailingZeroCount(~(rebuilt >> at)), count - at);
+                if (good > 0)
+                {
+                    Put(first, contents.AsSpan(at * Page.Size, good * Page.Size), memory);
+                    at += good;
+                }
+                else
+                {
+                    refused.Add(first);
+                    at++;
+                }
             }
-            else
-            {
-                refused.Add(page);
-            }
+        }
+
+        ArrayPool<byte>.Shared.Return(contents);
+    }
+
+    private void PlaceChanged(in PageRun run, GuestMemory memory, RefusedPages refused)
+    {
+        Span<byte> content = stackalloc byte[Page.Size];
+        if (inventory is not null && inventory.TryRebuild(run.First, run.Content, run.Name, content))
+        {
+            Put(run.First, content, memory);
+        }
+        else
+        {
+            refused.Add(run.First);
         }
     }
 

@@ -50,14 +50,21 @@ public sealed partial class DestinationTransfer
             case PageKind.Known:
                 PlaceKnown(run, memory, refused);
                 break;
+            case PageKind.Changed:
+                PlaceChanged(run, memory, refused);
+                break;
             case PageKind.Zero:
-                memory.Clear(run.First, run.Count);
+                if (memory.Clear(run.First, run.Count))
+                {
+                    arrived?.NoteZeros(run.First, run.Count);
+                }
+
                 break;
             case PageKind.Word:
                 PlaceWords(run, memory);
                 break;
             case PageKind.Content:
-                memory.Write(run.First, run.Content);
+                Put(run.First, run.Content, memory);
                 break;
             case PageKind.Delta:
                 ApplyDelta(run, memory);
@@ -67,18 +74,24 @@ public sealed partial class DestinationTransfer
         }
     }
 
-    private static void PlaceWords(in PageRun run, GuestMemory memory)
+    private void Put(PageNumber first, ReadOnlySpan<byte> contents, GuestMemory memory)
+    {
+        memory.Write(first, contents);
+        arrived?.Note(first, contents);
+    }
+
+    private void PlaceWords(in PageRun run, GuestMemory memory)
     {
         Span<byte> page = stackalloc byte[Page.Size];
         for (int i = 0; i < run.Count; i++)
         {
             FillWithWord(run, i, page);
-            memory.Write(new PageNumber(run.First.Value + i), page);
+            Put(new PageNumber(run.First.Value + i), page, memory);
         }
     }
 
     // Nobody else writes the page meanwhile: the guest stands still, and all versions of a page come by one lane.
-    private static void ApplyDelta(in PageRun run, GuestMemory memory)
+    private void ApplyDelta(in PageRun run, GuestMemory memory)
     {
         Span<byte> page = stackalloc byte[Page.Size];
         memory.Read(run.First, page);
@@ -87,7 +100,7 @@ public sealed partial class DestinationTransfer
             throw new StreamFormatException(0, $"The delta of page {run.First} reaches past the page.");
         }
 
-        memory.Write(run.First, page);
+        Put(run.First, page, memory);
     }
 
     private void Carry(in PageRun run, RamBlock block)

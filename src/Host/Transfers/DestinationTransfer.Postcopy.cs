@@ -136,7 +136,9 @@ public sealed partial class DestinationTransfer
         {
             _lanes = new Lane?[lanes.Length];
             _begun = false;
-            Monitor.PulseAll(_gate);
+            // Whatever a thread of theirs counted as given is in QEMU's stream by now.
+            _engine.LanesClosed(Now);
+            Pump();
         }
     }
 
@@ -155,6 +157,8 @@ public sealed partial class DestinationTransfer
 
     private void BeginDelivery()
     {
+        // The rest goes to QEMU while the guest writes.
+        arrived?.GiveUp();
         // From here on a daemon that takes over goes on with this stream.
         HeldStream.Save(runtimeDirectory, new HeldStream(terms.MigrationId, _streamInode, _engine.Head!));
         if (_discarded is { } discarded)
@@ -274,15 +278,22 @@ public sealed partial class DestinationTransfer
         }
 
         refused.Begin(batch.BlockIndex);
-        foreach (PageRun run in batch)
+        try
         {
-            for (int i = 0; i < run.Count; i++)
+            foreach (PageRun run in batch)
             {
-                Deliver(batch.BlockIndex, run, i, refused, section);
+                for (int i = 0; i < run.Count; i++)
+                {
+                    Deliver(batch.BlockIndex, run, i, refused, section);
+                }
             }
         }
+        finally
+        {
+            // What counts as given has to be, also where the rest of the batch cannot be read.
+            Flush(batch.BlockIndex, section);
+        }
 
-        Flush(batch.BlockIndex, section);
         AskAgain(lane, batch.BlockIndex, refused);
     }
 
@@ -368,7 +379,14 @@ public sealed partial class DestinationTransfer
             Take(request);
         }
 
+        _ = AwaitRunningAsync();
         StartThread("return path", ReadReturnPath);
+    }
+
+    private async Task AwaitRunningAsync()
+    {
+        TimeSpan announced = await handOver.Arrive();
+        Enter(now => _engine.GuestRunning(now, now + announced, TimeSpan.Zero, now));
     }
 
     // QEMU itself holds our end of its stream: a daemon that dies does not break it, and the next one takes it up.

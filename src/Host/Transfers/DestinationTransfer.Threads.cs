@@ -28,6 +28,11 @@ public sealed partial class DestinationTransfer
 
     private void ReadPages(Lane lane)
     {
+        if (terms.IsUrgent(lane.Number))
+        {
+            ThreadTime.ServeGuest();
+        }
+
         byte[] body = new byte[FrameHeader.PageBodyMax];
         using var decoder = new PageBatchDecoder(terms.WireVersion);
         var refused = new RefusedPages();
@@ -109,6 +114,7 @@ public sealed partial class DestinationTransfer
 
     private void ReadReturnPath()
     {
+        ThreadTime.ServeGuest();
         var reader = new ReturnPathReader(takenUp: held is not null);
         // Room for more requests than a guest has processors: what is read is whole messages, and a daemon that dies
         // leaves the next one whole messages too.

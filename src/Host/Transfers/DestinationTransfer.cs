@@ -16,7 +16,10 @@ namespace Godwit.Host.Transfers;
 /// <summary>What a destination does around the instant of the resume.</summary>
 /// <param name="RecordResuming">Records durably that the guest may run here from now on.</param>
 /// <param name="RecordRefusal">Records durably that it did not run after all.</param>
-/// <param name="Arrive">The guest runs: announces it, and gives how long that took to begin.</param>
+/// <param name="Arrive">
+/// The guest runs: announces it, and gives how long that took to begin. Of one that is taken up nobody knows that: this
+/// ends when it has been found running. Until then the source keeps its copy, also where no page is missing.
+/// </param>
 public sealed record ArrivalSteps(Func<Task> RecordResuming, Func<Task> RecordRefusal, Func<Task<TimeSpan>> Arrive);
 
 /// <summary>Runs one incoming migration into a QEMU that waits with <c>-incoming defer -S</c>.</summary>
@@ -25,10 +28,12 @@ public sealed record ArrivalSteps(Func<Task> RecordResuming, Func<Task> RecordRe
 /// stream for blocks without one. Until the source's commit the guest stands still, whatever happens.
 /// </remarks>
 /// <param name="machine">The QEMU; null for one that is taken up, which is spoken to by its stream alone.</param>
+/// <param name="arrived">Takes note of what the guest comes with; the caller keeps it if the guest runs here.</param>
 /// <param name="held">What is taken up of an arrival whose daemon died.</param>
 public sealed partial class DestinationTransfer(
     QemuMachine? machine, TransferTerms terms, string runtimeDirectory,
-    ArrivalSteps handOver, GuestInventory? inventory, ILogger logger, HeldGuest? held = null)
+    ArrivalSteps handOver, GuestInventory? inventory, ILogger logger, ArrivedMemory? arrived = null,
+    HeldGuest? held = null)
 {
     private const int TickMilliseconds = 4;
 

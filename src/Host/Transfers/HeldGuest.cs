@@ -16,8 +16,10 @@ namespace Godwit.Host.Transfers;
 /// </remarks>
 public sealed class HeldGuest
 {
-    private const uint DrainedPing = 0x47_44_57_32;
-    private static readonly TimeSpan DrainTime = TimeSpan.FromSeconds(30);
+    internal const uint DrainedPing = 0x47_44_57_32;
+    // Who waits for a page asks once, and more processors and devices than this wait nowhere.
+    internal const int RequestsMax = 1 << 16;
+    internal static readonly TimeSpan DrainTime = TimeSpan.FromSeconds(30);
 
     private HeldGuest(
         HeldStream stream, Socket qemu, GuestMemory memory, MissingPages missing, QemuProcess process)
@@ -75,7 +77,7 @@ public sealed class HeldGuest
     private static HeldGuest Open(HeldStream held, QemuProcess process, GuestMemory memory, Socket qemu)
     {
         var requests = new List<ReturnPathMessage>();
-        Drain(qemu, held.Head, requests);
+        Drain(qemu, held.Head, requests, DrainTime);
         bool[] shared = [.. held.Head.Blocks.Select(b => b.Name == memory.Name && b.Length == memory.Length)];
         var missing = new MissingPages(held.Head.Blocks, shared);
         int index = Array.IndexOf(shared, true);
@@ -92,17 +94,21 @@ public sealed class HeldGuest
             at = more ? run.First.Value + run.Count : end;
         }
 
+        // The last daemon may have read requests that it never answered.
+        GuestFaults.WakeAll(process.Id);
         return new HeldGuest(held, qemu, memory, missing, process) { Requests = requests };
     }
 
     // What the last daemon wrote lies between its sections and our PING: when QEMU answers, it is in place.
-    private static void Drain(Socket qemu, QemuStreamHead head, List<ReturnPathMessage> requests)
+    internal static void Drain(
+        Socket qemu, QemuStreamHead head, List<ReturnPathMessage> requests, TimeSpan patience)
     {
+        long begun = System.Diagnostics.Stopwatch.GetTimestamp();
         var output = new ArrayBufferWriter<byte>();
         Span<byte> ping = stackalloc byte[sizeof(uint)];
         BinaryPrimitives.WriteUInt32BigEndian(ping, DrainedPing);
         new QemuStreamWriter(output, head).Command(QemuCommand.Ping, ping);
-        qemu.ReceiveTimeout = (int)DrainTime.TotalMilliseconds;
+        qemu.ReceiveTimeout = (int)patience.TotalMilliseconds;
         var reader = new ReturnPathReader(takenUp: true);
         byte[] buffer = new byte[64 << 10];
         try
@@ -125,7 +131,19 @@ public sealed class HeldGuest
                         return;
                     }
 
+                    if (requests.Count == RequestsMax)
+                    {
+                        throw new IOException(
+                            $"QEMU asks for more than {RequestsMax} pages at once: its stream is not taken up.");
+                    }
+
                     requests.Add(message);
+                }
+
+                if (System.Diagnostics.Stopwatch.GetElapsedTime(begun) > patience)
+                {
+                    throw new IOException(
+                        $"QEMU has not taken in what it was given within {patience.TotalSeconds:0.#} s.");
                 }
             }
         }

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using Godwit.GuestStreams.Qemu;
+using Godwit.Host.Qemu;
 using Godwit.Pages;
 
 namespace Godwit.Host.Transfers;
@@ -13,11 +14,9 @@ namespace Godwit.Host.Transfers;
 /// </remarks>
 /// <param name="Migration">The migration's id.</param>
 /// <param name="Inode">The kernel's number of our end.</param>
-public sealed partial record HeldStream(string Migration, string Inode, QemuStreamHead Head)
+public sealed record HeldStream(string Migration, string Inode, QemuStreamHead Head)
 {
     private const string Title = "godwit postcopy 1";
-    private const int OpenProcess = 434;
-    private const int GetDescriptor = 438;
 
     /// <summary>The kernel's number of a socket.</summary>
     public static string InodeOf(Socket socket) =>
@@ -53,50 +52,31 @@ public sealed partial record HeldStream(string Migration, string Inode, QemuStre
         }
     }
 
-    public static void Forget(string runtimeDirectory) => File.Delete(PathIn(runtimeDirectory));
+    /// <summary>There is none any more; it need not have been there, nor the directory.</summary>
+    public static void Forget(string runtimeDirectory)
+    {
+        if (Directory.Exists(runtimeDirectory))
+        {
+            File.Delete(PathIn(runtimeDirectory));
+        }
+    }
 
     /// <summary>Fetches our end of the stream out of QEMU.</summary>
     /// <exception cref="IOException">QEMU has ended, does not hold it, or the kernel refuses.</exception>
     public Socket Fetch(int processId)
     {
-        string? held = Directory.EnumerateFileSystemEntries($"/proc/{processId}/fd").FirstOrDefault(IsIt);
-        if (held is null)
+        (int descriptor, string name) = ForeignFile.List(processId).FirstOrDefault(file => file.Name == Inode);
+        if (name is null)
         {
             throw new IOException($"Process {processId} does not hold the stream {Inode}.");
         }
 
-        nint process = SystemCall(OpenProcess, processId, 0, 0);
-        if (process < 0)
-        {
-            throw new IOException($"Process {processId}: {Marshal.GetLastPInvokeErrorMessage()}.");
-        }
-
-        try
-        {
-            nint socket = SystemCall(
-                GetDescriptor, process, int.Parse(Path.GetFileName(held), CultureInfo.InvariantCulture), 0);
-            return socket >= 0
-                ? new Socket(new SafeSocketHandle(socket, ownsHandle: true))
-                : throw new IOException(
-                    $"The stream of process {processId} cannot be fetched: {Marshal.GetLastPInvokeErrorMessage()}.");
-        }
-        finally
-        {
-            _ = Close((int)process);
-        }
-    }
-
-    private bool IsIt(string entry)
-    {
-        try
-        {
-            return File.ResolveLinkTarget(entry, returnFinalTarget: false)?.Name == Inode;
-        }
-        catch (IOException)
-        {
-            // Closed since the listing.
-            return false;
-        }
+        nint socket = ForeignFile.TryFetch(processId, descriptor);
+        return socket >= 0
+            ? new Socket(new SafeSocketHandle(socket, ownsHandle: true))
+            : throw new IOException(
+                $"The stream of process {processId} cannot be fetched: "
+                + $"{Marshal.GetPInvokeErrorMessage((int)-socket)}.");
     }
 
     private static RamBlock BlockOf(string line, int index)
@@ -106,10 +86,4 @@ public sealed partial record HeldStream(string Migration, string Inode, QemuStre
     }
 
     private static string PathIn(string runtimeDirectory) => Path.Combine(runtimeDirectory, "postcopy");
-
-    [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
-    private static partial nint SystemCall(nint number, nint first, nint second, nint third);
-
-    [LibraryImport("libc", EntryPoint = "close")]
-    private static partial int Close(int descriptor);
 }

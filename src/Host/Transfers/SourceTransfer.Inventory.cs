@@ -27,6 +27,7 @@ public sealed partial class SourceTransfer
     {
         (TakenPages taken, PageBatchBuilder batch) = (state.Taken, state.Batch);
         Span<byte> name = stackalloc byte[ContentName.Size];
+        Span<byte> sums = stackalloc byte[PageLines.SumsBytes];
         for (int slot = 0, at = 0; slot < batch.Slots; slot++)
         {
             PageNumber page = batch.PageOf(slot);
@@ -47,6 +48,12 @@ public sealed partial class SourceTransfer
                 ContentName.Of(content).Write(name);
                 batch.SetKnown(slot, name);
                 state.Known.Add((page, origin));
+            }
+            else if (state.TakesChanged && arrived!.TryRead(page, sums)
+                && batch.TrySetChanged(slot, sums, state.DeltaBytesMax, out Span<byte> changed))
+            {
+                ContentName.Of(content).Write(changed);
+                state.Known.Add((page, SourceEngine.ChangedSinceLeft));
             }
         }
     }

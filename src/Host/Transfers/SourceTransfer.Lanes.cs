@@ -24,18 +24,30 @@ public sealed partial class SourceTransfer
         public int Round;
         public int Unchanged;
         public bool SendsWhole;
+        public bool SendsWritten;
         public bool MayName;
+        public bool TakesChanged;
         public long Reported = Stopwatch.GetTimestamp();
         public TimeSpan LinkWait;
         public TimeSpan Writing;
         public TimeSpan WritingCpu;
+        public TimeSpan? Carried;
+        public TimeSpan? Carrying;
 
         public void Dispose() => Batch.Dispose();
     }
 
     private void ServeLane(Lane lane)
     {
-        ThreadTime.YieldToGuests();
+        if (terms.IsUrgent(lane.Number))
+        {
+            ThreadTime.ServeGuest();
+        }
+        else
+        {
+            ThreadTime.YieldToGuests();
+        }
+
         using var state = new LaneState(lane, terms.WireVersion, VersionBytesMax() / terms.Lanes);
         try
         {
@@ -81,7 +93,9 @@ public sealed partial class SourceTransfer
                     state.DeltaBytesMax = _engine.DeltaBytesMax;
                     state.Round = _engine.Round;
                     state.SendsWhole = _engine.SendsWhole || !_engine.MayName(state.Lane.Number - 1);
+                    state.SendsWritten = _engine.SendsWritten;
                     state.MayName = _engine.MayName(state.Lane.Number - 1);
+                    state.TakesChanged = arrived is not null && state.DeltaBytesMax > 0 && _engine.TakesChanged;
                     if (work == LaneWork.Batch && !_engine.IsShared(state.Taken.Block))
                     {
                         state.Batch.Begin(state.Taken.Block.Index, state.Taken.Region);
@@ -141,6 +155,9 @@ public sealed partial class SourceTransfer
             state.Lane.Write(state.Frame.AsSpan(0, length));
             state.WritingCpu = ThreadTime.Now - coded;
             state.Writing = Stopwatch.GetElapsedTime(writing);
+            TimeSpan? carried = state.Lane.Carried;
+            state.Carrying += carried - state.Carried;
+            state.Carried = carried;
         }
     }
 
@@ -156,6 +173,7 @@ public sealed partial class SourceTransfer
             Word = batch.Count(PageKind.Word),
             Unchanged = state.Unchanged,
             Delta = batch.Count(PageKind.Delta),
+            Changed = batch.Count(PageKind.Changed),
             Known = batch.Count(PageKind.Known),
             Raw = batch.Count(PageKind.Raw),
             Content = batch.Count(PageKind.Content),
@@ -169,10 +187,12 @@ public sealed partial class SourceTransfer
             Working = working,
             Writing = state.Writing,
             LinkWait = state.LinkWait,
+            Carrying = state.Carrying,
             Elapsed = Stopwatch.GetElapsedTime(state.Reported),
         };
         state.Reported = Stopwatch.GetTimestamp();
         state.LinkWait = state.Writing = state.WritingCpu = TimeSpan.Zero;
+        state.Carrying = state.Carried is null ? null : TimeSpan.Zero;
         return report;
     }
 
@@ -225,6 +245,6 @@ public sealed partial class SourceTransfer
         }
 
         return unchanged
-            + state.Sifter.Sift(batch, taken.Block.Index, sent, state.DeltaBytesMax, state.Round);
+            + state.Sifter.Sift(batch, taken.Block.Index, sent, state.DeltaBytesMax, state.Round, state.SendsWritten);
     }
 }

@@ -94,6 +94,7 @@ public sealed partial class SourceTransfer
 
     private void ReadControl()
     {
+        ThreadTime.ServeGuest();
         byte[] buffer = new byte[FrameHeader.ControlBodyMax];
         try
         {

@@ -7,6 +7,7 @@ using System.Security.Cryptography;
 using System.Text.Json.Nodes;
 using System.Threading.Channels;
 using Godwit.GuestStreams.Qemu;
+using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
 using Godwit.Migration.Convergence;
@@ -29,9 +30,11 @@ public sealed record DepartureSteps(Func<Task> RecordCommit, Func<Task> RecordRe
 /// stream, one serves each page lane, one reads the control lane; an asynchronous loop performs effects and ticks. All
 /// of them enter the engine under one lock and never do I/O while they hold it.
 /// </remarks>
+/// <param name="arrived">What the guest came with from that destination, if that is where it goes back to.</param>
 public sealed partial class SourceTransfer(
     QemuMachine machine, TransferTerms terms, IPEndPoint destination, SslClientAuthenticationOptions tls,
-    string runtimeDirectory, DepartureSteps handOver, ILogger logger, SwitchoverTurns? turns = null)
+    string runtimeDirectory, DepartureSteps handOver, ILogger logger, SwitchoverTurns? turns = null,
+    ArrivedMemory? arrived = null)
 {
     private const int TickMilliseconds = 10;
     private static readonly TimeSpan ThrottleLookEvery = TimeSpan.FromSeconds(1);
@@ -39,7 +42,6 @@ public sealed partial class SourceTransfer(
     private const int FeedBufferBytes = 256 << 10;
     private const int FreshSections = 2;
     private static readonly TimeSpan FeedPatience = TimeSpan.FromMilliseconds(20);
-    private static readonly Version HoldsSwitchoverSince = new(8, 1);
     private static readonly Version SwitchoverBandwidthSince = new(8, 2);
     // Comparing a page takes a hash of it, at the speed of memory.
     private const double MemoryCheckBytesPerSecond = 2.5e9;
@@ -62,6 +64,7 @@ public sealed partial class SourceTransfer(
     private bool _held;
     private IDisposable? _turn;
     private long? _bandwidth;
+    private Migration.Convergence.Forecast? _expected;
     private int _watchesThrottle;
     private long _givenUpAt;
 
@@ -91,6 +94,25 @@ public sealed partial class SourceTransfer(
         _engine?.SetBandwidth(bitsPerSecond, now);
     });
 
+    // The next daemon brings what is missing: nothing is lost by not waiting for it.
+    private void Leave()
+    {
+        if (!Cancel())
+        {
+            Enter(now => _engine.Leave(now));
+        }
+    }
+
+    /// <summary>What was expected of the move: method auto begins by it.</summary>
+    public void Expect(Migration.Convergence.Forecast forecast)
+    {
+        lock (_gate)
+        {
+            _expected = forecast;
+            _engine?.Expect(forecast, Now);
+        }
+    }
+
     /// <summary>Changes the pause budget.</summary>
     /// <returns>False if the guest is paused already.</returns>
     public bool SetDowntimeMax(TimeSpan most) => Ask(now => _engine.SetDowntimeMax(most, now));
@@ -117,7 +139,7 @@ public sealed partial class SourceTransfer(
         _engine = new SourceEngine(
             Options() with
             {
-                HoldsSwitchover = machine.Version >= HoldsSwitchoverSince,
+                HoldsSwitchover = QemuInstallation.HoldsSwitchover(machine.Version),
                 IsShared = block => _memory.Any(m => m.Name == block.Name && m.Length == block.Length),
                 MemoryCheck = missesWrites
                     ? TimeSpan.FromSeconds(_memory.Sum(m => m.Length) / MemoryCheckBytesPerSecond) : null,
@@ -164,13 +186,18 @@ public sealed partial class SourceTransfer(
     private async Task<MigrationSnapshot> RunAsync(
         Func<CancellationToken, Task> start, CancellationToken shutdown)
     {
-        using CancellationTokenRegistration stop = shutdown.Register(() => Cancel());
+        using CancellationTokenRegistration stop = shutdown.Register(Leave);
         machine.EventReceived += OnQemuEvent;
         _ = machine.Exited.ContinueWith(
             _ => Enter(now => _engine.QemuFailed("The source's QEMU has ended.", now)), TaskScheduler.Default);
         lock (_gate)
         {
             // Of what the host's moves may take together, this one's part: told before there was an engine.
+            if (_expected is not null)
+            {
+                _engine.Expect(_expected, Now);
+            }
+
             if (_bandwidth is { } bandwidth)
             {
                 _engine.SetBandwidth(bandwidth, Now);
@@ -299,7 +326,7 @@ public sealed partial class SourceTransfer(
 
     private async Task ConfigureQemuAsync(CancellationToken cancellationToken)
     {
-        bool holds = machine.Version >= HoldsSwitchoverSince;
+        bool holds = QemuInstallation.HoldsSwitchover(machine.Version);
         var capabilities = new JsonArray();
         void Set(string name, bool state) =>
             capabilities.Add((JsonNode)new JsonObject { ["capability"] = name, ["state"] = state });

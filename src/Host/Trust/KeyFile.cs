@@ -44,7 +44,7 @@ public static class KeyFile
     /// <summary>
     /// Replaces a file in one step, durably, with mode 0600: a crash leaves the old or the new, never a part.
     /// </summary>
-    internal static void Replace(string path, string text)
+    public static void Replace(string path, string text)
     {
         var next = path + ".new";
         File.Delete(next);
@@ -59,6 +59,6 @@ public static class KeyFile
             stream.Flush(flushToDisk: true);
         }
 
-        File.Move(next, path, overwrite: true);
+        DurableFolder.Replace(next, path);
     }
 }

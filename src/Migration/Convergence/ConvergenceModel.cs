@@ -11,10 +11,13 @@ public sealed class ConvergenceModel
     // Above it a series of rounds sends more than ten times what is left.
     private const double RatioMax = 0.9;
     private const double WantedRatio = 0.67;
-    private long _previous = long.MaxValue;
+    private long _least = long.MaxValue;
 
-    /// <summary>Rounds in a row that neither shrank nor can be expected to.</summary>
+    /// <summary>Rounds since the last that left less than all before it, or could be expected to.</summary>
     public int StalledRounds { get; private set; }
+
+    /// <summary>Rounds since the last that left less than all before it, whatever could be expected.</summary>
+    public int RoundsInVain { get; private set; }
 
     /// <summary>D / R: what the next round leaves of this one.</summary>
     public double Ratio { get; private set; }
@@ -27,16 +30,18 @@ public sealed class ConvergenceModel
     public void RoundEnded(long pages, double dirtyBytesPerSecond, double linkBytesPerSecond, bool fits)
     {
         Ratio = linkBytesPerSecond > 0 ? dirtyBytesPerSecond / linkBytesPerSecond : 0;
-        bool shrinks = pages < _previous * RatioMax;
-        _previous = pages;
-        StalledRounds = fits || shrinks || Ratio < RatioMax ? 0 : StalledRounds + 1;
+        // Less than ever: rounds that leave now more and now less, for ever, come to nothing.
+        bool shrinks = pages < _least * RatioMax;
+        _least = shrinks ? pages : _least;
+        RoundsInVain = fits || shrinks ? 0 : RoundsInVain + 1;
+        StalledRounds = RoundsInVain == 0 || Ratio < RatioMax ? 0 : StalledRounds + 1;
     }
 
     /// <summary>Something was done about it: what came before says nothing any more.</summary>
     public void Reset()
     {
-        StalledRounds = 0;
-        _previous = long.MaxValue;
+        StalledRounds = RoundsInVain = 0;
+        _least = long.MaxValue;
     }
 
     /// <summary>By how much, in percent, the guest has to write less for rounds to shrink by a third.</summary>

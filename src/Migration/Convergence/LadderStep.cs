@@ -38,13 +38,13 @@ public sealed record Ladder(string Name, string Description, IReadOnlyList<Ladde
     /// <summary>Those that come with Godwit; a file of the host may replace them and add others.</summary>
     public static IReadOnlyList<Ladder> Shipped { get; } =
     [
-        new(DefaultName, "Slow the guest by up to half if that is enough; else leave it where it is.",
-            [new(LadderAction.Throttle, 50)]),
+        new(DefaultName, "Slow the guest by up to half if that is enough; else bring the rest after it.",
+            [new(LadderAction.Throttle, 50), new(LadderAction.Postcopy, 0)]),
         new Ladder("gentle", "Never slow the guest at the source: bring the rest after it.",
             [new(LadderAction.Postcopy, 0)]),
         new Ladder("safe", "Never postcopy, which loses the guest with the source host: slow it as much as it takes.",
             [new(LadderAction.Throttle, 50), new(LadderAction.Throttle, 99, 3)]),
-        new Ladder("strict", "Nothing but rounds: a guest that writes too fast stays where it is.", []),
+        new Ladder("strict", "Nothing but rounds, never postcopy: a guest that writes too fast stays where it is.", []),
         new Ladder("must-move", "Slow it, bring the rest after it, and where that cannot be, pause it for up to 10 s.",
             [new(LadderAction.Throttle, 80), new(LadderAction.Postcopy, 0), new(LadderAction.Pause, 10_000)]),
     ];

@@ -31,7 +31,13 @@ public sealed record GuestOwnership(string Host, long Epoch, GuestIntent Intent)
     public GuestOwnership Arrived(string host) => new(host, Epoch + 1, GuestIntent.Running);
 
     /// <summary>It was handed over and died: it is the destination's to start again.</summary>
-    public GuestOwnership DiedOnArrival(string host) => new(host, Epoch + 1, GuestIntent.Stopped);
+    /// <remarks>
+    /// One that ran there without all of its memory is the destination's already; one that was fenced meanwhile is not.
+    /// </remarks>
+    public GuestOwnership DiedOnArrival(string host) =>
+        Host == host ? this with { Intent = GuestIntent.Stopped }
+        : Intent == GuestIntent.Incoming ? new(host, Epoch + 1, GuestIntent.Stopped)
+        : this;
 
     /// <summary>It has been given away by a hand-over.</summary>
     public static GuestOwnership Given(HandOverRecord handOver) =>

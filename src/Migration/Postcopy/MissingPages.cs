@@ -45,6 +45,27 @@ public sealed class MissingPages
         }
     }
 
+    /// <summary>
+    /// Takes up what another daemon left: every page that is not missing has been given, also one that QEMU asked for
+    /// before it came and whose request nobody has read yet.
+    /// </summary>
+    public void TakeUp()
+    {
+        for (int i = 0; i < _given.Length; i++)
+        {
+            if (_missing[i] is not { } missing || _given[i] is not { } given)
+            {
+                continue;
+            }
+
+            given.AddAll();
+            foreach (PageNumber page in missing)
+            {
+                given.Remove(page);
+            }
+        }
+    }
+
     /// <summary>A page is about to be given to QEMU.</summary>
     /// <returns>False if it has it: it must not be given again.</returns>
     public bool TryGive(int blockIndex, PageNumber page)

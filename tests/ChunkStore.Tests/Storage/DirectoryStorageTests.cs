@@ -3,7 +3,7 @@ using Godwit.Host.Storage;
 
 namespace Godwit.ChunkStore.Tests.Storage;
 
-public sealed class DirectoryStorageTests : IDisposable
+public sealed class DirectoryStorageTests : StorageConformance, IDisposable
 {
     private readonly DirectoryInfo _root = Directory.CreateTempSubdirectory("godwit-store-");
     private readonly DirectoryStorage _storage;
@@ -12,23 +12,13 @@ public sealed class DirectoryStorageTests : IDisposable
     {
         _storage = new DirectoryStorage(_root.FullName);
         _storage.Prepare();
-        Assert.True(Store.Create(_storage, "aaaaaaaa-0000-0000-0000-000000000000", null));
     }
+
+    private protected override IObjectStorage Here => _storage;
+
+    private protected override IObjectStorage There => new DirectoryStorage(_root.FullName);
 
     public void Dispose() => _root.Delete(recursive: true);
-
-    [Fact]
-    public void An_object_is_put_once_and_read()
-    {
-        Assert.True(_storage.PutIfAbsent("parcels/g/p", new byte[] { 1, 2 }));
-        Assert.False(_storage.PutIfAbsent("parcels/g/p", new byte[] { 3 }));
-        Assert.Equal([1, 2], _storage.TryReadAll("parcels/g/p")!.Value.ToArray());
-        Assert.Null(_storage.TryReadAll("parcels/g/q"));
-        Assert.Null(_storage.TryReadAll("parcels/h/q"));
-        Assert.Equal(new StoredObject("parcels/g/p", 2), Assert.Single(_storage.List("parcels")));
-        Assert.Empty(_storage.List("packs"));
-        Assert.Empty(_storage.List("unfinished"));
-    }
 
     // Goal: "not there" is said only of what is not there. A link to itself is an error that root cannot get around.
     [Fact]

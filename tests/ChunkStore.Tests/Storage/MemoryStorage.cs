@@ -5,6 +5,7 @@ namespace Godwit.ChunkStore.Tests.Storage;
 /// <summary>Storage in memory that can stop before any change, as a machine does that loses its power.</summary>
 internal sealed class MemoryStorage : IObjectStorage
 {
+    private readonly Lock _lock = new();
     private readonly SortedDictionary<string, byte[]> _objects = new(StringComparer.Ordinal);
 
     /// <summary>Changes that are made before every further one fails.</summary>
@@ -37,24 +38,30 @@ internal sealed class MemoryStorage : IObjectStorage
         return copy;
     }
 
+    public bool PutIfAbsent(string name, ReadOnlyMemory<byte> content, Func<bool> isWanted) => isWanted()
+        ? PutIfAbsent(name, content) : throw new StorageException(StorageFailure.Unreachable, $"{name} is unwanted");
+
     public bool PutIfAbsent(string name, ReadOnlyMemory<byte> content)
     {
-        if (_objects.ContainsKey(name))
+        lock (_lock)
         {
-            return false;
-        }
+            if (_objects.ContainsKey(name))
+            {
+                return false;
+            }
 
-        Change();
-        _objects[name] = content.ToArray();
-        return true;
+            Change();
+            _objects[name] = content.ToArray();
+            return true;
+        }
     }
 
     public ReadOnlyMemory<byte>? TryReadAll(string name) =>
-        _objects.TryGetValue(name, out byte[]? content) && !Misses(name) ? (ReadOnlyMemory<byte>?)content : null;
+        TryGet(name) is { } content && !Misses(name) ? (ReadOnlyMemory<byte>?)content : null;
 
     public bool TryRead(string name, long offset, Span<byte> part)
     {
-        if (!_objects.TryGetValue(name, out byte[]? content) || offset + part.Length > content.Length)
+        if (TryGet(name) is not { } content || offset + part.Length > content.Length)
         {
             return false;
         }
@@ -75,6 +82,14 @@ internal sealed class MemoryStorage : IObjectStorage
         {
             Change();
             _objects.Remove(name);
+        }
+    }
+
+    private byte[]? TryGet(string name)
+    {
+        lock (_lock)
+        {
+            return _objects.GetValueOrDefault(name);
         }
     }
 

@@ -314,6 +314,37 @@ public class StoreTests
         Assert.False(ParcelShelf.TryVoid(store, StoreRig.Guest, "p2"));
     }
 
+    // Goal: one that is damaged, void, longer than any or somebody else's is in nobody's way.
+    [Fact]
+    public void All_parcels_are_found_at_once()
+    {
+        const string Other = "cccccccc-0000-0000-0000-000000000000";
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        // More than are read at a time.
+        string[] ids = [.. Enumerable.Range(100, 70).Select(number => $"p{number}")];
+        foreach (string id in ids)
+        {
+            Assert.True(ParcelShelf.Put(store, StoreRig.Manifest(id, default, 1), StoreRig.Signer, rig.Fill));
+        }
+
+        ParcelShelf.TryVoid(store, StoreRig.Guest, "p200");
+        rig.Storage.PutIfAbsent($"parcels/{StoreRig.Guest}/p201", new byte[100]);
+        rig.Storage.PutIfAbsent($"parcels/{StoreRig.Guest}/p202", new byte[1 << 20]);
+        rig.Storage.PutIfAbsent($"parcels/{StoreRig.Guest}/p203", ReadOnlyMemory<byte>.Empty);
+        rig.Storage.PutIfAbsent($"parcels/{Other}/p1", rig.Storage.TryReadAll($"parcels/{StoreRig.Guest}/p100")!.Value);
+        rig.Storage.PutIfAbsent("parcels/.hidden", new byte[1]);
+        IReadOnlyList<ShelvedParcel> mine = ParcelShelf.FindAll(store, StoreRig.Signer, StoreRig.Guest);
+        Assert.Equal(ids, mine.Where(one => one.Refused is null).Select(one => one.Manifest!.Id).Order());
+        Assert.Equal(
+            ["p201", "p202", "p203"],
+            mine.Where(one => one.Refused is not null).Select(one => one.Refused!.Parcel).Order());
+        IReadOnlyList<ShelvedParcel> all = ParcelShelf.FindAll(store, StoreRig.Signer);
+        Assert.Equal(Other, Assert.Single(all, one => one.Guest != StoreRig.Guest).Guest);
+        Assert.Equal(mine.Count + 1, all.Count);
+        Assert.Empty(ParcelShelf.FindAll(store, StoreRig.Signer, "dddddddd-0000-0000-0000-000000000000"));
+    }
+
     [Fact]
     public void A_guest_is_claimed_once()
     {
@@ -341,7 +372,60 @@ public class StoreTests
         ChunkId root = rig.Suspend(store, "p1", [1]).Memory[0].RootId;
         using StoreReader reader = store.OpenReader();
         Assert.Throws<StoreFormatException>(() => ChunkTree.Load(root, 1L << 36, reader));
-        Assert.Throws<StoreFormatException>(() => ChunkTree.Load(root, ChunkTree.LoadedPagesMax + 1, reader));
+        Assert.Throws<StoreFormatException>(() => ChunkTree.Load(root, ChunkTree.PagesMax + 1, reader));
+    }
+
+    // Goal: neither do a few nodes that name each other again and again. Method: seven of them, 2^28 pages.
+    [Fact]
+    public void A_tree_of_a_few_nodes_over_many_pages_takes_no_memory_for_them()
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        ChunkId page;
+        ChunkId node;
+        using (var writer = new StoreWriter(store, rig.Options))
+        {
+            page = node = writer.Put(StoreRig.Page(1), ChunkGroup.Memory);
+            byte[] bytes = new byte[TreeNode.BytesMax];
+            for (int level = 0; level < 7; level++)
+            {
+                ChunkId[] children = [.. Enumerable.Repeat(node, TreeNode.Fanout)];
+                node = writer.Put(bytes.AsSpan(0, TreeNode.Write(level, children, bytes)), ChunkGroup.Nodes);
+            }
+
+            writer.Flush();
+        }
+
+        using StoreReader reader = store.OpenReader();
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        foreach (TreePart part in ChunkTree.Parts(node, ChunkTree.PagesMax, reader).Take(3))
+        {
+            Assert.False(part.Pages.Span.ContainsAnyExcept(page));
+        }
+
+        Assert.Equal(page, ChunkTree.PageAt(node, ChunkTree.PagesMax, ChunkTree.PagesMax - 1, reader));
+        long taken = GC.GetAllocatedBytesForCurrentThread() - before;
+        Assert.True(taken < 64 << 20, $"{taken} bytes were taken");
+    }
+
+    [Theory]
+    [InlineData(65_536)]
+    [InlineData(65_537)]
+    [InlineData(150_000)]
+    public void A_tree_is_read_in_parts_without_a_gap(int pages)
+    {
+        StoreRig rig = Rig(false);
+        Store store = rig.Open();
+        // Zeros from somewhere to somewhere, and at the end.
+        int[] memory = [.. Enumerable.Range(0, pages).Select(i => i is > 40_000 and < 140_000 ? 0 : i % 7)];
+        ChunkId root = rig.Suspend(store, "p1", memory).Memory[0].RootId;
+        StoreRig.Expect(store, "p1", memory);
+        using StoreReader reader = store.OpenReader();
+        ChunkId[] all = ChunkTree.Load(root, pages, reader);
+        foreach (int page in (int[])[0, 1, 39_999, 65_535, pages - 1])
+        {
+            Assert.Equal(all[page], ChunkTree.PageAt(root, pages, page, reader));
+        }
     }
 
     [Theory]

@@ -1,5 +1,7 @@
 using Godwit.Api.V1;
 using Godwit.Daemon.Tests.Guests;
+using Godwit.Host.Registry;
+using Godwit.Migration.HandOver;
 
 namespace Godwit.Daemon.Tests.Moves;
 
@@ -73,6 +75,41 @@ public sealed class FullDiskTests
         var stopped = await pair.B.Control.StopGuestAsync(
             new StopGuestRequest { Name = "counting", Force = true }, cancellationToken: Token);
         Assert.Equal((GuestState.Stopped, "b"), (stopped.State, stopped.Host));
+    }
+
+    // Goal: whose guest it is stands in the registry before the journal has a newer record than the one that says so: a
+    // daemon that started then would end a guest that runs. Found by the simulator.
+    [Fact]
+    public async Task A_guest_that_could_not_be_recorded_is_before_it_moves_on()
+    {
+        await using var pair = await MovePair.StartAsync(prepareB: pair => SmallState(pair, "b"));
+        var move = await pair.StartMoveAsync(pair.A, "b", new MigrationPolicy { BandwidthBitsPerSecond = 8_000_000 });
+        await MovePair.UntilCopyingAsync(pair.A, move);
+        var filler = Fill(pair.B);
+        await MovePair.EndAsync(pair.A, move);
+        await pair.B.SaysAsync("could not be recorded");
+        File.Delete(filler);
+        Assert.Equal((GuestIntent.Incoming, "a"), await RecordedAsync(pair.B));
+
+        move = await pair.StartMoveAsync(pair.B, "a", new MigrationPolicy { BandwidthBitsPerSecond = 8_000_000 });
+        Assert.Equal((GuestIntent.Running, "b"), await RecordedAsync(pair.B));
+        await pair.B.Control.CancelMigrationAsync(new MigrationRequest { Id = move.Id }, cancellationToken: Token);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+    }
+
+    private static async Task<(GuestIntent Intent, string Host)> RecordedAsync(DaemonProcess daemon)
+    {
+        // SQLite would follow the link out of the daemon's mounts.
+        var folder = Directory.CreateTempSubdirectory("gw-registry-").FullName;
+        foreach (var path in Directory.EnumerateFiles(
+            $"/proc/{daemon.Id}/root{daemon.Settings.StateDirectory}", "registry.db*"))
+        {
+            File.Copy(path, Path.Combine(folder, Path.GetFileName(path)));
+        }
+
+        await using var registry = SqliteRegistry.Open(Path.Combine(folder, "registry.db"));
+        var record = Assert.Single(await registry.ListGuestsAsync(Token));
+        return (record.Intent, record.Host);
     }
 
     private static string SmallState(MovePair pair, string host) =>

@@ -373,11 +373,42 @@ public sealed class HostilePeerTests
         await IsUnharmedAsync(a);
     }
 
+    // Goal: what is asked before a move begins is weighed like the move itself, and begins nothing.
+    [Fact]
+    public async Task Questions_for_contents_are_weighed_first()
+    {
+        const int NamesMax = 4096;
+        const int NameBytes = 16;
+        using var program = new CountingGuest("counting");
+        var (a, b) = await TestHost.PairAsync();
+        await using var first = a;
+        await using var second = b;
+        async Task<byte[]> AskAsync(int bytes, Action<GuestSpec>? adjust = null)
+        {
+            var request = new FindContentsRequest
+            {
+                Spec = SpecOf(program), Policy = new MigrationPolicy(),
+                Names = Google.Protobuf.ByteString.CopyFrom(new byte[bytes]),
+            };
+            adjust?.Invoke(request.Spec);
+            var answer = await a.PeerClient(b.Credentials()).FindContentsAsync(request, cancellationToken: Token);
+            return answer.Found.ToByteArray();
+        }
+
+        Assert.Empty(await AskAsync(0));
+        Assert.Equal(new byte[NamesMax], await AskAsync(NamesMax * NameBytes));
+        await Refusals.RefusedAsync("contract-invalid", () => AskAsync(NameBytes - 1));
+        await Refusals.RefusedAsync("contract-invalid", () => AskAsync((NamesMax + 1) * NameBytes));
+        await Refusals.RefusedAsync("guest-name", () => AskAsync(NameBytes, spec => spec.Name = "x,process=/../../y"));
+        Assert.Empty((await ListAsync(a)).Guests);
+        await IsUnharmedAsync(a);
+    }
+
     // Goal: two neighbours speak the newest version that both know.
     [Theory]
     [InlineData(1, 1, 1)]
     [InlineData(1, 2, 2)]
-    [InlineData(2, 98, 3)]
+    [InlineData(2, 98, 4)]
     public async Task The_highest_common_version_is_agreed(uint lowest, uint highest, uint agreed)
     {
         using var program = new CountingGuest("counting");
@@ -400,17 +431,10 @@ public sealed class HostilePeerTests
     private static async Task<PrepareIncomingResponse> PrepareAsync(
         TestHost a, TestHost b, CountingGuest program, Action<PrepareIncomingRequest>? adjust = null)
     {
-        var spec = program.Spec();
-        spec.Uuid = Guid.NewGuid().ToString();
-        spec.Machine = "pc-q35-7.2";
-        spec.CpuModel = "Nehalem-v1";
-        spec.Accelerator = "tcg";
-        spec.Cpus = 1;
-        spec.Disks[0].Format = "raw";
         var request = new PrepareIncomingRequest
         {
             MigrationId = "hostile",
-            Spec = spec,
+            Spec = SpecOf(program),
             From = "b",
             Policy = new MigrationPolicy(),
             Lanes = 1,
@@ -420,6 +444,18 @@ public sealed class HostilePeerTests
         };
         adjust?.Invoke(request);
         return await a.PeerClient(b.Credentials()).PrepareIncomingAsync(request, cancellationToken: Token);
+    }
+
+    private static GuestSpec SpecOf(CountingGuest program)
+    {
+        var spec = program.Spec();
+        spec.Uuid = Guid.NewGuid().ToString();
+        spec.Machine = "pc-q35-7.2";
+        spec.CpuModel = "Nehalem-v1";
+        spec.Accelerator = "tcg";
+        spec.Cpus = 1;
+        spec.Disks[0].Format = "raw";
+        return spec;
     }
 
     private static async Task<SslStream> PresentAsync(TestHost a, TestHost b, uint version, int lane, byte[] ticket)

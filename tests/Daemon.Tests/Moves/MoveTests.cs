@@ -158,4 +158,27 @@ public sealed class MoveTests
         Assert.Contains("counting runs on a", report.Error, StringComparison.Ordinal);
         await pair.MoveAsync(pair.A, "b");
     }
+
+    [Fact]
+    public async Task A_forecast_knows_what_the_destination_holds()
+    {
+        await using var pair = await MovePair.StartAsync();
+        async Task<MigrationPlan> PlanAsync(DaemonProcess from, string to, ContentSharing share) =>
+            await from.Control.PlanMigrationAsync(
+                new StartMigrationRequest
+                {
+                    Guest = pair.Program.Name, To = to, Policy = new MigrationPolicy { Share = share },
+                },
+                cancellationToken: Token);
+        var first = await PlanAsync(pair.A, "b", ContentSharing.Guest);
+        Assert.Contains("; 0 % of a sample is there already", first.Basis, StringComparison.Ordinal);
+        await pair.MoveAsync(pair.A, "b");
+
+        // Nothing was asked of the guest and nothing is left of the question.
+        var back = await PlanAsync(pair.B, "a", ContentSharing.Guest);
+        var alone = await PlanAsync(pair.B, "a", ContentSharing.None);
+        Assert.True(back.BytesHigh < first.BytesLow / 4, $"{first.Basis}; {back.Basis}");
+        Assert.Contains("; 0 % of a sample is there already", alone.Basis, StringComparison.Ordinal);
+        await pair.MoveAsync(pair.B, "a");
+    }
 }

@@ -1,7 +1,11 @@
 using Godwit.Api.V1;
+using Godwit.ChunkStore.Parcels;
+using Godwit.ChunkStore.Storage;
+using Godwit.Daemon.Parcels;
 using Godwit.Daemon.Tests.Guests;
 using Godwit.Daemon.Tests.Moves;
 using Godwit.Host.Registry;
+using Godwit.Host.Storage;
 using static Godwit.Daemon.Tests.Parcels.ParcelTests;
 
 namespace Godwit.Daemon.Tests.Parcels;
@@ -55,6 +59,44 @@ public sealed class ParcelOwnerTests
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
     }
 
+    // Goal: the word that a guest may have run is put before it does, and stays if the claim is of an earlier attempt:
+    // it must not keep its own host out. Method: a claim as a daemon leaves it that was killed behind it.
+    [Fact]
+    public async Task A_resume_that_fails_by_an_older_claim_of_its_host_can_be_tried_again()
+    {
+        await using var pair = await StartAsync();
+        var parcel = await SuspendAsync(pair.A, pair);
+        var store = Store.Open(new DirectoryStorage(StorePath(pair)), null, static () => new SegmentCoder());
+        Assert.Null(ParcelShelf.TryClaim(
+            store, pair.Guest.Spec.Uuid, 2, new ParcelClaim(parcel.Id, "b", 0), Stores.Random));
+        var repair = FillingTests.Damage(pair);
+        var why = await Refusals.RefusedAsync("store-broken", () => ResumeAsync(pair.B, pair));
+        Assert.EndsWith("only this host can wake it.", why, StringComparison.Ordinal);
+        Assert.True(ParcelShelf.MayHaveRun(store, pair.Guest.Spec.Uuid, 2));
+        repair();
+        await Refusals.RefusedAsync("parcel-stale", () => ResumeAsync(pair.A, pair));
+        await ResumeAsync(pair.B, pair);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        IsUnbroken(pair);
+    }
+
+    // Goal: a resume that fails leaves no word of itself.
+    [Fact]
+    public async Task A_resume_that_fails_leaves_the_guest_to_anybody()
+    {
+        await using var pair = await StartAsync();
+        await SuspendAsync(pair.A, pair);
+        var repair = FillingTests.Damage(pair);
+        var why = await Refusals.RefusedAsync("store-broken", () => ResumeAsync(pair.B, pair));
+        Assert.EndsWith("as before.", why, StringComparison.Ordinal);
+        Assert.Empty(ClaimsOf(pair));
+        Assert.Null(await pair.GuestAtAsync(pair.B));
+        repair();
+        await ResumeAsync(pair.A, pair);
+        await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
+        IsUnbroken(pair);
+    }
+
     [Fact]
     public async Task A_rollback_that_is_refused_leaves_the_guest_running_and_its_parcels_of_use()
     {
@@ -75,6 +117,22 @@ public sealed class ParcelOwnerTests
         await SuspendAsync(pair.A, pair);
         await ResumeAsync(pair.B, pair);
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        IsUnbroken(pair);
+    }
+
+    // Goal: a guest's name means its newest parcel, also where nobody heard that it went on elsewhere.
+    [Fact]
+    public async Task A_host_that_was_away_resumes_what_its_guest_has_become()
+    {
+        await using var pair = await StartAsync();
+        await SuspendAsync(pair.A, pair);
+        await pair.A.EndAsync(Processes.Killed);
+        await ResumeAsync(pair.B, pair);
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        await SuspendAsync(pair.B, pair);
+        await pair.RestartAAsync();
+        await ResumeAsync(pair.A, pair);
+        await CountingGuest.CountsOnAsync(pair.A, pair.Guest);
         IsUnbroken(pair);
     }
 
@@ -111,7 +169,8 @@ public sealed class ParcelOwnerTests
             FileShare.ReadWrite))
         {
             file.Lock(UnsharedReadByte, 1);
-            await Refusals.RefusedAsync("parcel-load", () => ResumeAsync(pair.B, pair));
+            var why = await Refusals.RefusedAsync("parcel-load", () => ResumeAsync(pair.B, pair));
+            Assert.EndsWith("only this host can wake it.", why, StringComparison.Ordinal);
         }
 
         var guest = await pair.GuestAtAsync(pair.B);
@@ -127,7 +186,7 @@ public sealed class ParcelOwnerTests
     public async Task A_silent_QEMU_that_lacks_memory_is_ended_by_the_next_daemon()
     {
         await using var pair = await StartAsync();
-        await SuspendAsync(pair.A, pair);
+        var parcel = await SuspendAsync(pair.A, pair);
         var qemu = (await ResumeAsync(pair.B, pair)).Guest.ProcessId;
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
         await pair.B.EndAsync(Processes.Killed);
@@ -142,9 +201,10 @@ public sealed class ParcelOwnerTests
         }
 
         await pair.RestartBAsync();
-        Assert.Equal(GuestState.Suspended, (await pair.GuestAtAsync(pair.B))!.State);
+        Assert.Equal(GuestState.Failed, (await pair.GuestAtAsync(pair.B))!.State);
         Assert.False(Processes.Runs(qemu));
-        await ResumeAsync(pair.B, pair);
+        await pair.B.Control.ResumeGuestAsync(
+            new ResumeGuestRequest { Reference = parcel.Id, Mode = ResumeMode.Rollback }, cancellationToken: Token);
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
     }
 

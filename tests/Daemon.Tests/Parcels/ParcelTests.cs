@@ -341,22 +341,6 @@ public sealed class ParcelTests
         new ResumeGuestRequest { Reference = reference.Length > 0 ? reference : pair.Program.Name },
         cancellationToken: Token);
 
-    // In the order of the count: it may have been here and there several times.
-    internal static void IsUnbroken(MovePair pair)
-    {
-        const int Length = 8;
-        string[] consoles = [CountingGuest.Console(pair.A, pair.Guest), CountingGuest.Console(pair.B, pair.Guest)];
-        var printed = consoles.SelectMany(console => console.Split('\n')).ToList();
-        // A guest that fell asleep in the middle of a line ends it on the other host: its beginning stands before what
-        // was printed when it came back, or at the end; the rest stands alone.
-        var beginnings = printed.Where(line => line.Length > Length).Select(line => line[..^Length])
-            .Concat(consoles.Select(console => console[(console.LastIndexOf('\n') + 1)..])).ToList();
-        var rests = printed.Where(line => line.Length is > 0 and < Length).ToList();
-        var split = beginnings.SelectMany(first => rests.Select(rest => first + rest));
-        var whole = printed.Where(line => line.Length >= Length).Select(line => line[^Length..]).ToList();
-        var last = whole.Max(StringComparer.Ordinal)!;
-        var lines = whole.Concat(split.Where(line => line.Length == Length && !whole.Contains(line)
-            && string.CompareOrdinal(line, last) < 0)).Order(StringComparer.Ordinal);
-        CountingGuest.IsUnbroken(string.Concat(lines.Select(line => line + "\n")));
-    }
+    internal static void IsUnbroken(MovePair pair) => CountingGuest.IsUnbroken(
+        CountingGuest.Console(pair.A, pair.Guest), CountingGuest.Console(pair.B, pair.Guest));
 }

@@ -18,7 +18,9 @@ public sealed class StoresTests : IDisposable
         new DaemonSettings { HostName = "a", Address = "10.0.0.1", StateDirectory = _folder }, TimeProvider.System);
 
     private StoreEntry Create(string name, string at) =>
-        _stores.Create(new StoreSpec { Name = name, Location = Path.Combine(_folder, at) });
+        Create(new StoreSpec { Name = name, Location = Path.Combine(_folder, at) }).Entry;
+
+    private (StoreEntry Entry, bool IsNew) Create(StoreSpec spec) => _stores.CreateAsync(spec).GetAwaiter().GetResult();
 
     private static string Refused(Action action, string code)
     {
@@ -87,10 +89,11 @@ public sealed class StoresTests : IDisposable
     public void A_missing_key_is_a_failure_of_its_store()
     {
         var key = Path.Combine(_folder, "key");
-        var entry = _stores.Create(new StoreSpec
+        var (entry, isNew) = Create(new StoreSpec
         {
             Name = "safe", Location = Path.Combine(_folder, "safe"), KeyFile = key,
         });
+        Assert.True(isNew);
         File.Delete(key);
         var exception = Assert.Throws<GodwitException>(() => Read().Open(entry));
         Assert.True(StoreErrors.IsKnown(exception));

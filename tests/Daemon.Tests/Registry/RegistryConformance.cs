@@ -239,6 +239,43 @@ public abstract class RegistryConformance : IAsyncLifetime
             return found!.Detail == clean || char.IsSurrogate(clean.FirstOrDefault(char.IsSurrogate));
         }, iter: 50, threads: 1);
     }
+
+    [Fact]
+    public async Task What_is_learned_of_a_sleep_is_added_to_what_was_known()
+    {
+        var guest = Guid.NewGuid();
+        var began = new SleepRecord(guest, "p1", "a", Now) { PredictedHost = "b", PredictedFor = Now.AddHours(9) };
+        await Registry.PutSleepAsync(began, Token);
+        await Registry.PutSleepAsync(
+            new SleepRecord(guest, "p1", "a", Now) { ResumedOn = "c", Resumed = Now.AddHours(8) }, Token);
+        await Registry.PutSleepAsync(
+            new SleepRecord(guest, "p1", "a", Now) { HoardedBytes = 10, UsedBytes = 7 }, Token);
+        await Registry.PutSleepAsync(new SleepRecord(guest, "p0", "b", Now.AddHours(-1)), Token);
+        await Registry.PutSleepAsync(new SleepRecord(Guid.NewGuid(), "p1", "x", Now), Token);
+        await ReopenAsync();
+        var sleeps = await Registry.ListSleepsAsync(guest, Token);
+        Assert.Equal(
+            [
+                began with { ResumedOn = "c", Resumed = Now.AddHours(8), HoardedBytes = 10, UsedBytes = 7 },
+                new SleepRecord(guest, "p0", "b", Now.AddHours(-1)),
+            ],
+            sleeps);
+        await Registry.RemoveSleepsAsync(guest, Token);
+        Assert.Empty(await Registry.ListSleepsAsync(guest, Token));
+    }
+
+    [Fact]
+    public async Task Of_a_guests_sleeps_the_newest_are_kept()
+    {
+        var guest = Guid.NewGuid();
+        for (var i = 0; i < 503; i++)
+        {
+            await Registry.PutSleepAsync(new SleepRecord(guest, $"p{i}", "a", Now.AddHours(i)), Token);
+        }
+
+        var sleeps = await Registry.ListSleepsAsync(guest, Token);
+        Assert.Equal((500, "p502", "p3"), (sleeps.Count, sleeps[0].Parcel, sleeps[^1].Parcel));
+    }
 }
 
 public sealed class SqliteRegistryTests : RegistryConformance
@@ -274,7 +311,7 @@ public sealed class SqliteRegistryTests : RegistryConformance
         await Registry.AddGuestAsync(guest, Token);
         await Registry.DisposeAsync();
         await RunAsync(
-            "ALTER TABLE guests DROP COLUMN parcel; DROP TABLE revocations; PRAGMA user_version=1");
+            "ALTER TABLE guests DROP COLUMN parcel; DROP TABLE revocations; DROP TABLE sleeps; PRAGMA user_version=1");
         await using var upgraded = SqliteRegistry.Open(File);
         Assert.NotNull(await upgraded.FindGuestAsync(guest.Uuid, Token));
         await upgraded.RemoveHostAsync(new RevocationRecord("cluster", "b", DateTimeOffset.UnixEpoch), Token);

@@ -11,12 +11,12 @@ internal static class PageBatchTarget
     ];
 
     private static readonly PageBatchDecoder _version1 = new(PageBatch.Version1);
-    private static readonly PageBatchDecoder _version2 = new(PageBatch.Version2);
+    private static readonly PageBatchDecoder _newest = new(PageBatch.Version4);
     private static readonly byte[] _page = new byte[Page.Size];
 
     public static bool FuzzVersion1(ReadOnlySpan<byte> bytes) => Fuzz(bytes, _version1);
 
-    public static bool Fuzz(ReadOnlySpan<byte> bytes) => Fuzz(bytes, _version2);
+    public static bool Fuzz(ReadOnlySpan<byte> bytes) => Fuzz(bytes, _newest);
 
     private static bool Fuzz(ReadOnlySpan<byte> bytes, PageBatchDecoder decoder)
     {
@@ -49,11 +49,12 @@ internal static class PageBatchTarget
 
     private static bool HasWhatItPromises(in PageRun run)
     {
-        if (run.Kind == PageKind.Delta)
+        if (run.Kind is PageKind.Delta or PageKind.Changed)
         {
             // True or false, but nothing thrown and nothing written past the page.
             PageDelta.TryApply(run.Content, _page);
-            return run.Count == 1 && !run.Content.IsEmpty;
+            return run.Count == 1 && !run.Content.IsEmpty
+                && run.Name.Length == (run.Kind == PageKind.Changed ? PageBatch.NameBytes : 0);
         }
 
         int? each = run.Kind switch

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Godwit.ChunkStore;
+using Godwit.ChunkStore.Trees;
 using Godwit.Host.Inventory;
 using Godwit.Host.Qemu;
 using Godwit.Migration.Wire;
@@ -30,6 +31,47 @@ public sealed class HostInventoryTests : IAsyncLifetime
         AssertRebuilds(guest, image, blocks: 300);
         Assert.False(guest.TryRebuild(NameOf(new byte[Block]), new byte[Block]));
         Assert.False(guest.TryRebuild(NameOf(BlockOf(99, 0)), new byte[Block]));
+    }
+
+    [Fact]
+    public async Task Nodes_of_the_tree_over_an_image_are_there_and_named_before_they_are_given()
+    {
+        await using HostInventory inventory = New();
+        string image = await IndexedAsync(inventory, "disk.raw", blocks: 300, seed: 1);
+        byte[] content = await File.ReadAllBytesAsync(image, TestContext.Current.CancellationToken);
+        ChunkId[] blocks =
+        [
+            .. content.Chunk(Block).Select(block => block.All(one => one == 0) ? default : ChunkId.Of(block)),
+        ];
+        List<byte[]> nodes = [];
+        ChunkTree.Build(blocks, node =>
+        {
+            nodes.Add(node.ToArray());
+            return ChunkId.Of(node);
+        });
+        byte[] chunk = new byte[Block];
+        using (GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false))
+        using (GuestInventory other = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false))
+        {
+            Assert.True(other.TryRead(ChunkId.Of(nodes[0]), chunk, out _));
+            Assert.All(nodes, node =>
+            {
+                Assert.True(guest.TryRead(ChunkId.Of(node), chunk, out int length));
+                Assert.Equal(node, chunk[..length]);
+            });
+            Assert.True(guest.TryRead(blocks[7], chunk, out int whole));
+            Assert.Equal(Block, whole);
+            Assert.False(guest.TryRead(ChunkId.Of("another"u8), chunk, out _));
+        }
+
+        string file = Assert.Single(Directory.GetFiles(Path.Combine(_directory, "inventory"), "*.nodes"));
+        byte[] bytes = await File.ReadAllBytesAsync(file, TestContext.Current.CancellationToken);
+        bytes[300] ^= 1;
+        await File.WriteAllBytesAsync(file, bytes, TestContext.Current.CancellationToken);
+        using GuestInventory damaged = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false);
+        Assert.Single(nodes, node => !damaged.TryRead(ChunkId.Of(node), chunk, out _));
+        inventory.Trim(0);
+        Assert.Empty(Directory.GetFiles(Path.Combine(_directory, "inventory")));
     }
 
     // Goal: whoever changes an image behind its index gets no wrong byte out of it, and the change is noticed.
@@ -117,6 +159,39 @@ public sealed class HostInventoryTests : IAsyncLifetime
         HashSet<ContentOrigin> origins = [];
         shared.Offer((origin, _) => origins.Add(origin) || true, () => { });
         Assert.Equal([ContentOrigin.Disk, ContentOrigin.Sibling], origins.Order());
+    }
+
+    // Goal: pages that come together are rebuilt each for itself, whichever source has them, however they lie there.
+    // Method: runs that lie in order, apart, in another image, nowhere, and in a block that has changed since.
+    [Fact]
+    public async Task Pages_that_come_together_are_rebuilt_from_wherever_they_are()
+    {
+        await using HostInventory inventory = New();
+        string mine = await IndexedAsync(inventory, "mine.raw", blocks: 30, seed: 1);
+        string other = await IndexedAsync(inventory, "other.raw", blocks: 30, seed: 2);
+        using (FileStream changed = File.OpenWrite(mine))
+        {
+            changed.Position = 4 * Block;
+            changed.Write(BlockOf(7, 7));
+        }
+
+        (int Seed, int Number)[] wanted =
+        [
+            .. Enumerable.Range(2, 6).Select(number => (1, number)), (2, 8), (1, 8), (9, 9), (1, 21), (1, 20), (2, 9),
+            .. Enumerable.Range(0, 30).Select(number => (2, number)), .. Enumerable.Range(5, 22).Select(n => (1, n)),
+        ];
+        Assert.Equal(GuestInventory.RebuildMax, wanted.Length);
+        byte[] names = [.. wanted.SelectMany(block => NameOf(BlockOf(block.Seed, block.Number)))];
+        byte[] pages = new byte[wanted.Length * Block];
+        using GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [mine, other], [], siblings: false);
+        ulong rebuilt = guest.Rebuild(names, pages);
+        for (int i = 0; i < wanted.Length; i++)
+        {
+            bool there = wanted[i] is not ((9, 9) or (1, 4));
+            Assert.Equal(there, (rebuilt >> i & 1) != 0);
+            Assert.True(
+                !there || pages.AsSpan(i * Block, Block).SequenceEqual(BlockOf(wanted[i].Seed, wanted[i].Number)));
+        }
     }
 
     [Fact]

@@ -160,6 +160,17 @@ public sealed class TapTests
         Assert.Contains("br0", Assert.Single(second.Errors), StringComparison.Ordinal);
     });
 
+    // A guest that has been announced may still lose the rest of its memory, and whoever received it puts all away.
+    [Fact]
+    public async Task An_announcement_that_is_over_is_put_away_again()
+    {
+        Announcer announcer = Announcer.Open([]);
+        Assert.Equal(0, announcer.Announce());
+        announcer.Dispose();
+        await announcer.Repeats;
+        announcer.Dispose();
+    }
+
     // Goal: a machine's devices come and go with its process, also when the daemon was another one in between.
     [Fact]
     public void A_machine_has_its_port_for_as_long_as_it_lives() => Run(() =>

@@ -38,6 +38,11 @@ public sealed class QemuMachineTests
         Assert.Contains("SHUTDOWN", events);
         GodwitException ended = await Assert.ThrowsAsync<GodwitException>(() => machine.QueryStateAsync(Token));
         Assert.Equal("qemu-ended", ended.Code);
+
+        // Who watches a guest and who receives it both see it end, and let go of it.
+        await machine.DisposeAsync();
+        await machine.KillAsync();
+        await machine.DisposeAsync();
     }
 
     [Fact]

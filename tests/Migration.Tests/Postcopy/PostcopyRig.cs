@@ -16,8 +16,10 @@ internal sealed class PostcopyRig
     private readonly SourceEngineOptions _options;
     private readonly HashSet<long> _asked = [];
     private readonly HashSet<long> _sentInPrecopy = [];
+    private readonly SortedSet<long> _dirty = [];
     private readonly bool[] _pausedLanes = new bool[Lanes + 1];
     private long _received;
+    private long _acknowledged;
     private bool _listens;
     private bool _fed;
     private bool _switches;
@@ -56,6 +58,7 @@ internal sealed class PostcopyRig
     public bool RunsAtDestination { get; private set; }
     /// <summary>False for a QEMU that waits for a page before it can answer that the guest runs.</summary>
     public bool AnswersOrder { get; init; } = true;
+    public int DeviceStateBytes { get; init; }
     public bool IsOrdered { get; private set; }
     public bool Ended { get; private set; }
     public bool TakenBack { get; private set; }
@@ -83,7 +86,14 @@ internal sealed class PostcopyRig
         Exchange();
     }
 
-    public void Write(long page) => SourceMemory[page] += 100_000;
+    public void Write(long page)
+    {
+        if (RunsAtSource)
+        {
+            SourceMemory[page] += 100;
+            _dirty.Add(page);
+        }
+    }
 
     public void Run(int steps, Func<bool>? until = null)
     {
@@ -106,7 +116,7 @@ internal sealed class PostcopyRig
     {
         Assert.True(Destination.IsDetached);
         _linkDead = false;
-        _received = 0;
+        _received = _acknowledged = 0;
         Source = SourceEngine.Resume(_options, [new RamBlock(0, "pc.ram", Pages * (long)Page.Size)], Now);
         Array.Fill(_pausedLanes, true);
         Destination.Rejoined(Now);
@@ -117,6 +127,13 @@ internal sealed class PostcopyRig
     {
         Now += Slice;
         Qemu();
+        if (_received > _acknowledged && !_linkDead)
+        {
+            _acknowledged = _received;
+            Source.Receive(new ControlMessage.Received(_received), Now);
+            Exchange();
+        }
+
         if (!_linkDead)
         {
             ServeLanes();
@@ -142,16 +159,15 @@ internal sealed class PostcopyRig
             _switched = true;
             RunsAtSource = false;
             Source.GuestStopped(Now, Now);
-            long[] dirty = [.. Enumerable.Range(0, Pages).Where(page => SourceMemory[page] > 100_000)
-                .Select(page => (long)page)];
-            Feed(Section(dirty, final: true));
+            Feed(Section([.. _dirty], final: true));
             // A device's state, in which something looks like the end; the end; and the description, in two pieces.
-            Feed([4, 0, 6, 0, 0, 0, 2, (byte)'{', 9, 9, 0, 6, 0, 0]);
+            Feed([4, .. new byte[DeviceStateBytes], 0, 6, 0, 0, 0, 2, (byte)'{', 9, 9, 0, 6, 0, 0]);
             Feed([0, 2, (byte)'{', (byte)'}']);
         }
         else if (!_switched && Source.FeedOpen)
         {
-            Feed(Section([], final: false));
+            Feed(Section([.. _dirty], final: false));
+            _dirty.Clear();
             Source.FeedCaughtUp(Now);
         }
     }
@@ -216,7 +232,6 @@ internal sealed class PostcopyRig
         }
 
         _received += 4096 * _taken.Count;
-        Source.Receive(new ControlMessage.Received(_received), Now);
         Destination.BatchPlaced(0, Now);
     }
 

@@ -1,4 +1,6 @@
+using Godwit.GuestStreams.Qemu;
 using Godwit.Migration.Postcopy;
+using Godwit.Migration.Wire;
 using Godwit.Pages;
 
 namespace Godwit.Migration.Tests.Postcopy;
@@ -6,7 +8,21 @@ namespace Godwit.Migration.Tests.Postcopy;
 public class PostcopyTests
 {
     private static readonly MigrationPolicy _postcopy = new() { Method = MigrationMethod.Postcopy };
-    private static readonly MigrationPolicy _hybrid = new() { Method = MigrationMethod.Hybrid };
+    private static readonly MigrationPolicy _hybrid = new()
+    {
+        Method = MigrationMethod.Hybrid, DowntimeMax = TimeSpan.FromMilliseconds(70),
+    };
+
+    // Ever the same pages, all of them within a millisecond: too many for the pause.
+    private static Func<bool> Writing(PostcopyRig rig, Func<bool>? until = null) => () =>
+    {
+        for (int page = 100; page < 2600; page++)
+        {
+            rig.Write(page);
+        }
+
+        return until?.Invoke() == true;
+    };
 
     [Fact]
     public void The_guest_runs_first_and_each_page_comes_once()
@@ -27,19 +43,41 @@ public class PostcopyTests
     [Fact]
     public void A_hybrid_sends_everything_once_before_and_what_was_written_since_behind()
     {
-        var rig = new PostcopyRig(_hybrid);
-        rig.Run(10);
-        for (int page = 100; page < 160; page++)
-        {
-            rig.Write(page);
-        }
-
-        rig.Run(5000);
+        var rig = new PostcopyRig(_hybrid, pages: 4096);
+        rig.Run(5000, Writing(rig));
         MigrationSnapshot end = rig.Source.Snapshot(rig.Now);
         Assert.Equal((MigrationOutcome.Completed, "hybrid"), (end.Outcome, end.Method));
         Assert.Equal(rig.SourceMemory.Select(page => (int?)page), rig.DestinationMemory);
         Assert.Equal(rig.Pages, rig.PagesSentInPrecopy);
-        Assert.Equal(Enumerable.Range(100, 60).Select(page => (long)page), rig.Delivered.Order());
+        Assert.Equal(Enumerable.Range(100, 2500).Select(page => (long)page), rig.Delivered.Order());
+    }
+
+    // The list of what is missing and the device state have to cross while the guest stands still.
+    [Fact]
+    public void A_turn_that_would_not_keep_the_pause_budget_is_not_taken()
+    {
+        var rig = new PostcopyRig(_postcopy with { DowntimeMax = TimeSpan.FromMilliseconds(50) }, pages: 4096);
+        rig.Run(3000, Writing(rig, () => rig.Source.Snapshot(rig.Now).Rounds.Count == 2));
+        MigrationSnapshot going = rig.Source.Snapshot(rig.Now);
+        Assert.False(rig.Source.InPostcopy);
+        Assert.True(rig.RunsAtSource && going.Rounds.Count > 0);
+        Assert.Contains("would pause the guest for", going.Next, StringComparison.Ordinal);
+        // The user allows a longer pause, and it turns.
+        Assert.True(rig.Source.SetDowntimeMax(TimeSpan.FromMilliseconds(70), rig.Now));
+        rig.Run(5000, Writing(rig, () => rig.RunsAtDestination));
+        Assert.True(rig.RunsAtDestination && rig.Source.InPostcopy);
+    }
+
+    [Fact]
+    public void A_device_state_that_is_too_large_for_the_pause_gives_the_guest_back()
+    {
+        // At 64 pages a millisecond 16 MB take as many.
+        var rig = new PostcopyRig(_hybrid, pages: 8192) { DeviceStateBytes = 16 << 20 };
+        rig.Run(5000, Writing(rig, () => rig.Source.Phase == MigrationPhase.Ended));
+        MigrationSnapshot end = rig.Source.Snapshot(rig.Now);
+        Assert.Equal((MigrationOutcome.NotConverged, "pause-budget"), (end.Outcome, end.ErrorCode));
+        Assert.True(rig.TakenBack);
+        Assert.False(rig.IsOrdered);
     }
 
     [Fact]
@@ -77,20 +115,70 @@ public class PostcopyTests
     [Fact]
     public void A_page_that_was_never_written_is_zero_and_comes_from_nobody()
     {
-        var rig = new PostcopyRig(_hybrid);
-        rig.Run(10);
-        for (int page = 0; page < 900; page++)
-        {
-            rig.Write(page);
-        }
-
-        rig.Run(5000, () => rig.RunsAtDestination);
+        var rig = new PostcopyRig(_hybrid, pages: 4096);
+        rig.Run(5000, Writing(rig, () => rig.RunsAtDestination));
         // As a hole of the destination's memory file: the source sent it as zero, and nothing was put there.
-        rig.DestinationMemory[1000] = null;
-        rig.Touch(1000);
-        Assert.Equal(0, rig.DestinationMemory[1000]);
+        rig.DestinationMemory[3000] = null;
+        rig.Touch(3000);
+        Assert.Equal(0, rig.DestinationMemory[3000]);
         rig.Run(5000);
         Assert.Equal(MigrationOutcome.Completed, rig.Source.Outcome);
+    }
+
+    // Goal: a QEMU that is taken up is not given what it has: it would give up its stream, and the guest with it.
+    // Method: it asked for two pages; the last daemon gave one of them, and had read neither request.
+    [Fact]
+    public void A_page_that_came_before_its_request_was_read_is_not_given_again()
+    {
+        RamBlock[] blocks = [new(0, "pc.ram", 8 * Page.Size)];
+        var missing = new MissingPages(blocks, [true]);
+        missing.Add(0, new PageNumber(3));
+        var engine = DestinationEngine.Resume(
+            "web1", "a", 2, new QemuStreamHead("pc", 1, blocks), missing, TimeSpan.Zero);
+        engine.PagesTouched(0, new PageNumber(2), 1, TimeSpan.Zero);
+        engine.PagesTouched(0, new PageNumber(3), 1, TimeSpan.Zero);
+        engine.Rejoined(TimeSpan.Zero);
+        var effects = new List<Effect>();
+        while (engine.TryTakeEffect(out Effect effect))
+        {
+            effects.Add(effect);
+        }
+
+        Assert.DoesNotContain(effects, effect => effect is Effect.WriteZeroPage);
+        Assert.False(engine.TryGive(0, new PageNumber(2)));
+        ControlMessage asked = Assert.Single(
+            effects.OfType<Effect.Send>().Select(send => send.Message),
+            message => message is ControlMessage.PagesRequested);
+        Assert.Equal(new ControlMessage.PagesRequested(0, new PageNumber(3), 1), asked);
+        Assert.True(engine.TryGive(0, new PageNumber(3)));
+    }
+
+    // Goal: a source that is gone keeps nobody waiting for memory that is all there.
+    [Fact]
+    public void A_guest_that_is_taken_up_with_all_of_its_memory_needs_no_source()
+    {
+        RamBlock[] blocks = [new(0, "pc.ram", 8 * Page.Size)];
+        var engine = DestinationEngine.Resume(
+            "web1", "a", 2, new QemuStreamHead("pc", 1, blocks), new MissingPages(blocks, [true]), TimeSpan.Zero);
+        Assert.True(engine.TryTakeEffect(out Effect effect));
+        Assert.IsType<Effect.WriteEndOfPostcopy>(effect);
+
+        // A source that comes back all the same does not have the end written a second time.
+        engine.Rejoined(TimeSpan.Zero);
+        for (int lane = 1; lane <= 2; lane++)
+        {
+            engine.LaneBarrier(lane, answered: 0, TimeSpan.Zero);
+        }
+
+        engine.QemuShut(0, TimeSpan.Zero);
+        // Its source keeps its copy until the guest has been found running: it may be that nobody has let it run yet.
+        Assert.Equal(MigrationPhase.Committed, engine.Phase);
+        engine.GuestRunning(TimeSpan.Zero, TimeSpan.Zero, TimeSpan.Zero, TimeSpan.Zero);
+        Assert.Equal(MigrationOutcome.Completed, engine.Outcome);
+        while (engine.TryTakeEffect(out effect))
+        {
+            Assert.IsNotType<Effect.WriteEndOfPostcopy>(effect);
+        }
     }
 
     [Fact]
@@ -192,5 +280,22 @@ public class PostcopyTests
         Assert.InRange(report.Worst99.TotalMilliseconds, 990, 1000);
         Assert.Equal(1000, report.Longest.TotalMilliseconds);
         Assert.Empty(clock.Waiting);
+    }
+
+    // All that is missing is in memory which the shell holds: QEMU, whose copy stands still, is not needed for it.
+    [Fact]
+    public void A_source_qemu_that_ends_behind_the_guest_takes_nothing_with_it()
+    {
+        var rig = new PostcopyRig(_postcopy);
+        rig.Run(5000, () => rig.RunsAtDestination);
+        rig.Source.QemuFailed("killed.", rig.Now);
+        rig.Run(5000);
+        Assert.Equal(MigrationOutcome.Completed, rig.Source.Snapshot(rig.Now).Outcome);
+        Assert.Equal(rig.SourceMemory.Select(page => (int?)page), rig.DestinationMemory);
+
+        var before = new PostcopyRig(_postcopy);
+        before.Run(5000, () => before.PagesSentInPrecopy > 0);
+        before.Source.QemuFailed("killed.", before.Now);
+        Assert.Equal(MigrationOutcome.Failed, before.Source.Snapshot(before.Now).Outcome);
     }
 }
