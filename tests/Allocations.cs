@@ -1,7 +1,9 @@
-namespace Godwit.Pages.Tests;
+namespace Godwit.Tests;
 
 internal static class Allocations
 {
+    public const int Runs = 8;
+
     /// <summary>The fewest bytes that one of several runs of a hot loop allocated.</summary>
     /// <remarks>
     /// The runtime charges a recompilation to the thread it happens on, once; what the loop itself allocates shows in
@@ -10,7 +12,7 @@ internal static class Allocations
     public static long Least(Action run)
     {
         long least = long.MaxValue;
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < Runs; i++)
         {
             long before = GC.GetAllocatedBytesForCurrentThread();
             run();
