@@ -61,6 +61,8 @@ public sealed partial class SourceEngine
     private const long AdaptiveStep = 50_000_000;
     private const long AdaptiveMax = 500_000_000;
     private const long AdaptiveRemainder = 256 << 10;
+    // What the guest writes over and over is not less for being sent once more.
+    private const int AdaptiveRoundsAlike = 4;
 
     private readonly List<RoundReport> _rounds = [];
     private TimeSpan _roundStartedAt;
@@ -443,7 +445,8 @@ public sealed partial class SourceEngine
         }
 
         long wanted = (long)(_dirtyBytesPerSecond * 8) + AdaptiveStep;
-        bool last = wanted > AdaptiveCeiling || set * WireBytesPerDirtyPage() < AdaptiveRemainder;
+        bool last = wanted > AdaptiveCeiling || set * WireBytesPerDirtyPage() < AdaptiveRemainder
+            || _model.RoundsAlike >= AdaptiveRoundsAlike;
         _limit.Set(last ? AdaptiveCeiling : Math.Max(wanted, Math.Min(AdaptiveMin, AdaptiveCeiling)), _now);
         return last;
     }

@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using System.Text.Json;
 using Godwit.Api;
 using Godwit.Api.V1;
@@ -18,6 +19,23 @@ public class DaemonTests
             "error daemon-unreachable: no daemon answers at /nonexistent/godwitd.sock (there is no such socket).\n",
             error, StringComparison.Ordinal);
         Assert.Contains("systemctl status godwitd", error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_daemon_with_a_queue_at_its_door_is_asked_again()
+    {
+        await using var daemon = await ScriptedDaemon.StartAsync();
+        string door = daemon.SocketPath + ".full";
+        using var full = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        full.Bind(new UnixDomainSocketEndPoint(door));
+        full.Listen(0);
+        using var first = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        await first.ConnectAsync(new UnixDomainSocketEndPoint(door), TestContext.Current.CancellationToken);
+        using var child = Child.Godwit(door, "vm", "list");
+        await Task.Delay(TimeSpan.FromSeconds(1), TestContext.Current.CancellationToken);
+        File.Move(daemon.SocketPath, door, overwrite: true);
+        var (exit, _, error) = await child.EndAsync();
+        Assert.Equal((0, ""), (exit, error));
     }
 
     [Fact]
@@ -218,9 +236,9 @@ public class DaemonTests
         await using var daemon = await ScriptedDaemon.StartAsync();
         using var child = Pty.Run(
             $"stty -a; {Child.GodwitPath} --socket {daemon.SocketPath} vm console web1; echo code=$?; stty -a");
-        await Wait.UntilAsync(() => daemon.Script.Heard.OfType<ConsoleInput>().Any());
-
-        await Task.Delay(500, TestContext.Current.CancellationToken);
+        // It says so as soon as the terminal is raw: a Ctrl-C before that would end it.
+        await Wait.UntilAsync(() => child.OutputSoFar.Contains("Ctrl-] detaches", StringComparison.Ordinal)
+            && child.OutputSoFar.Contains("login: ", StringComparison.Ordinal));
         await child.Input.WriteAsync("ls\r\x03\x04");
         await child.Input.FlushAsync(TestContext.Current.CancellationToken);
         await Wait.UntilAsync(() => daemon.Script.Keys.Count >= 5);

@@ -210,6 +210,17 @@ public class SourceEngineTests
         Assert.True(end.Elapsed.TotalSeconds > fullSpeed, "the minimum rate of the first round costs time");
     }
 
+    // A guest that writes the same 300 pages over and over: no round comes down to what is sent at full speed.
+    [Fact]
+    public void Adaptive_pacing_ends_when_rounds_leave_no_less()
+    {
+        var policy = new MigrationPolicy { Pacing = Pacing.Adaptive };
+        var rig = new SourceRig(policy, dirtyPagesPerSecond: 8000, dirtyRange: 300);
+        MigrationSnapshot end = rig.Run(Long);
+        Assert.Equal(MigrationOutcome.Completed, end.Outcome);
+        Assert.InRange(end.Rounds.Count, 3, 12);
+    }
+
     [Fact]
     public void Progress_never_runs_backwards()
     {

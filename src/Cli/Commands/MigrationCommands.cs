@@ -83,7 +83,7 @@ internal static class MigrationCommands
                 using (var view = asLines ? null : session.OpenProgress(session.Get(id)))
                 {
                     await foreach (var migration in MigrationWatch.ReadAsync(
-                        session.Client, session.Get(id), cancellation))
+                        session.Client, session.Get(id), isKnown: false, cancellation))
                     {
                         last = migration;
                         if (asLines)
@@ -179,7 +179,8 @@ internal static class MigrationCommands
                     (daemon, options) => daemon.CancelMigrationAsync(request, options), cancellation);
                 if (!session.Get(detach) && migration.Phase != MigrationPhase.Ended)
                 {
-                    await foreach (var update in MigrationWatch.ReadAsync(session.Client, migration.Id, cancellation))
+                    await foreach (var update in MigrationWatch.ReadAsync(
+                        session.Client, migration.Id, isKnown: true, cancellation))
                     {
                         migration = update;
                     }

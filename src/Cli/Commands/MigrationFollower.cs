@@ -22,7 +22,8 @@ internal sealed class MigrationFollower(
     public async Task<FollowResult> FollowAsync(Migration migration)
     {
         using var stop = new CancellationTokenSource();
-        var stream = MigrationWatch.ReadAsync(client, migration.Id, stop.Token).GetAsyncEnumerator(stop.Token);
+        var stream = MigrationWatch.ReadAsync(client, migration.Id, isKnown: true, stop.Token)
+            .GetAsyncEnumerator(stop.Token);
         var last = migration;
         bool interrupted = false;
         bool cancelling = false;

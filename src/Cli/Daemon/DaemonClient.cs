@@ -1,3 +1,4 @@
+using System.Net;
 using System.Net.Sockets;
 using Godwit.Api;
 using Godwit.Api.V1;
@@ -16,6 +17,9 @@ internal sealed class DaemonClient : IDisposable
 
     /// <summary>How long a short request may take; moves and consoles have no deadline of ours.</summary>
     private static readonly TimeSpan RequestTime = TimeSpan.FromSeconds(60);
+
+    private const int ConnectAttempts = 100;
+    private static readonly TimeSpan ConnectPause = TimeSpan.FromMilliseconds(50);
 
     private readonly string _socketPath;
     private readonly GrpcChannel _channel;
@@ -117,6 +121,7 @@ internal sealed class DaemonClient : IDisposable
             // A Unix socket's missing file surfaces under the name of an unreachable address.
             SocketError.AddressNotAvailable => "there is no such socket",
             SocketError.ConnectionRefused => "nothing listens on it",
+            SocketError.WouldBlock => "its queue of callers is full",
             _ => socket.Message,
         }
         : failure.Status.Detail.Length > 0 ? failure.Status.Detail : "the connection broke";
@@ -149,13 +154,32 @@ internal sealed class DaemonClient : IDisposable
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
-            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellation);
+            await ConnectAsync(socket, new UnixDomainSocketEndPoint(path), cancellation);
             return new NetworkStream(socket, ownsSocket: true);
         }
         catch
         {
             socket.Dispose();
             throw;
+        }
+    }
+
+    // A daemon with more callers at its door than the queue holds turns the next one away at once, unlike one that is
+    // not there: it is worth another try.
+    private static async Task ConnectAsync(Socket socket, EndPoint door, CancellationToken cancellation)
+    {
+        for (var turnedAway = 1; ; turnedAway++)
+        {
+            try
+            {
+                await socket.ConnectAsync(door, cancellation);
+                return;
+            }
+            catch (SocketException exception) when (
+                exception.SocketErrorCode == SocketError.WouldBlock && turnedAway < ConnectAttempts)
+            {
+                await Task.Delay(ConnectPause, cancellation);
+            }
         }
     }
 }

@@ -14,11 +14,12 @@ internal static class MigrationWatch
 
     private static readonly TimeSpan RetryDelay = TimeSpan.FromMilliseconds(250);
 
+    /// <param name="isKnown">The daemon has told of this migration: if it is away now, it comes back.</param>
     public static async IAsyncEnumerable<Migration> ReadAsync(
-        DaemonClient client, string id, [EnumeratorCancellation] CancellationToken cancellation)
+        DaemonClient client, string id, bool isKnown, [EnumeratorCancellation] CancellationToken cancellation)
     {
         long? silentSince = null;
-        bool everHeard = false;
+        bool everHeard = isKnown;
         while (true)
         {
             using var call = client.Control.WatchMigration(

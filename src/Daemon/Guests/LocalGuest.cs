@@ -96,6 +96,12 @@ internal sealed class LocalGuest(GuestRecord record)
             return GuestState.Migrating;
         }
 
+        // It was woken before its memory came, and its QEMU has not answered this daemon yet.
+        if (Machine is null && MigrationId.Length > 0 && Record.Parcel is { Stage: ParcelStage.Filling })
+        {
+            return GuestState.Running;
+        }
+
         if (Machine is null)
         {
             return Record.Detail.Length > 0 ? GuestState.Failed : GuestState.Stopped;

@@ -396,6 +396,18 @@ internal sealed class IncomingMoves(
     }
 
     /// <summary>
+    /// Waits until this host's own end of a move is written down and the guest is free for the next one: what the
+    /// source reports takes the place of it, and whoever hears of the end from there may ask here at once.
+    /// </summary>
+    public async Task FinishAsync(string migration)
+    {
+        if (_arrivals.TryGetValue(migration, out var arrival))
+        {
+            await Task.WhenAny(arrival.Finished, Task.Delay(SettlePatience, clock, _shutdown.Token));
+        }
+    }
+
+    /// <summary>
     /// Ends every arrival that is not committed and waits for those that are, but not for memory that is to come: the
     /// guest runs, its QEMU holds the stream, and the next daemon takes that up.
     /// </summary>

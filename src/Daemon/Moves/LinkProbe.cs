@@ -34,9 +34,15 @@ internal static class LinkProbe
         var begun = Stopwatch.GetTimestamp();
         async Task SendAsync()
         {
-            for (var piece = PieceMin; Stopwatch.GetElapsedTime(begun) < patience
-                && Interlocked.Add(ref sent, piece) <= bytesMax;)
+            var piece = PieceMin;
+            // At least once each, however long this host stood still before.
+            do
             {
+                if (Interlocked.Add(ref sent, piece) > bytesMax)
+                {
+                    return;
+                }
+
                 var took = await send(piece, cancellationToken);
                 lock (arrived)
                 {
@@ -48,6 +54,7 @@ internal static class LinkProbe
                     piece = Math.Min(2 * piece, isFar ? PieceMaxFar : PieceMax);
                 }
             }
+            while (Stopwatch.GetElapsedTime(begun) < patience);
         }
 
         await Task.WhenAll(Enumerable.Range(0, Senders).Select(_ => SendAsync()));

@@ -86,6 +86,7 @@ internal sealed class PeerService(
                 "Compare the versions of both daemons with 'godwit host list'.");
         }
 
+        await incoming.FinishAsync(request.Migration.Id);
         await reports.LearnAsync(MoveMapping.FromApi(request.Migration, uuid));
         await guests.LearnOwnerAsync(uuid, request.Migration.From, request.Migration.To, request.Epoch);
         await handOvers.CloseAsync(request.Migration.Id, request.Migration.From);

@@ -19,6 +19,9 @@ public static class AcceleratorProbe
 {
     private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(2);
 
+    // A host that was too busy for a moment loses the race as well, and must not go without KVM until it boots again.
+    private static readonly TimeSpan LostFor = TimeSpan.FromMinutes(10);
+
     /// <summary>QEMU's exit status for the guest's verdict "right" (0x2a): twice the value plus one.</summary>
     private const int StatusRight = 85;
 
@@ -43,7 +46,9 @@ public static class AcceleratorProbe
         "0000000000000000" + "ffff0000009baf00" +       // code
         "0f00a8000f00";                                 // its limit and address
 
-    /// <summary>Runs the race, or gives its result of earlier on in this boot.</summary>
+    /// <summary>
+    /// Runs the race, or gives its result of earlier on in this boot; that KVM lost is believed for ten minutes.
+    /// </summary>
     /// <param name="cacheFile">Where the result is kept; null to keep none.</param>
     public static async Task<AcceleratorVerdict> RunAsync(
         QemuInstallation qemu, string? cacheFile, CancellationToken cancellationToken)
@@ -71,7 +76,8 @@ public static class AcceleratorProbe
         try
         {
             string[] lines = File.ReadAllLines(cacheFile);
-            return lines.Length == 3 && lines[0] == key && lines[1] is "kvm" or "tcg"
+            bool isLasting = DateTime.UtcNow - File.GetLastWriteTimeUtc(cacheFile) < LostFor;
+            return lines.Length == 3 && lines[0] == key && (lines[1] == "kvm" || (lines[1] == "tcg" && isLasting))
                 ? new AcceleratorVerdict(lines[1], lines[2])
                 : null;
         }

@@ -190,7 +190,7 @@ public sealed partial class QemuMachine : IAsyncDisposable
         }
     }
 
-    /// <summary>Whether QEMU has ended; one that does not answer is given half a second to be seen to end.</summary>
+    /// <summary>Whether QEMU has ended; one that does not answer is given three seconds to be seen to end.</summary>
     public async Task<bool> HasDiedAsync()
     {
         try
@@ -201,7 +201,7 @@ public sealed partial class QemuMachine : IAsyncDisposable
             or TimeoutException or ObjectDisposedException)
         {
             // Its sockets close before its end is known.
-            await Task.WhenAny(Exited, Task.Delay(TimeSpan.FromMilliseconds(500)));
+            await Task.WhenAny(Exited, Task.Delay(TimeSpan.FromSeconds(3)));
         }
 
         return Exited.IsCompleted;

@@ -19,6 +19,9 @@ public sealed class ConvergenceModel
     /// <summary>Rounds since the last that left less than all before it, whatever could be expected.</summary>
     public int RoundsInVain { get; private set; }
 
+    /// <summary>The same, whether what is left fits the pause or not.</summary>
+    public int RoundsAlike { get; private set; }
+
     /// <summary>D / R: what the next round leaves of this one.</summary>
     public double Ratio { get; private set; }
 
@@ -33,6 +36,7 @@ public sealed class ConvergenceModel
         // Less than ever: rounds that leave now more and now less, for ever, come to nothing.
         bool shrinks = pages < _least * RatioMax;
         _least = shrinks ? pages : _least;
+        RoundsAlike = shrinks ? 0 : RoundsAlike + 1;
         RoundsInVain = fits || shrinks ? 0 : RoundsInVain + 1;
         StalledRounds = RoundsInVain == 0 || Ratio < RatioMax ? 0 : StalledRounds + 1;
     }
@@ -40,7 +44,7 @@ public sealed class ConvergenceModel
     /// <summary>Something was done about it: what came before says nothing any more.</summary>
     public void Reset()
     {
-        StalledRounds = RoundsInVain = 0;
+        StalledRounds = RoundsInVain = RoundsAlike = 0;
         _least = long.MaxValue;
     }
 

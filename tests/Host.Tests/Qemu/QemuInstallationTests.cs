@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Godwit.Host.Qemu;
 using Godwit.Migration;
 
@@ -65,12 +66,20 @@ public sealed class QemuInstallationTests
             () => QemuInstallation.FindAsync("/bin/true", Token))).Code);
     }
 
-    // Goal: the probe's guest program is right. TCG runs it on every machine; KVM only where KVM works.
+    // Goal: the probe's guest program is right. TCG runs it on every machine; KVM only where KVM works. A machine that
+    // is too busy for the race says nothing of the program, which is either right or wrong each time it ends.
     [Fact]
     public async Task The_probes_guest_wins_its_race_under_TCG()
     {
         await using RealQemu qemu = await RealQemu.OpenAsync();
-        AcceleratorVerdict verdict = await AcceleratorProbe.RaceAsync(qemu.Installation, "tcg", Token);
+        AcceleratorVerdict verdict;
+        long begun = Stopwatch.GetTimestamp();
+        do
+        {
+            verdict = await AcceleratorProbe.RaceAsync(qemu.Installation, "tcg", Token);
+        }
+        while (verdict.Reason.Contains("was not done", StringComparison.Ordinal)
+            && Stopwatch.GetElapsedTime(begun) < TimeSpan.FromSeconds(120));
         Assert.Equal("A probe guest ran correctly under tcg.", verdict.Reason);
         verdict = await AcceleratorProbe.RaceAsync(qemu.Installation, "nonsense", Token);
         Assert.Equal("tcg", verdict.Accelerator);
@@ -90,9 +99,16 @@ public sealed class QemuInstallationTests
             string[] lines = await File.ReadAllLinesAsync(cache, Token);
             await File.WriteAllLinesAsync(cache, [lines[0], "tcg", "from the cache"], Token);
             Assert.Equal("from the cache", (await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token)).Reason);
+            File.SetLastWriteTimeUtc(cache, DateTime.UtcNow.AddMinutes(-11));
+            // What a race comes to depends on how busy the machine is; that it is run again does not.
+            Assert.NotEqual(
+                "from the cache", (await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token)).Reason);
+            await File.WriteAllLinesAsync(cache, [lines[0], "kvm", "from the cache"], Token);
+            File.SetLastWriteTimeUtc(cache, DateTime.UtcNow.AddMinutes(-11));
+            Assert.Equal("from the cache", (await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token)).Reason);
             await File.WriteAllLinesAsync(cache, ["another boot", "tcg", "stale"], Token);
             AcceleratorVerdict again = await AcceleratorProbe.RunAsync(qemu.Installation, cache, Token);
-            Assert.Equal(verdict.Accelerator, again.Accelerator);
+            Assert.NotEqual("stale", again.Reason);
         }
     }
 }
