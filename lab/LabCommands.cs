@@ -184,7 +184,7 @@ internal static class LabCommands
     private static Command Link()
     {
         Argument<string> host = new("host") { Description = "a or b." };
-        Argument<string[]> words = new("order") { Description = "delay MS, loss PERCENT, cut or mend." };
+        Argument<string[]> words = new("order") { Description = "delay MS [in|out], loss PERCENT, cut or mend." };
         Command command = new("link", "Order the relay on a host's uplink (the lab must be up with --delay).")
         {
             host, words,

@@ -86,7 +86,8 @@ internal static partial class LabProcesses
     /// <summary>Ends every process in the lab's namespaces and waits until none is left.</summary>
     internal static void EndAll()
     {
-        for (int attempt = 0; attempt < 200; attempt++)
+        // A QEMU whose disk is busy is gone only when its last write is: that may take a while.
+        for (int attempt = 0; attempt < 3000; attempt++)
         {
             List<int> left = [.. LabNetwork.Namespaces().SelectMany(In)];
             if (left.Count == 0)

@@ -6,10 +6,13 @@ namespace Godwit.Lab;
 /// <summary>Runs the programs of the machine (ip, tc, apt-get, mke2fs) to their end; returns what they print.</summary>
 internal static class Tool
 {
+    // Only what hangs is ended: on a machine that is busy a file system of a gigabyte takes minutes to make.
+    private static readonly TimeSpan _limit = TimeSpan.FromMinutes(10);
+
     /// <summary>Runs a program; its standard output is the result.</summary>
     /// <exception cref="LabException">It is missing, ended with another status than 0, or took too long.</exception>
     internal static string Run(string program, params string[] arguments) =>
-        Run(program, arguments, null, TimeSpan.FromMinutes(1), null);
+        Run(program, arguments, null, _limit, null);
 
     internal static string Run(
         string program, IEnumerable<string> arguments, string? directory, TimeSpan limit,
@@ -24,7 +27,7 @@ internal static class Tool
 
     /// <summary>Runs a program whose failure is an answer too.</summary>
     internal static (int Status, string Output, string Errors) Try(string program, params string[] arguments) =>
-        Try(program, arguments, null, TimeSpan.FromMinutes(1), null);
+        Try(program, arguments, null, _limit, null);
 
     internal static bool Exists(string program) =>
         program.StartsWith('/')

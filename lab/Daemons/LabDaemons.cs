@@ -10,6 +10,9 @@ namespace Godwit.Lab.Daemons;
 /// <summary>A <c>godwitd</c> in each host of the lab, joined to one cluster, spoken to over its Unix socket.</summary>
 internal sealed class LabDaemons : IDisposable
 {
+    // A daemon that has ended is noticed at once; one that comes up slowly is no failure.
+    private static readonly TimeSpan _patience = TimeSpan.FromMinutes(3);
+
     private readonly Dictionary<string, GrpcChannel> _channels = [];
     private readonly Dictionary<string, Control.ControlClient> _clients = [];
 
@@ -40,7 +43,7 @@ internal sealed class LabDaemons : IDisposable
             () => LabNetwork.Hosts.All(host =>
                 daemons[host].ListHosts(new ListHostsRequest()).Hosts
                     .Count(known => known.Reachable || known.Self) >= 2),
-            TimeSpan.FromSeconds(20), "both daemons to see each other");
+            _patience, "both daemons to see each other");
         return daemons;
     }
 
@@ -56,7 +59,7 @@ internal sealed class LabDaemons : IDisposable
             daemons._clients[host] = client;
             try
             {
-                Wait.Until(() => Answers(client, host), TimeSpan.FromSeconds(30), $"the daemon of host {host}");
+                Wait.Until(() => Answers(client, host), _patience, $"the daemon of host {host}");
             }
             catch (LabException e)
             {
@@ -79,8 +82,11 @@ internal sealed class LabDaemons : IDisposable
     /// <summary>Starts a host's daemon again, after its end.</summary>
     internal void Restart(string host)
     {
+        // A signal has been sent, which is not yet the end: till then the old one holds what the new one needs.
+        Wait.Until(
+            () => !LabProcesses.IsAlive(ProcessOf(host)), _patience, $"the end of the daemon of host {host}");
         Launch(host);
-        Wait.Until(() => Answers(this[host], host), TimeSpan.FromSeconds(30), $"the daemon of host {host}");
+        Wait.Until(() => Answers(this[host], host), _patience, $"the daemon of host {host}");
     }
 
     /// <summary>Where a host's daemon keeps a directory for each guest's QEMU.</summary>

@@ -52,6 +52,9 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
         return seen;
     }
 
+    /// <summary>Whether neither daemon has anything left to do.</summary>
+    internal bool IsSettled() => IsSettled(Look());
+
     internal FaultOutcome Outcome(IReadOnlyDictionary<string, Guest?> seen)
     {
         bool Runs(string host) => seen[host] is { State: GuestState.Running };
@@ -90,10 +93,17 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
             seen[other] is null or { State: GuestState.Elsewhere },
             $"the other host does not say that the guest is elsewhere: {Describe(seen)}");
         int wanted = outcome == FaultOutcome.Died ? 0 : 1;
-        int qemus = LabNetwork.Hosts.Sum(each => FaultPlay.QemusOf(each).Count());
-        if (qemus != wanted)
+        int qemus = 0;
+        try
         {
-            throw new LabException($"{qemus} QEMUs are there; there should be {wanted}. {Describe(seen)}.");
+            // What is being ended now may take a moment.
+            Wait.Until(
+                () => (qemus = LabNetwork.Hosts.Sum(each => FaultPlay.QemusOf(each).Count())) == wanted,
+                TimeSpan.FromSeconds(30), $"{wanted} QEMUs to be left", Run.Stopped);
+        }
+        catch (LabException e)
+        {
+            throw new LabException($"{qemus} QEMUs are there; there should be {wanted}. {Describe(seen)}.", e);
         }
 
         if (outcome == FaultOutcome.Died)
@@ -133,7 +143,7 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
     {
         // What is being ended now may take a moment.
         string[] left = [];
-        for (int attempt = 0; attempt < 50 && (attempt == 0 || left.Length > 0); attempt++)
+        for (int attempt = 0; attempt < 300 && (attempt == 0 || left.Length > 0); attempt++)
         {
             Run.Pause(TimeSpan.FromMilliseconds(attempt == 0 ? 0 : 100));
             left = [.. LeftOvers.Find(host, each => Guest.On(each) is not null)];
@@ -195,7 +205,8 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
             {
                 seen[host] = Guest.On(host);
             }
-            catch (RpcException e) when (e.StatusCode == StatusCode.Unavailable)
+            catch (RpcException e) when (e.StatusCode == StatusCode.Unavailable
+                || !LabProcesses.IsAlive(LabDaemons.ProcessOf(host)))
             {
                 // It has been killed, or is just coming up.
             }

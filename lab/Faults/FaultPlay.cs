@@ -16,12 +16,15 @@ namespace Godwit.Lab.Faults;
 /// </remarks>
 internal sealed partial class FaultPlay
 {
-    private const int Attempts = 3;
+    // A strike that came too late on a busy machine says nothing; every one is judged for what it may not break.
+    private const int Attempts = 8;
 
     // One way over the link, in the phases that last as long as their messages are under way.
     private const int WayMs = 300;
-    private const int SettleMs = 30;
-    private static readonly TimeSpan _patience = TimeSpan.FromSeconds(60);
+
+    // And where nothing has to arrive for the phase to be reached: less than the source waits for a confirmation.
+    private const int HoldMs = 1_500;
+    private static readonly TimeSpan _patience = TimeSpan.FromMinutes(3);
     private static readonly TimeSpan _restartAfter = TimeSpan.FromSeconds(0.5);
     private static readonly TimeSpan _stopped = TimeSpan.FromSeconds(4);
 
@@ -80,12 +83,12 @@ internal sealed partial class FaultPlay
             To = _destination,
             Policy = new MigrationPolicy
             {
-                MaxDowntimeMs = 3_000,
+                MaxDowntimeMs = 5_000,
                 Method = _cell.Phase == FaultPhase.Fetching ? MigrationMethod.Postcopy : MigrationMethod.Auto,
                 BandwidthBitsPerSecond = _cell.Phase switch
                 {
-                    FaultPhase.Copying => 200_000_000,
-                    FaultPhase.Fetching => 80_000_000,
+                    FaultPhase.Copying => 100_000_000,
+                    FaultPhase.Fetching => 40_000_000,
                     _ => 0,
                 },
             },
@@ -113,9 +116,9 @@ internal sealed partial class FaultPlay
         }
 
         ComeBack();
-        if (isTimely && LosesTheRest)
+        if (LosesTheRest)
         {
-            EndWhatLacksMemory();
+            EndWhatLacksMemory(isTimely);
         }
 
         IReadOnlyDictionary<string, Guest?> seen = _judgement.AwaitSettlement(_patience);
@@ -178,24 +181,26 @@ internal sealed partial class FaultPlay
     {
         long limit = Stopwatch.GetTimestamp();
         long notYet = limit;
-        for (int delay = 0; ; Thread.Sleep(2))
+        (int In, int Out) delay = (0, 0);
+        for (; ; Thread.Sleep(2))
         {
             long asked = Stopwatch.GetTimestamp();
             Migration move = _stage.Daemons[_source].GetMigration(new MigrationRequest { Id = _migration });
-            if (delay == 0 && _cell.Phase == FaultPhase.Committed && move.Phase == MigrationPhase.Committed)
+            if (delay.In == 0 && _cell.Phase == FaultPhase.Committed && move.Phase == MigrationPhase.Committed)
             {
                 // Nothing has held the commit up: it may have arrived.
                 return null;
             }
 
-            if (DelayWanted(move) is var wanted && wanted > delay)
+            if (DelayWanted(move) is var wanted && (wanted.In > delay.In || wanted.Out > delay.Out))
             {
                 delay = wanted;
-                Relay.Order(_destination, $"delay {delay}");
+                Relay.Order(_destination, $"delay {delay.Out} out");
+                Relay.Order(_destination, $"delay {delay.In} in");
                 // Asked again: only what is still so has its messages held up.
                 notYet = Stopwatch.GetTimestamp();
                 // And not before what had passed the relay by then has come: the last word before the commit, for one.
-                Thread.Sleep(SettleMs);
+                Thread.Sleep(Settle);
                 continue;
             }
 
@@ -221,20 +226,31 @@ internal sealed partial class FaultPlay
         }
     }
 
-    // Not before the pause: over a long link the rounds would take many times as long.
-    private int DelayWanted(Migration move) =>
-        _cell.Phase == FaultPhase.Fetching ? 0
-        : _cell.Phase == FaultPhase.Resumed && move.Phase == MigrationPhase.Committed ? 2 * WayMs
-        : _cell.Phase > FaultPhase.Copying && move.Phase >= MigrationPhase.Switchover ? WayMs : 0;
+    // To the destination and from it. Not before the pause: over a long link the rounds would take many times as long.
+    // What comes after the pause has to arrive for the move to be committed, and the commit for the guest to run: it is
+    // the next message that is held up for longer.
+    private (int In, int Out) DelayWanted(Migration move) => _cell.Phase switch
+    {
+        FaultPhase.Preparing or FaultPhase.Copying or FaultPhase.Fetching => (0, 0),
+        _ when move.Phase < MigrationPhase.Switchover => (0, 0),
+        FaultPhase.Switchover => (HoldMs, HoldMs),
+        FaultPhase.Committed => (2 * WayMs, 0),
+        _ => (WayMs, move.Phase == MigrationPhase.Committed ? HoldMs : WayMs),
+    };
 
     // How long the phase lasts at least, from when it was not yet so, or its messages were held up.
     private TimeSpan ShortestPhase => TimeSpan.FromMilliseconds(_cell.Phase switch
     {
-        FaultPhase.Switchover or FaultPhase.Committed => WayMs,
-        FaultPhase.Resumed => 2 * WayMs,
+        FaultPhase.Switchover => HoldMs,
+        FaultPhase.Committed => 2 * WayMs,
+        // The word that the guest runs may have been under way for so long when it was held up.
+        FaultPhase.Resumed => HoldMs - WayMs,
         // Handshakes, and a copy that is held to a rate.
         _ => 4 * WayMs,
     });
+
+    // What is on its way within a host, where nothing holds it up, has come by then.
+    private TimeSpan Settle => ShortestPhase / 10;
 
     private MigrationPhase Wanted =>
         _cell.Phase is FaultPhase.Resumed or FaultPhase.Fetching
@@ -269,8 +285,8 @@ internal sealed partial class FaultPlay
         {
             // Messages that are held up must not overtake the news of the death: that would be a later phase.
             Wait.Until(
-                () => !victims.Any(LabProcesses.IsAlive), TimeSpan.FromSeconds(5), "the victims to end", Run.Stopped);
-            Thread.Sleep(SettleMs);
+                () => !victims.Any(LabProcesses.IsAlive), _patience, "the victims to end", Run.Stopped);
+            Thread.Sleep(Settle);
         }
 
         if (!_cell.Strikes(FaultCell.Link))
@@ -360,7 +376,7 @@ internal sealed partial class FaultPlay
             if (host == _source && settled == 0)
             {
                 Wait.Until(
-                    () => Guest.On(_source) is { State: GuestState.Running }, TimeSpan.FromSeconds(10),
+                    () => Guest.On(_source) is { State: GuestState.Running }, _patience,
                     "the guest to run where the operator decided", Run.Stopped);
             }
         }
@@ -377,11 +393,23 @@ internal sealed partial class FaultPlay
         && _cell.Strikes(FaultCell.SourceDaemon) && _cell.Strikes(FaultCell.SourceQemu);
 
     // The guest stands at the first page that it lacks, for ever. The host it left says so, and what to do.
-    private void EndWhatLacksMemory()
+    private void EndWhatLacksMemory(bool mustLack)
     {
+        bool lacks = false;
         Wait.Until(
-            () => Godwit("migration", "show", _migration).Text.Contains("vm stop --force", StringComparison.Ordinal),
+            () =>
+            {
+                string shown = Godwit("migration", "show", _migration).Text;
+                lacks = shown.Contains("vm stop --force", StringComparison.Ordinal);
+                // Struck too late, it may have had all of it.
+                return lacks || (!mustLack && _judgement.IsSettled());
+            },
             _patience, "the source to say that the rest of the memory is lost", Run.Stopped);
+        if (!lacks)
+        {
+            return;
+        }
+
         (int status, string said) = GodwitOn(_destination, "vm", "stop", "--force", Guest.Name);
         _operator = $"vm stop --force {status}";
         Run.Expect(status == 0, $"'vm stop --force' of a guest that lacks memory ended with {status}: {said}");
@@ -393,7 +421,7 @@ internal sealed partial class FaultPlay
     {
         (int status, string output, string errors) = Tool.Try(
             LabDaemons.Program("Cli", "godwit"), [.. words, "--socket", LabDaemons.SocketOf(host)], null,
-            TimeSpan.FromMinutes(2), null);
+            TimeSpan.FromMinutes(10), null);
         Run.Stopped.ThrowIfCancellationRequested();
         return (status, (output + errors).Trim());
     }

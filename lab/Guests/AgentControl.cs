@@ -16,6 +16,15 @@ internal sealed record Verdict(long Checked, long Wrong, IReadOnlyList<string> N
 internal sealed class AgentControl : IDisposable
 {
     private const int Port = 7070;
+
+    /// <summary>How long a guest may take to boot: emulated, beside others that want the processors.</summary>
+    internal static readonly TimeSpan BootMax = TimeSpan.FromMinutes(5);
+
+    /// <summary>How long it may work for an answer: it reads all its memory, or all its files.</summary>
+    internal static readonly TimeSpan WorkMax = TimeSpan.FromMinutes(15);
+
+    private static readonly TimeSpan _answerMax = TimeSpan.FromMinutes(3);
+
     private readonly Socket _socket;
     private readonly StreamReader _reader;
     private readonly NetworkStream _stream;
@@ -54,7 +63,7 @@ internal sealed class AgentControl : IDisposable
     {
         try
         {
-            _socket.ReceiveTimeout = (int)(limit ?? TimeSpan.FromSeconds(60)).TotalMilliseconds;
+            _socket.ReceiveTimeout = (int)(limit ?? _answerMax).TotalMilliseconds;
             _stream.Write(System.Text.Encoding.ASCII.GetBytes(command + "\n"));
             string line = _reader.ReadLine() ?? throw new IOException("the agent closed it");
             using JsonDocument document = JsonDocument.Parse(line);
@@ -80,7 +89,7 @@ internal sealed class AgentControl : IDisposable
 
     private Verdict Judge(string command)
     {
-        JsonElement answer = Ask(command, TimeSpan.FromMinutes(3));
+        JsonElement answer = Ask(command, WorkMax);
         return new Verdict(
             answer.GetProperty("checked").GetInt64(), answer.GetProperty("wrong").GetInt64(),
             [.. answer.GetProperty("pages").EnumerateArray().Select(page => page.GetRawText())]);
@@ -92,7 +101,7 @@ internal sealed class AgentControl : IDisposable
         try
         {
             IAsyncResult attempt = socket.BeginConnect(IPAddress.Parse(guest), Port, null, null);
-            if (attempt.AsyncWaitHandle.WaitOne(250) && socket.Connected)
+            if (attempt.AsyncWaitHandle.WaitOne(1000) && socket.Connected)
             {
                 socket.EndConnect(attempt);
                 return socket;

@@ -123,7 +123,7 @@ internal sealed record GuestImage(string Kernel, string Initramfs, string Disk, 
         // Not compressed: unpacking costs an emulated CPU more than the larger file costs the loader.
         Tool.Run(
             "sh", ["-c", "find . | LC_ALL=C sort | cpio -o -H newc --quiet > ../initramfs"], root,
-            TimeSpan.FromMinutes(1), null);
+            TimeSpan.FromMinutes(10), null);
         Directory.Delete(root, recursive: true);
     }
 

@@ -11,10 +11,10 @@ namespace Godwit.Lab.Network;
 /// </summary>
 /// <remarks>
 /// It runs as a process of its own in the switch's namespace and takes orders on a Unix socket: <c>delay MS</c>,
-/// <c>loss PERCENT</c>, <c>cut</c>, <c>mend</c>. A new delay holds for frames that are under way too, and a cut loses
-/// them. Frames carry virtio-net headers with segmentation offload, so a TCP
-/// stream crosses in pieces of up to 64 KiB and the relay does not set the pace. One thread per direction reads and
-/// another writes when a frame's time has come.
+/// <c>loss PERCENT</c>, <c>cut</c>, <c>mend</c>. <c>delay MS in</c> holds up only what goes to the host,
+/// <c>delay MS out</c> only what comes from it. A new delay holds for frames that are under way too, and a cut loses
+/// them. Frames carry virtio-net headers with segmentation offload, so a TCP stream crosses in pieces of up to 64 KiB
+/// and the relay does not set the pace. One thread per direction reads and another writes when a frame's time has come.
 /// </remarks>
 internal sealed unsafe partial class Relay : IDisposable
 {
@@ -22,7 +22,8 @@ internal sealed unsafe partial class Relay : IDisposable
     private const long QueueBytesMax = 64 << 20;
     private readonly SafeFileHandle _host;
     private readonly SafeFileHandle _switch;
-    private long _delayTicks;
+    private readonly Delay _out;
+    private readonly Delay _in;
     private int _lossPerMillion;
     private volatile bool _cut;
 
@@ -30,7 +31,19 @@ internal sealed unsafe partial class Relay : IDisposable
     {
         _host = host;
         _switch = @switch;
-        _delayTicks = ToTicks(delay);
+        (_out, _in) = (new Delay(ToTicks(delay)), new Delay(ToTicks(delay)));
+    }
+
+    // Of one direction; set by whoever gives orders, read by the writer.
+    private sealed class Delay(long ticks)
+    {
+        private long _ticks = ticks;
+
+        internal long Ticks
+        {
+            get => Volatile.Read(ref _ticks);
+            set => Volatile.Write(ref _ticks, value);
+        }
     }
 
     public void Dispose()
@@ -52,7 +65,7 @@ internal sealed unsafe partial class Relay : IDisposable
                 delay.TotalMilliseconds.ToString("0.###", CultureInfo.InvariantCulture),
             ]);
         Wait.Until(
-            () => File.Exists(socket), TimeSpan.FromSeconds(15), $"the relay of host {host} (see relay-{host}.log)");
+            () => File.Exists(socket), TimeSpan.FromMinutes(2), $"the relay of host {host} (see relay-{host}.log)");
     }
 
     /// <summary>Gives a running relay an order.</summary>
@@ -80,8 +93,8 @@ internal sealed unsafe partial class Relay : IDisposable
     {
         using Relay relay = new(
             OpenTap("up0", LabDirectory.Namespace(host)), OpenTap($"to-{host}", null), delay);
-        relay.StartDirection(relay._host, relay._switch);
-        relay.StartDirection(relay._switch, relay._host);
+        relay.StartDirection(relay._host, relay._switch, relay._out);
+        relay.StartDirection(relay._switch, relay._host, relay._in);
 
         string temporary = SocketOf(host) + ".new";
         File.Delete(temporary);
@@ -118,13 +131,26 @@ internal sealed unsafe partial class Relay : IDisposable
         {
             case "cut": _cut = true; return "ok";
             case "mend": _cut = false; return "ok";
-            case "delay": Volatile.Write(ref _delayTicks, ToTicks(TimeSpan.FromMilliseconds(number))); return "ok";
+            case "delay":
+                return SetDelay(TimeSpan.FromMilliseconds(number), words.ElementAtOrDefault(2));
             case "loss": Volatile.Write(ref _lossPerMillion, (int)(number * 10_000)); return "ok";
-            default: return "delay MS, loss PERCENT, cut or mend";
+            default: return "delay MS [in|out], loss PERCENT, cut or mend";
         }
     }
 
-    private void StartDirection(SafeFileHandle from, SafeFileHandle to)
+    private string SetDelay(TimeSpan delay, string? direction)
+    {
+        if (direction is not (null or "in" or "out"))
+        {
+            return $"{direction} is no direction: in or out";
+        }
+
+        _in.Ticks = direction == "out" ? _in.Ticks : ToTicks(delay);
+        _out.Ticks = direction == "in" ? _out.Ticks : ToTicks(delay);
+        return "ok";
+    }
+
+    private void StartDirection(SafeFileHandle from, SafeFileHandle to, Delay delay)
     {
         Queue<(long Came, byte[] Frame)> queue = new();
         long queued = 0;
@@ -166,7 +192,7 @@ internal sealed unsafe partial class Relay : IDisposable
             for (;;)
             {
                 (long came, byte[] frame) = Take();
-                while (!_cut && came + Volatile.Read(ref _delayTicks) - Stopwatch.GetTimestamp() is > 0 and var left)
+                while (!_cut && came + delay.Ticks - Stopwatch.GetTimestamp() is > 0 and var left)
                 {
                     // In pieces: the delay may be changed meanwhile.
                     long ns = Math.Min(left * 1_000_000_000 / Stopwatch.Frequency, 2_000_000);

@@ -92,14 +92,15 @@ internal sealed unsafe partial class OutsideClient : IDisposable
         new(IPAddress.Parse(guest), connections, TimeSpan.FromMilliseconds(probeMs));
 
     /// <summary>
-    /// Ends asking and gives late replies two seconds to come in, and up to thirty as long as some connection waits for
-    /// one: a guest on a busy machine is slow. What is then unanswered is lost.
+    /// Ends asking and gives late replies two seconds to come in, and up to three minutes as long as some connection
+    /// waits for one: a guest on a busy machine is slow, and after a silence TCP tries again only after as long a one.
+    /// What is then unanswered is lost.
     /// </summary>
     internal void Finish()
     {
         _probing = false;
         Thread.Sleep(2000);
-        for (int i = 0; i < 280 && IsAwaited(); i++)
+        for (int i = 0; i < 1780 && IsAwaited(); i++)
         {
             Thread.Sleep(100);
         }

@@ -80,6 +80,8 @@ internal sealed class RedisWriter : IDisposable
             {
                 _stop = false;
                 Connect();
+                // Nothing but its answer is waited for now: a new connection would bring it no sooner.
+                _stream!.ReadTimeout = 180_000;
             }
 
             return CompareAll();
@@ -106,7 +108,7 @@ internal sealed class RedisWriter : IDisposable
                 count = _reader.ReadLine();
                 return count?.StartsWith("-LOADING", StringComparison.Ordinal) != true;
             },
-            TimeSpan.FromSeconds(60), "redis to read what it had on its disk", _stopped);
+            TimeSpan.FromMinutes(5), "redis to read what it had on its disk", _stopped);
         if (count != $"*{looked.Length}")
         {
             throw new LabException($"Redis answered {count ?? "nothing"} to a question for {looked.Length} keys.");
@@ -138,14 +140,14 @@ internal sealed class RedisWriter : IDisposable
         Socket? socket = null;
         Wait.Until(
             () => _stop || (socket = NetworkNamespace.Enter(LabNetwork.Client, () => TryConnect(_guest))) is not null,
-            TimeSpan.FromSeconds(180), $"redis in the guest at {_guest}", _stopped);
+            TimeSpan.FromMinutes(10), $"redis in the guest at {_guest}", _stopped);
         if (socket is null)
         {
             return;
         }
 
         socket.NoDelay = true;
-        socket.ReceiveTimeout = _reconnects ? 10_000 : 30_000;
+        socket.ReceiveTimeout = _reconnects ? 10_000 : 180_000;
         _stream = new NetworkStream(socket, ownsSocket: true);
         _reader = new StreamReader(_stream, Encoding.ASCII);
     }
@@ -163,7 +165,7 @@ internal sealed class RedisWriter : IDisposable
         try
         {
             // Behind a cut link the kernel would try for minutes.
-            if (socket.ConnectAsync(IPAddress.Parse(guest), Port).Wait(TimeSpan.FromSeconds(1)))
+            if (socket.ConnectAsync(IPAddress.Parse(guest), Port).Wait(TimeSpan.FromSeconds(3)))
             {
                 return socket;
             }

@@ -41,7 +41,7 @@ internal sealed class QmpClient : IDisposable
                 }
             },
             limit, $"QEMU's monitor at {path}");
-        socket!.ReceiveTimeout = 30_000;
+        socket!.ReceiveTimeout = 180_000;
         QmpClient client = new(socket);
         client.Read(); // the greeting
         client.Execute("qmp_capabilities");

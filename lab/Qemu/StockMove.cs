@@ -78,20 +78,22 @@ internal static class StockMove
         // Every look costs the mover a little: only where the end of the first round matters.
         bool looksOften = mode.Postcopy || mode.Capabilities.Contains("xbzrle");
         JsonElement state;
+        // A move that was called off says no more what it has sent.
+        JsonElement ram = default;
         for (; ; )
         {
             Thread.Sleep(firstRound < 0 && looksOften ? 3 : 20);
             state = source.Qmp.Execute("query-migrate");
             status = state.GetProperty("status").GetString()!;
+            ram = state.TryGetProperty("ram", out JsonElement sent) ? sent : ram;
             if (status is "completed" or "failed" or "cancelled")
             {
                 break;
             }
 
-            if (firstRound < 0 && status == "active"
-                && state.GetProperty("ram").GetProperty("dirty-sync-count").GetInt64() >= 2)
+            if (firstRound < 0 && status == "active" && ram.GetProperty("dirty-sync-count").GetInt64() >= 2)
             {
-                firstRound = state.GetProperty("ram").GetProperty("transferred").GetInt64();
+                firstRound = ram.GetProperty("transferred").GetInt64();
             }
 
             // Postcopy as its users run it: one full pass, then over.
@@ -111,10 +113,9 @@ internal static class StockMove
         {
             Wait.Until(
                 () => destination.Qmp.Execute("query-status").GetProperty("status").GetString() == "running",
-                TimeSpan.FromSeconds(30), "the destination to run");
+                TimeSpan.FromMinutes(3), "the destination to run");
         }
 
-        state.TryGetProperty("ram", out JsonElement ram);
         // A postcopy that ended as a precopy would be measured under a wrong name.
         if (mode.Postcopy && status == "completed" && !source.Qmp.Events.Any(e =>
             e.Name == "MIGRATION" && e.Data.GetProperty("status").GetString() == "postcopy-active"))

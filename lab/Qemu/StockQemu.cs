@@ -71,7 +71,7 @@ internal sealed class StockQemu : IDisposable
         int id = LabProcesses.Start(host, name, command);
         try
         {
-            return new StockQemu(host, name, tap, id, QmpClient.Connect(monitor, TimeSpan.FromSeconds(15)));
+            return new StockQemu(host, name, tap, id, QmpClient.Connect(monitor, TimeSpan.FromMinutes(2)));
         }
         catch (LabException e)
         {

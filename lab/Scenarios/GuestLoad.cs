@@ -77,7 +77,7 @@ internal sealed record GuestLoad(
     {
         if (!Builds)
         {
-            agent.Ask("files", TimeSpan.FromMinutes(3));
+            agent.Ask("files", AgentControl.WorkMax);
         }
 
         agent.Ask(Command);
@@ -88,7 +88,7 @@ internal sealed record GuestLoad(
 
         if (Builds)
         {
-            agent.Ask("build", TimeSpan.FromMinutes(5));
+            agent.Ask("build", AgentControl.WorkMax);
         }
 
         if (HasRedis)

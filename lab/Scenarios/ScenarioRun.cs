@@ -18,9 +18,10 @@ internal sealed class ScenarioRun : IDisposable
     private CheckResult _memory = new(0, 0);
     private CheckResult _disk = new(0, 0);
 
-    private ScenarioRun(Scenario scenario, LinkShape shape, GuestImage image, Display display)
+    private ScenarioRun(Scenario scenario, LinkShape shape, GuestImage image, Display display, uint pauseMaxMs)
     {
         Display = display;
+        PauseMaxMs = pauseMaxMs;
         Scenario = scenario;
         Shape = shape;
         Image = image;
@@ -33,6 +34,11 @@ internal sealed class ScenarioRun : IDisposable
     internal GuestImage Image { get; }
 
     internal Display Display { get; }
+
+    /// <summary>
+    /// The pause budget of moves of which the scenario does not say one; 0 for the daemon's own.
+    /// </summary>
+    internal uint PauseMaxMs { get; }
 
     /// <summary>The image that a guest's disk is a copy of.</summary>
     internal string DiskFor(GuestShape shape) =>
@@ -50,9 +56,11 @@ internal sealed class ScenarioRun : IDisposable
     }
 
     /// <summary>Prepares the machine, brings a fresh lab up, plays, judges, takes the lab down.</summary>
+    /// <param name="pauseMaxMs"><see cref="PauseMaxMs"/>.</param>
     /// <exception cref="LabException">The lab itself could not be had.</exception>
     internal static LabResult Perform(
-        Scenario scenario, LinkShape shape, Display display, out bool interrupted, bool keep = false)
+        Scenario scenario, LinkShape shape, Display display, out bool interrupted, bool keep = false,
+        uint pauseMaxMs = 0)
     {
         Machine.Prepare(display.Line);
         using IDisposable hold = LabSession.Hold();
@@ -62,7 +70,7 @@ internal sealed class ScenarioRun : IDisposable
             shape = shape with { Delay = TimeSpan.FromMilliseconds(0.2) };
         }
 
-        using ScenarioRun run = new(scenario, shape, image, display);
+        using ScenarioRun run = new(scenario, shape, image, display, pauseMaxMs);
         // The first signal stops the run, which then takes the lab down; so does a closed terminal.
         using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, run.OnSignal);
         using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, run.OnSignal);

@@ -60,7 +60,8 @@ internal static class SleepScenarios
         guest.ExpectRunningOnlyOn("b");
         long began = System.Diagnostics.Stopwatch.GetTimestamp();
         Wait.Until(
-            () => guest.On("b") is { MigrationId: "" }, TimeSpan.FromMinutes(2), "the rest of the memory", run.Stopped);
+            () => guest.On("b") is { MigrationId: "" }, TimeSpan.FromMinutes(10), "the rest of the memory",
+            run.Stopped);
         run.Display.Line(
             $"  all of it was there {System.Diagnostics.Stopwatch.GetElapsedTime(began).TotalSeconds:0.0} s later");
         run.Verify(guest.Agent, written);

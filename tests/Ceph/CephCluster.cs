@@ -11,7 +11,7 @@ public sealed class CephCluster : IAsyncLifetime, ICollectionFixture<CephCluster
 {
     private const string AccessKey = "GODWITTESTACCESSKEY0";
     private const string SecretKey = "secret/of+the+test/that+nobody+else+has00";
-    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(2);
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
     private static int _ports;
     private readonly List<(string Path, Process Process)> _mounts = [];
     private string _files = "";

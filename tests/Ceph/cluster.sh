@@ -25,7 +25,7 @@ run() {
 # The client in Python takes a second for each word; all of them go through one.
 ask() {
     PYTHONHOME=$ceph/usr PYTHONPATH=$ceph/usr/lib/python3/dist-packages \
-        python3.11 "$ceph/usr/bin/ceph" -c "$PWD/ceph.conf" --connect-timeout 30 >>processes.log 2>&1
+        python3.11 "$ceph/usr/bin/ceph" -c "$PWD/ceph.conf" --connect-timeout 120 >>processes.log 2>&1
 }
 
 id=$(cat /proc/sys/kernel/random/uuid)
@@ -95,7 +95,7 @@ osd pool create files 4
 osd pool create names 4
 fs new files names files
 COMMANDS
-timeout 60 radosgw-admin -c ceph.conf user create --uid=godwit --display-name=godwit \
+timeout 240 radosgw-admin -c ceph.conf user create --uid=godwit --display-name=godwit \
     --access-key="${keys%%:*}" --secret-key="${keys#*:}" >>processes.log 2>&1
 until (: <"/dev/tcp/127.0.0.1/$rgw_port") 2>/dev/null; do
     # One by one: of several it is enough for 'kill' that one is there.

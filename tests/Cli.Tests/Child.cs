@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
+using System.Text;
 
 namespace Godwit.Cli.Tests;
 
@@ -9,9 +10,11 @@ internal sealed partial class Child : IDisposable
     public const int Interrupt = 2;
     public const int Terminate = 15;
 
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(120);
 
     private readonly Process _process;
+    private readonly StringBuilder _outputSoFar = new();
+    private readonly StringBuilder _errorSoFar = new();
     private readonly Task<string> _output;
     private readonly Task<string> _error;
 
@@ -31,8 +34,8 @@ internal sealed partial class Child : IDisposable
         }
 
         _process = Process.Start(start)!;
-        _output = _process.StandardOutput.ReadToEndAsync();
-        _error = _process.StandardError.ReadToEndAsync();
+        _output = ReadAsync(_process.StandardOutput, _outputSoFar);
+        _error = ReadAsync(_process.StandardError, _errorSoFar);
     }
 
     /// <summary>
@@ -44,6 +47,12 @@ internal sealed partial class Child : IDisposable
         "godwit"));
 
     public StreamWriter Input => _process.StandardInput;
+
+    /// <summary>What it has written to standard output until now.</summary>
+    public string OutputSoFar => TextOf(_outputSoFar);
+
+    /// <summary>What it has written to standard error until now.</summary>
+    public string ErrorSoFar => TextOf(_errorSoFar);
 
     public static Child Godwit(string socket, params string[] arguments) =>
         new(GodwitPath, ["--socket", socket, .. arguments]);
@@ -74,6 +83,28 @@ internal sealed partial class Child : IDisposable
         }
 
         _process.Dispose();
+    }
+
+    private static async Task<string> ReadAsync(StreamReader from, StringBuilder soFar)
+    {
+        char[] buffer = new char[4096];
+        while (await from.ReadAsync(buffer.AsMemory()) is > 0 and var count)
+        {
+            lock (soFar)
+            {
+                soFar.Append(buffer, 0, count);
+            }
+        }
+
+        return TextOf(soFar);
+    }
+
+    private static string TextOf(StringBuilder soFar)
+    {
+        lock (soFar)
+        {
+            return soFar.ToString();
+        }
     }
 
     [LibraryImport("libc", EntryPoint = "kill")]

@@ -182,7 +182,7 @@ public class MigrateTests
         await Wait.UntilAsync(() => daemon.Script.Watched.Task.IsCompleted);
         await child.Input.WriteAsync('\x03');
         await child.Input.FlushAsync(TestContext.Current.CancellationToken);
-        await Task.Delay(500, TestContext.Current.CancellationToken);
+        await Wait.UntilAsync(() => child.OutputSoFar.Contains("[d]etach", StringComparison.Ordinal));
         await child.Input.WriteAsync($"{answer}\n");
         await child.Input.FlushAsync(TestContext.Current.CancellationToken);
         var (exit, output, _) = await child.EndAsync();
@@ -199,13 +199,13 @@ public class MigrateTests
     public async Task A_restart_of_the_daemon_is_waited_out()
     {
         await using var daemon = await ScriptedDaemon.StartAsync();
-        daemon.Script.Updates.Writer.TryWrite(Pending());
+        daemon.Script.Updates.Writer.TryWrite(Pending(MigrationPhase.Switchover));
         using var child = Child.Godwit(daemon.SocketPath, "vm", "migrate", "web1", "--to", "b");
-        await Wait.UntilAsync(() => daemon.Script.Watched.Task.IsCompleted);
-        await Wait.UntilAsync(() => daemon.Script.Updates.Reader.Count == 0);
+        // Of what the watch says, and not of the answer to the request: it has heard the daemon then.
+        await Wait.UntilAsync(() => child.ErrorSoFar.Contains("switchover", StringComparison.Ordinal));
 
-        await Task.Delay(300, TestContext.Current.CancellationToken);
         await daemon.StopListeningAsync();
+        await Wait.UntilAsync(() => daemon.Script.WatchesOver > 0);
         await Task.Delay(600, TestContext.Current.CancellationToken);
         daemon.Script.Updates.Writer.TryWrite(Ended(MigrationOutcome.Completed));
         await daemon.ListenAsync();

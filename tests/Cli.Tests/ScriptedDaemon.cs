@@ -73,6 +73,8 @@ internal sealed class ScriptedDaemon : IAsyncDisposable
 /// <summary>What the scripted daemon says, and what it heard.</summary>
 internal sealed class Script
 {
+    private int _watchesOver;
+
     public RpcException? Failure { get; set; }
 
     public Migration Started { get; set; } = Samples.Migration(MigrationOutcome.Pending, MigrationPhase.Copying);
@@ -89,7 +91,12 @@ internal sealed class Script
 
     public TaskCompletionSource Watched { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
+    /// <summary>Watches that have ended: an open one takes the next update, whoever is left to hear it.</summary>
+    public int WatchesOver => Volatile.Read(ref _watchesOver);
+
     public ConcurrentQueue<byte> Keys { get; } = new();
+
+    public void WatchIsOver() => Interlocked.Increment(ref _watchesOver);
 
     public T Answer<T>(object request, T answer)
     {
@@ -158,13 +165,20 @@ internal sealed class ScriptedControl(Script script) : Control.ControlBase
     {
         script.Answer(request, 0);
         script.Watched.TrySetResult();
-        await foreach (var migration in script.Updates.Reader.ReadAllAsync(context.CancellationToken))
+        try
         {
-            await stream.WriteAsync(migration, context.CancellationToken);
-            if (migration.Phase == MigrationPhase.Ended)
+            await foreach (var migration in script.Updates.Reader.ReadAllAsync(context.CancellationToken))
             {
-                return;
+                await stream.WriteAsync(migration, context.CancellationToken);
+                if (migration.Phase == MigrationPhase.Ended)
+                {
+                    return;
+                }
             }
+        }
+        finally
+        {
+            script.WatchIsOver();
         }
     }
 

@@ -5,11 +5,16 @@ internal static class Wait
 {
     public static async Task UntilAsync(Func<bool> condition)
     {
-        for (int i = 0; i < 1500 && !condition(); i++)
+        for (int i = 0; i < 6000; i++)
         {
+            if (condition())
+            {
+                return;
+            }
+
             await Task.Delay(20, TestContext.Current.CancellationToken);
         }
 
-        Assert.True(condition(), "waited 30 s in vain");
+        Assert.Fail("waited two minutes in vain");
     }
 }

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Security;
@@ -23,9 +24,10 @@ public sealed class FloodTests
     [Fact]
     public async Task Ten_thousand_connections_to_each_door_stop_no_move()
     {
+        var begun = Stopwatch.GetTimestamp();
         await using var pair = await MovePair.StartAsync();
-        // About 25 seconds for what the guest has.
-        var slow = new MigrationPolicy { BandwidthBitsPerSecond = 1_000_000 };
+        // About 25 seconds for what the guest has; a flood that takes longer meets its end, and the pause with it.
+        var slow = new MigrationPolicy { BandwidthBitsPerSecond = 1_000_000, MaxDowntimeMs = 5_000 };
         var before = Cost.Of(pair.B);
         var move = await pair.StartMoveAsync(pair.A, "b", slow);
         await MovePair.UntilCopyingAsync(pair.A, move);
@@ -39,7 +41,7 @@ public sealed class FloodTests
             TestContext.Current.TestOutputHelper?.WriteLine(
                 $"{door}: {flood.Reached} connections; before {before}, moving {moving}, held {held}");
             await pair.B.Control.GetVersionAsync(
-                new GetVersionRequest(), deadline: DateTime.UtcNow.AddSeconds(20), cancellationToken: Token);
+                new GetVersionRequest(), deadline: DateTime.UtcNow.AddSeconds(60), cancellationToken: Token);
         }
 
         Assert.True(most.Handles < moving.Handles + 800, $"{most} where {moving} were needed");
@@ -47,8 +49,10 @@ public sealed class FloodTests
         var ended = await MovePair.EndAsync(pair.A, move);
         Assert.True(ended.Outcome == MigrationOutcome.Completed, $"{ended.ErrorCode}: {ended.Error}\n{pair.B.Output}");
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
-        Assert.Contains("Flood: ", pair.B.Output, StringComparison.Ordinal);
-        Assert.InRange(pair.B.Output.Count(character => character == '\n'), 1, 500);
+        await pair.B.SaysAsync("Flood: ");
+        // In ten seconds each of the three doors may tell of twenty strangers, and of how many it did not tell.
+        var lines = 200 + (3 * 21 * (1 + (int)(Stopwatch.GetElapsedTime(begun).TotalSeconds / 10)));
+        Assert.InRange(pair.B.Output.Count(character => character == '\n'), 1, lines);
 
         // A move that begins in a flood: from b to a, whose doors are full of strangers.
         var floods = new List<Flood>();
@@ -183,7 +187,7 @@ public sealed class FloodTests
                     socket.Bind(new IPEndPoint(IPAddress.Parse("127.0.0.66"), 0));
                 }
 
-                await ConnectAsync(socket, door);
+                await TestHost.ConnectAsync(socket, door, Token);
                 try
                 {
                     byte[] words = (number % 3) switch
@@ -201,23 +205,6 @@ public sealed class FloodTests
             }
 
             return flood;
-        }
-
-        // A Unix socket whose queue is full says so at once.
-        private static async Task ConnectAsync(Socket socket, EndPoint door)
-        {
-            while (true)
-            {
-                try
-                {
-                    await socket.ConnectAsync(door, Token);
-                    return;
-                }
-                catch (SocketException exception) when (exception.SocketErrorCode == SocketError.WouldBlock)
-                {
-                    await Task.Delay(1, Token);
-                }
-            }
         }
 
         public void Dispose() => _sockets.ForEach(socket => socket.Dispose());

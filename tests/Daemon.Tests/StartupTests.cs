@@ -201,7 +201,9 @@ public sealed class StartupTests : IDisposable
         using var reader = new StreamReader(stream.GetStream());
         await daemon.AnswersAsync();
         Assert.Equal(0, await daemon.EndAsync(Processes.Terminate));
-        var lines = (await reader.ReadToEndAsync(Token)).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        // On a machine that stood still for a second the framework warns of that, with the time in its text.
+        var lines = (await reader.ReadToEndAsync(Token)).Split('\n', StringSplitOptions.RemoveEmptyEntries)
+            .Where(line => !line.Contains("Microsoft.AspNetCore.", StringComparison.Ordinal)).ToList();
         Assert.Contains(lines, line => line.Contains("serves host a", StringComparison.Ordinal));
         Assert.All(lines, line => Assert.Matches(
             isJournal ? @"^<\d>Godwit\.\S+\[\d+\] " : @"^[\d:.]{12} info: ", line));

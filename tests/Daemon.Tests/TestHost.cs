@@ -125,12 +125,29 @@ internal sealed class TestHost : IAsyncDisposable
             ConnectCallback = async (_, token) =>
             {
                 var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), token);
+                await ConnectAsync(socket, new UnixDomainSocketEndPoint(path), token);
                 return new NetworkStream(socket, ownsSocket: true);
             },
         },
         DisposeHttpClient = true,
     });
+
+    /// <summary>Connects. A Unix socket whose queue is full says so at once: it is asked again.</summary>
+    public static async Task ConnectAsync(Socket socket, EndPoint door, CancellationToken token)
+    {
+        while (true)
+        {
+            try
+            {
+                await socket.ConnectAsync(door, token);
+                return;
+            }
+            catch (SocketException exception) when (exception.SocketErrorCode == SocketError.WouldBlock)
+            {
+                await Task.Delay(1, token);
+            }
+        }
+    }
 
     /// <summary>A port below those that the kernel gives to connections: one could take it before it is used.</summary>
     public static int FreePort()
@@ -213,7 +230,7 @@ internal static class Wait
     /// <summary>Waits until it is so; a deadline far beyond any machine's slowness tells a hang from a delay.</summary>
     public static async Task UntilAsync(Func<Task<bool>> isSo, string what)
     {
-        for (var attempt = 0; attempt < 1200; attempt++)
+        for (var attempt = 0; attempt < 2400; attempt++)
         {
             if (await isSo())
             {
@@ -254,9 +271,26 @@ internal static partial class Processes
     }
 
     /// <summary>Of the QEMUs in a daemon's runtime directory.</summary>
-    public static IEnumerable<int> IdsIn(string directory) =>
-        Directory.EnumerateFiles(directory, "qemu.pid", SearchOption.AllDirectories)
-            .Select(file => int.Parse(File.ReadAllText(file), System.Globalization.CultureInfo.InvariantCulture));
+    public static List<int> IdsIn(string directory)
+    {
+        var ids = new List<int>();
+        foreach (var file in Directory.GetFiles(directory, "qemu.pid", SearchOption.AllDirectories))
+        {
+            try
+            {
+                if (int.TryParse(File.ReadAllText(file), out var id))
+                {
+                    ids.Add(id);
+                }
+            }
+            catch (IOException)
+            {
+                // A QEMU that ends takes its file with it.
+            }
+        }
+
+        return ids;
+    }
 
     /// <summary>The only one.</summary>
     public static int IdIn(string directory) => IdsIn(directory).Single();
@@ -264,12 +298,9 @@ internal static partial class Processes
     /// <summary>Guests outlive their daemon, but not the test.</summary>
     public static void KillGuests(string directory)
     {
-        foreach (var file in Directory.EnumerateFiles(directory, "qemu.pid", SearchOption.AllDirectories))
+        foreach (var id in IdsIn(directory))
         {
-            if (int.TryParse(File.ReadAllText(file), out var id))
-            {
-                Kill(id, directory);
-            }
+            Kill(id, directory);
         }
     }
 

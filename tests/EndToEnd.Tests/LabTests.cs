@@ -41,7 +41,7 @@ public class LabTests
             File.Copy(image.Disk, disk);
             using StockQemu qemu = StockQemu.Start("a", "one", shape, image, disk, incoming: false);
             using AgentControl agent = AgentControl.Connect(
-                shape.Address, TimeSpan.FromSeconds(60), TestContext.Current.CancellationToken);
+                shape.Address, AgentControl.BootMax, TestContext.Current.CancellationToken);
             agent.Ask("set pattern=counters rate=4M");
             agent.Ask("set pattern=idle");
             Assert.Equal(0, agent.VerifyMemory().Wrong);

@@ -56,9 +56,16 @@ public class RealQemuTests
                     $$$"""{"execute":"migrate-incoming","arguments":{"uri":"exec:cat {{{incoming}}}"}}""", cancel);
                 // A guest that had never run at the source is in prelaunch again, any other one is paused.
                 await qmp.Until("query-status", ["paused", "prelaunch"], cancel);
-                await qmp.Run(
-                    $$$"""{"execute":"migrate","arguments":{"uri":"exec:cat > {{{outgoing}}}"}}""", cancel);
+                // QEMU has completed when all is in the pipe; the file is whole when it has its name.
+                string command = $"exec:cat > {outgoing}.part && mv {outgoing}.part {outgoing}";
+                await qmp.Run($$$"""{"execute":"migrate","arguments":{"uri":"{{{command}}}"}}""", cancel);
                 await qmp.Until("query-migrate", ["completed"], cancel);
+                for (int i = 0; i < 1200 && !File.Exists(outgoing); i++)
+                {
+                    await Task.Delay(100, cancel);
+                }
+
+                Assert.True(File.Exists(outgoing), "the stream was not written to its end");
                 await qmp.Run("""{"execute":"quit"}""", cancel);
                 await process.WaitForExitAsync(cancel);
             }
@@ -111,7 +118,7 @@ public class RealQemuTests
         public async Task Until(string query, string[] wanted, CancellationToken cancel)
         {
             // A bound on patience, far beyond what it takes, not a promise about time.
-            for (int i = 0; i < 600; i++)
+            for (int i = 0; i < 1200; i++)
             {
                 JsonElement answer = await Run($$"""{"execute":"{{query}}"}""", cancel);
                 string? status = answer.TryGetProperty("status", out JsonElement value) ? value.GetString() : null;

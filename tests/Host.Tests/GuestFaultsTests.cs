@@ -33,7 +33,7 @@ public sealed unsafe partial class GuestFaultsTests : IDisposable
     private bool Hears()
     {
         byte* message = stackalloc byte[32];
-        for (int attempt = 0; attempt < 500; attempt++)
+        for (int attempt = 0; attempt < 12_000; attempt++)
         {
             if (Read(_faults, message, 32) == 32)
             {

@@ -24,6 +24,7 @@ public sealed class LaneTests : IAsyncDisposable
 
     private readonly string _directory = Directory.CreateTempSubdirectory("gw-lane-").FullName;
     private readonly byte[] _buffer = new byte[FrameHeader.ControlBodyMax];
+    private ClusterTrust? _trust;
     private Lane _sender = null!;
     private Lane _receiver = null!;
 
@@ -31,14 +32,14 @@ public sealed class LaneTests : IAsyncDisposable
 
     private async Task OpenAsync()
     {
-        ClusterTrust trust = ClusterTrust.LoadOrCreate(_directory, "a", "127.0.0.1", TimeProvider.System);
+        _trust ??= ClusterTrust.LoadOrCreate(_directory, "a", "127.0.0.1", TimeProvider.System);
         using var listener = new TcpListener(IPAddress.Loopback, 0);
         listener.Start();
         Task<Lane> connecting = Lane.ConnectAsync(
-            (IPEndPoint)listener.LocalEndpoint, trust.ClientOptions("a"), 1, 0, new byte[LanePreamble.TicketBytes],
+            (IPEndPoint)listener.LocalEndpoint, _trust.ClientOptions("a"), 1, 0, new byte[LanePreamble.TicketBytes],
             Token);
         (_receiver, _, _) = await Lane.AcceptAsync(
-            await listener.AcceptSocketAsync(Token), trust.ServerOptions(), Token);
+            await listener.AcceptSocketAsync(Token), _trust.ServerOptions(), Token);
         _receiver.Answer(null);
         _sender = await connecting;
         Assert.Equal("a", _receiver.PeerHost);
@@ -81,7 +82,8 @@ public sealed class LaneTests : IAsyncDisposable
         await sending;
     }
 
-    // Goal: a length is a claim. Method: what the reading thread allocates from the header on, measured.
+    // Goal: a length is a claim. Method: what the reading thread allocates from the header on, measured; of several
+    // lanes the least, for what the runtime sets up once it charges to the thread that needs it first.
     [Theory]
     [InlineData(FrameHeader.ControlBodyMax)]
     [InlineData(FrameHeader.ControlBodyMax + 1)]
@@ -89,7 +91,20 @@ public sealed class LaneTests : IAsyncDisposable
     [InlineData(-1)]
     public async Task A_stated_length_takes_no_memory_before_its_bytes_come(int length)
     {
-        await OpenAsync();
+        long least = long.MaxValue;
+        for (int time = 0; time < 3; time++)
+        {
+            _sender?.Dispose();
+            _receiver?.Dispose();
+            await OpenAsync();
+            least = Math.Min(least, await TakenByAsync(length));
+        }
+
+        Assert.InRange(least, 0, 64 << 10);
+    }
+
+    private async Task<long> TakenByAsync(int length)
+    {
         byte[] header = new byte[FrameHeader.Size];
         new FrameHeader(FrameType.Prologue, length).Write(header);
         _sender.Write(header);
@@ -112,7 +127,7 @@ public sealed class LaneTests : IAsyncDisposable
         await Task.WhenAny(reading, Task.Delay(300, Token));
         _sender.Dispose();
         await reading;
-        Assert.InRange(taken, 0, 64 << 10);
+        return taken;
     }
 
     [Theory]
@@ -156,7 +171,8 @@ public sealed class LaneTests : IAsyncDisposable
     }
 
     // Goal: a receiver that does not read is not taken for a link that is full. Method: more than its buffers hold, and
-    // half a second in which it takes nothing; on loopback everything is carried at once.
+    // a time in which it takes nothing; on loopback everything is carried at once. How long that takes is for the
+    // machine to say: from then on what was carried stays, and the time in which nothing moves grows.
     [Fact]
     public async Task A_receiver_that_does_not_read_is_not_the_link()
     {
@@ -173,10 +189,16 @@ public sealed class LaneTests : IAsyncDisposable
                 }
             },
             Token);
-        await Task.Delay(500, Token);
+        TimeSpan carried;
+        TimeSpan stalled;
+        do
+        {
+            await Task.Delay(500, Token);
+            carried = _sender.Carried!.Value;
+            stalled = Stopwatch.GetElapsedTime(begun);
+        }
+        while (carried >= stalled / 2 && stalled < TimeSpan.FromSeconds(60));
         Assert.False(sending.IsCompleted);
-        TimeSpan carried = _sender.Carried!.Value;
-        TimeSpan stalled = Stopwatch.GetElapsedTime(begun);
         Assert.True(carried < stalled / 2, $"{carried} of {stalled}");
         for (int i = 0; i < 300; i++)
         {

@@ -50,10 +50,8 @@ public sealed partial class TransferTests : IAsyncLifetime
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         await using RealQemu qemu = await (oldestQemu ? RealQemu.OpenOldestAsync() : RealQemu.OpenAsync());
-        // Every byte is what is tested here; on a busy machine 300 ms would be too short a pause.
-        var patient = new MigrationPolicy { DowntimeMax = TimeSpan.FromSeconds(3) };
         await using Pair pair = await Pair.StartAsync(
-            this, qemu.Installation, sharedAtSource, sharedAtDestination, patient, cancel, wireVersion);
+            this, qemu.Installation, sharedAtSource, sharedAtDestination, _patient, cancel, wireVersion);
         byte[] before = await pair.StampAsync(cancel);
         (MigrationSnapshot source, MigrationSnapshot destination) = await pair.MoveAsync(cancel);
         Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
@@ -73,7 +71,7 @@ public sealed partial class TransferTests : IAsyncLifetime
         await using Pair pair = await Pair.StartAsync(this, qemu.Installation, true, true, slow, cancel);
         await pair.StampAsync(cancel);
         Task<(MigrationSnapshot Source, MigrationSnapshot Destination)> move = pair.MoveAsync(cancel);
-        await Task.Delay(500, cancel);
+        await pair.CopiesAsync(cancel);
         await pair.Destination.KillAsync();
         (MigrationSnapshot source, MigrationSnapshot destination) = await move;
         Assert.Equal(MigrationOutcome.Failed, source.Outcome);
@@ -115,11 +113,11 @@ public sealed partial class TransferTests : IAsyncLifetime
         {
             await pair.StampAsync(cancel);
             Task<(MigrationSnapshot Source, MigrationSnapshot)> move = pair.MoveAsync(cancel);
-            await Task.Delay(500, cancel);
+            await pair.CopiesAsync(cancel);
             Assert.True(pair.Outgoing.Cancel(), pair.Outgoing.Snapshot.Error);
             Assert.Equal(MigrationOutcome.Cancelled, (await move).Source.Outcome);
             Assert.Equal("running", await pair.Source.QueryStateAsync(cancel));
-            await pair.RenewDestinationAsync(new MigrationPolicy(), cancel);
+            await pair.RenewDestinationAsync(_patient, cancel);
             (MigrationSnapshot source, _) = await pair.MoveAsync(cancel);
             Assert.Equal(("", MigrationOutcome.Completed), (source.Error, source.Outcome));
         }
@@ -211,6 +209,17 @@ public sealed partial class TransferTests : IAsyncLifetime
             Task<MigrationSnapshot> destination = _incoming.RunAsync(cancellationToken);
             MigrationSnapshot source = await Outgoing.RunAsync(cancellationToken);
             return (source, await destination);
+        }
+
+        /// <summary>Waits until pages are on their way.</summary>
+        public async Task CopiesAsync(CancellationToken cancellationToken)
+        {
+            while (Outgoing.Snapshot.Phase < MigrationPhase.Copying)
+            {
+                await Task.Delay(20, cancellationToken);
+            }
+
+            Assert.Equal(("", MigrationPhase.Copying), (Outgoing.Snapshot.Error, Outgoing.Snapshot.Phase));
         }
 
         /// <summary>Fills part of the guest's memory, half of it with noise, and gives what it then holds.</summary>

@@ -60,13 +60,23 @@ public abstract class StorageConformance
             string name = $"claims/g/{round}";
             bool[] won = new bool[Writers];
             using var together = new Barrier(Writers);
+            Exception? failure = null;
             Thread[] writers = [.. Enumerable.Range(0, Writers).Select(i => new Thread(() =>
             {
                 together.SignalAndWait();
-                won[i] = (i % 2 == 0 ? Here : There).PutIfAbsent(name, new byte[] { (byte)i, (byte)round });
+                try
+                {
+                    won[i] = (i % 2 == 0 ? Here : There).PutIfAbsent(name, new byte[] { (byte)i, (byte)round });
+                }
+                catch (Exception e)
+                {
+                    // Thrown out of a thread it would end all tests.
+                    failure = e;
+                }
             }))];
             Array.ForEach(writers, writer => writer.Start());
             Array.ForEach(writers, writer => writer.Join());
+            Assert.True(failure is null, $"{failure}");
             byte winner = (byte)Array.IndexOf(won, true);
             Assert.Equal(1, won.Count(one => one));
             Assert.Equal([winner, (byte)round], Here.TryReadAll(name)!.Value.ToArray());

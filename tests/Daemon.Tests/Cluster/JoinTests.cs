@@ -135,7 +135,8 @@ public sealed class JoinTests
         await RefusedAsync("host-exists", () => itself.JoinAsync(any));
         await b.StopAsync();
         await again.JoinAsync(await a.TokenForAsync("b"));
-        Assert.Equal(["a", "b"], await ReachableAsync(a));
+        await Wait.UntilAsync(
+            async () => (await ReachableAsync(a)).SequenceEqual(["a", "b"]), "a reaches the new b");
     }
 
     [Fact]
@@ -155,7 +156,7 @@ public sealed class JoinTests
         var after = (await b.JoinAsync(await a.TokenForAsync("b"))).CertificateSha256;
         Assert.NotEqual(before, after);
         Assert.Equal([after, after], await ShownAsync(b));
-        Assert.Equal(["a", "b"], await ReachableAsync(b));
+        await Wait.UntilAsync(async () => (await ReachableAsync(b)).SequenceEqual(["a", "b"]), "b reaches a");
     }
 
     private static async Task<List<string>> ShownAsync(TestHost host)

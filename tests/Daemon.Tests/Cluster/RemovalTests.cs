@@ -51,8 +51,10 @@ public sealed class RemovalTests
         }
 
         // It learns why from those it calls.
-        Assert.All((await HostsAsync(b)).Where(host => !host.Self),
-            host => Assert.StartsWith("certificate-revoked: ", host.Detail, StringComparison.Ordinal));
+        await Wait.UntilAsync(
+            async () => (await HostsAsync(b)).Where(host => !host.Self)
+                .All(host => host.Detail.StartsWith("certificate-revoked: ", StringComparison.Ordinal)),
+            "b learns why");
 
         // Not until the next start only.
         await c.StopAsync();
@@ -99,8 +101,14 @@ public sealed class RemovalTests
         await RemoveAsync(a, "b");
         await RefusedAsync("token-unknown", () => b.JoinAsync(unused));
         await b.JoinAsync(await a.TokenForAsync("b"));
-        Assert.Equal(["a", "b"], (await HostsAsync(a)).Where(host => host.Reachable).Select(host => host.Name));
-        Assert.Equal(["a", "b"], (await HostsAsync(b)).Where(host => host.Reachable).Select(host => host.Name));
+        foreach (var host in new[] { a, b })
+        {
+            await Wait.UntilAsync(
+                async () => (await HostsAsync(host)).Where(one => one.Reachable).Select(one => one.Name)
+                    .SequenceEqual(["a", "b"]),
+                $"{host.Settings.HostName} reaches both");
+        }
+
         await RefusedAsync("certificate-revoked", () => HelloAsync(a.PeerClient(old), "b"));
         // Nor does the next greeting, which tells of the removal once more, undo the admission.
         Assert.Equal(["a", "b"], await NamesAsync(b));

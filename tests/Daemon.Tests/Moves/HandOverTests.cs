@@ -8,13 +8,12 @@ using Migration = Godwit.Api.V1.Migration;
 
 /// <summary>What becomes of a guest whose commit is on the source's disk and on its way to the destination.</summary>
 /// <remarks>
-/// The link is slow, so that there is time to strike between the record and its arrival. Afterwards the guest runs on
-/// exactly one host, and its count on both consoles together has no gap: neither copy ran what the other one had run.
+/// Two relays between the hosts keep what the source sends once it has recorded the commit, and what the destination
+/// sends once it has recorded its arrival: there is time to strike. Afterwards the guest runs on exactly one host, and
+/// its count on both consoles together has no gap: neither copy ran what the other one had run.
 /// </remarks>
 public sealed class HandOverTests
 {
-    private static readonly TimeSpan OneWay = TimeSpan.FromMilliseconds(250);
-
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
     [Fact]
@@ -22,12 +21,15 @@ public sealed class HandOverTests
     {
         await using var committed = await Committed.StartAsync();
         var pair = committed.Pair;
+        await committed.SentAsync();
         await pair.A.EndAsync(Processes.Killed);
+        committed.Deliver();
         // Its QEMU must not take the end of its stream for a reason to go on.
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        committed.Thaw();
         await pair.RestartAAsync();
         await committed.EndsOnAsync("b");
-        var ended = await MovePair.EndAsync(pair.A, committed.Move);
+        var ended = await MovePair.SettledAsync(pair.A, committed.Move);
         Assert.Equal((MigrationOutcome.Completed, "b"), (ended.Outcome, ended.GuestRunsOn));
         await pair.MoveAsync(pair.B, "a");
     }
@@ -37,13 +39,14 @@ public sealed class HandOverTests
     {
         await using var committed = await Committed.StartAsync();
         var pair = committed.Pair;
+        await committed.SentAsync();
         await pair.B.EndAsync(Processes.Killed);
+        committed.Thaw();
         await pair.RestartBAsync();
-        var ended = await MovePair.EndAsync(pair.A, committed.Move);
+        var ended = await MovePair.SettledAsync(pair.A, committed.Move);
         Assert.Equal((MigrationOutcome.Failed, "handover-refused", "a"),
             (ended.Outcome, ended.ErrorCode, ended.GuestRunsOn));
         await committed.EndsOnAsync("a");
-        committed.Thaw();
         await pair.MoveAsync(pair.A, "b");
     }
 
@@ -59,7 +62,7 @@ public sealed class HandOverTests
         committed.Thaw();
         await pair.RestartAAsync();
         await committed.EndsOnAsync("a");
-        var ended = await MovePair.EndAsync(pair.A, committed.Move);
+        var ended = await MovePair.SettledAsync(pair.A, committed.Move);
         Assert.Equal((MigrationOutcome.Failed, "handover-refused", "a"),
             (ended.Outcome, ended.ErrorCode, ended.GuestRunsOn));
     }
@@ -69,9 +72,10 @@ public sealed class HandOverTests
     {
         await using var committed = await Committed.StartAsync();
         var pair = committed.Pair;
-        await Committed.RecordedAsync(pair.B);
+        await committed.ArrivesAsync();
         await pair.B.EndAsync(Processes.Killed);
         await pair.A.EndAsync(Processes.Killed);
+        committed.Thaw();
         await pair.RestartAAsync();
         await pair.RestartBAsync();
         await committed.EndsOnAsync("b");
@@ -82,19 +86,16 @@ public sealed class HandOverTests
     {
         await using var committed = await Committed.StartAsync();
         var pair = committed.Pair;
-        await Committed.RecordedAsync(pair.B);
+        await committed.ArrivesAsync();
         var arrived = Processes.IdIn(pair.B.Settings.RuntimeDirectory);
         await pair.B.EndAsync(Processes.Killed);
         Processes.Signal(arrived, Processes.Killed);
+        await Wait.UntilAsync(() => !Processes.Runs(arrived), "its QEMU is gone");
+        committed.Thaw();
         await pair.RestartBAsync();
-        var ended = await MovePair.EndAsync(pair.A, committed.Move);
-        // If its first words came before its death, it had completed.
-        if (ended.Outcome != MigrationOutcome.Completed)
-        {
-            Assert.Equal((MigrationOutcome.Failed, "guest-lost", ""),
-                (ended.Outcome, ended.ErrorCode, ended.GuestRunsOn));
-        }
-
+        var ended = await MovePair.SettledAsync(pair.A, committed.Move);
+        Assert.Equal((MigrationOutcome.Failed, "guest-lost", ""),
+            (ended.Outcome, ended.ErrorCode, ended.GuestRunsOn));
         await Wait.UntilAsync(
             async () => await pair.GuestAtAsync(pair.B) is { State: GuestState.Failed, Host: "b" },
             "b knows that it died there");
@@ -145,19 +146,17 @@ public sealed class HandOverTests
     {
         await using var committed = await Committed.StartAsync();
         var pair = committed.Pair;
-        await Committed.RecordedAsync(pair.B);
+        await committed.ArrivesAsync();
         committed.Freeze();
         var arrived = Processes.IdIn(pair.B.Settings.RuntimeDirectory);
         await pair.B.EndAsync(Processes.Killed);
         Processes.Signal(arrived, Processes.Killed);
+        await Wait.UntilAsync(() => !Processes.Runs(arrived), "its QEMU is gone");
         await Wait.UntilAsync(
             async () => (await MovePair.ReportAsync(pair.A, committed.Move.Id)).Outcome is not MigrationOutcome.Pending,
-            "it is unsettled, or had completed");
-        var ended = await MovePair.ReportAsync(pair.A, committed.Move.Id);
-        if (ended.Outcome == MigrationOutcome.Completed)
-        {
-            return;
-        }
+            "it is unsettled");
+        Assert.Equal(
+            MigrationOutcome.Unsettled, (await MovePair.ReportAsync(pair.A, committed.Move.Id)).Outcome);
 
         var decided = await DecideAsync(pair, committed.Move.Id, "a");
         Assert.Equal(("migration-overruled", "a"), (decided.ErrorCode, decided.GuestRunsOn));
@@ -183,12 +182,13 @@ public sealed class HandOverTests
     {
         await using var committed = await Committed.StartAsync();
         var pair = committed.Pair;
-        await Committed.RecordedAsync(pair.B);
+        await committed.ArrivesAsync();
         await pair.A.EndAsync(Processes.Killed);
         Processes.Signal(pair.Guest.ProcessId, Processes.Killed);
         var arrived = Processes.IdIn(pair.B.Settings.RuntimeDirectory);
         await pair.B.EndAsync(Processes.Killed);
         Processes.Signal(arrived, Processes.Killed);
+        await Wait.UntilAsync(() => !Processes.Runs(arrived), "its QEMU is gone");
         await pair.RestartBAsync();
         await Refusals.RefusedAsync("guest-disputed", () => StartAsync(pair.B));
         Assert.Equal(GuestState.Running, (await StartAsync(pair.B, force: true)).State);
@@ -220,7 +220,8 @@ public sealed class HandOverTests
             new DecideMigrationRequest { Id = id, GuestRunsOn = host, ResumeCopy = resumeCopy },
             cancellationToken: Token);
 
-    /// <summary>A move whose commit the source recorded a moment ago; the destination does not have it yet.</summary>
+    /// <summary>A move whose commit the source has recorded; the destination does not get it before it is delivered.
+    /// </summary>
     private sealed class Committed : IAsyncDisposable
     {
         private Relay _peers = null!;
@@ -237,7 +238,7 @@ public sealed class HandOverTests
             };
             try
             {
-                committed.Thaw(OneWay);
+                committed.Hold();
                 committed.Move = await committed.Pair.StartMoveAsync(
                     committed.Pair.A, "b", new MigrationPolicy { MaxDowntimeMs = 5_000 });
                 await RecordedAsync(committed.Pair.A);
@@ -256,22 +257,53 @@ public sealed class HandOverTests
             _lanes.Freeze();
         }
 
-        /// <summary>New cables, without a memory of the old ones.</summary>
-        public void Thaw(TimeSpan delay = default)
+        /// <summary>New cables, without a memory of the old ones: everything passes.</summary>
+        public void Thaw()
         {
             _peers?.Dispose();
             _lanes?.Dispose();
             _peers = new Relay("127.0.0.2", Pair.B.Settings.PeerPort);
-            _lanes = new Relay("127.0.0.2", Pair.B.Settings.LanePort, delay: delay);
+            _lanes = new Relay("127.0.0.2", Pair.B.Settings.LanePort);
         }
 
-        /// <summary>Waits until the host's journal has its first record.</summary>
-        public static Task RecordedAsync(DaemonProcess host)
+        // Also a question how the move has ended: the destination would take it for the end of the lanes.
+        private void Hold()
+        {
+            bool Keeps() => HasRecorded(Pair.A);
+            bool KeepsBack() => HasRecorded(Pair.B);
+            _peers = new Relay("127.0.0.2", Pair.B.Settings.PeerPort, keeps: Keeps, keepsBack: KeepsBack);
+            _lanes = new Relay("127.0.0.2", Pair.B.Settings.LanePort, keeps: Keeps, keepsBack: KeepsBack);
+        }
+
+        /// <summary>Waits until the commit has left the source's daemon, which may then die.</summary>
+        public async Task SentAsync()
+        {
+            await Wait.UntilAsync(
+                async () => (await MovePair.ReportAsync(Pair.A, Move.Id)).Phase >= MigrationPhase.Committed,
+                "the source knows that it has recorded the commit");
+            // All that it has to say comes in order: behind what was on its way before, the commit, and then this.
+            var before = _lanes.Kept;
+            await Wait.UntilAsync(() => _lanes.Kept >= before + 2 || _lanes.IsLeft, "the commit is on its way");
+        }
+
+        /// <summary>What is on its way to the destination comes there.</summary>
+        public void Deliver() => _lanes.Release();
+
+        /// <summary>The commit arrives and is recorded; the source hears nothing of it.</summary>
+        public async Task ArrivesAsync()
+        {
+            Deliver();
+            await RecordedAsync(Pair.B);
+        }
+
+        private static Task RecordedAsync(DaemonProcess host) =>
+            Wait.UntilAsync(() => HasRecorded(host), $"{host.Settings.HostName} records");
+
+        // The host's journal has its first record.
+        private static bool HasRecorded(DaemonProcess host)
         {
             const int HeaderBytes = 24;
-            return Wait.UntilAsync(
-                () => new FileInfo(host.Settings.HandOverJournal) is { Exists: true, Length: > HeaderBytes },
-                $"{host.Settings.HostName} records");
+            return new FileInfo(host.Settings.HandOverJournal) is { Exists: true, Length: > HeaderBytes };
         }
 
         public async Task<string> SourceStateAsync()

@@ -10,6 +10,12 @@ using Migration = Godwit.Api.V1.Migration;
 /// <summary>Two real godwitd in one cluster over mutual TLS on loopback, and a guest that counts on host a.</summary>
 internal sealed class MovePair : IAsyncDisposable
 {
+    /// <summary>
+    /// A machine that stands still for a second in the middle of a pause must not turn the guest back: no test that
+    /// moves one with this is about how long the pause is.
+    /// </summary>
+    public const uint PatientDowntimeMs = 5_000;
+
     private readonly string _directory = Directory.CreateTempSubdirectory("gw-move-").FullName;
 
     private MovePair()
@@ -92,7 +98,11 @@ internal sealed class MovePair : IAsyncDisposable
 
     public async Task<Migration> StartMoveAsync(DaemonProcess from, string to, MigrationPolicy? policy = null) =>
         await from.Control.StartMigrationAsync(
-            new StartMigrationRequest { Guest = Program.Name, To = to, Policy = policy ?? new MigrationPolicy() },
+            new StartMigrationRequest
+            {
+                Guest = Program.Name, To = to,
+                Policy = policy ?? new MigrationPolicy { MaxDowntimeMs = PatientDowntimeMs },
+            },
             cancellationToken: Token);
 
     public async Task<MigrationPlan> PlanAsync(string to) => await A.Control.PlanMigrationAsync(
@@ -123,6 +133,19 @@ internal sealed class MovePair : IAsyncDisposable
 
         Assert.Equal(MigrationPhase.Ended, last.Phase);
         return last;
+    }
+
+    /// <summary>Waits until the move has ended and it is known where the guest runs, however long that takes.</summary>
+    public static async Task<Migration> SettledAsync(DaemonProcess from, Migration move)
+    {
+        await Wait.UntilAsync(
+            async () =>
+            {
+                move = await ReportAsync(from, move.Id);
+                return move.Phase == MigrationPhase.Ended && move.Outcome != MigrationOutcome.Unsettled;
+            },
+            "the move has ended");
+        return move;
     }
 
     /// <summary>Moves the guest; it arrives.</summary>

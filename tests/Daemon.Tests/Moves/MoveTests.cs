@@ -6,8 +6,8 @@ namespace Godwit.Daemon.Tests.Moves;
 /// <summary>Moves of a real guest between two real godwitd, to their end and to every other end.</summary>
 public sealed class MoveTests
 {
-    // The guest's 3 MiB of noise take about six seconds at this rate: time enough to interfere.
-    private static readonly MigrationPolicy Slow = new() { BandwidthBitsPerSecond = 4_000_000 };
+    // The guest's 3 MiB of noise take about 25 seconds at this rate, which no test waits for: time enough to interfere.
+    private static readonly MigrationPolicy Slow = new() { BandwidthBitsPerSecond = 1_000_000 };
 
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
@@ -49,7 +49,10 @@ public sealed class MoveTests
         using var like = new CountingGuest("like");
         await like.BootAsync(pair.B);
         var move = await MovePair.EndAsync(
-            pair.A, await pair.StartMoveAsync(pair.A, "b", new MigrationPolicy { Share = share }));
+            pair.A, await pair.StartMoveAsync(pair.A, "b", new MigrationPolicy
+            {
+                Share = share, MaxDowntimeMs = MovePair.PatientDowntimeMs,
+            }));
         Assert.Equal(MigrationOutcome.Completed, move.Outcome);
         move.SavedBytes.TryGetValue("knownSibling", out var saved);
         Assert.True(share == ContentSharing.Host ? saved > 2 << 20 : saved == 0, $"{saved} bytes were known");
@@ -173,6 +176,10 @@ public sealed class MoveTests
         var first = await PlanAsync(pair.A, "b", ContentSharing.Guest);
         Assert.Contains("; 0 % of a sample is there already", first.Basis, StringComparison.Ordinal);
         await pair.MoveAsync(pair.A, "b");
+        // Behind everything else that host a has to do.
+        await Wait.UntilAsync(
+            async () => (await pair.A.Control.ListInventoryAsync(new ListInventoryRequest(), cancellationToken: Token))
+                .Entries.Any(entry => entry.Kind == "memory"), "what the guest left at host a is kept");
 
         // Nothing was asked of the guest and nothing is left of the question.
         var back = await PlanAsync(pair.B, "a", ContentSharing.Guest);

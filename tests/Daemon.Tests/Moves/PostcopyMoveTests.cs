@@ -35,18 +35,6 @@ public sealed class PostcopyMoveTests
         return move;
     }
 
-    private static async Task<Migration> SettledAsync(MovePair pair, Migration move)
-    {
-        await Wait.UntilAsync(
-            async () =>
-            {
-                move = await MovePair.ReportAsync(pair.A, move.Id);
-                return move.Phase == MigrationPhase.Ended && move.Outcome != MigrationOutcome.Unsettled;
-            },
-            "the move has ended");
-        return move;
-    }
-
     [Fact]
     public async Task A_guest_that_fetches_memory_can_be_stopped_by_force()
     {
@@ -54,7 +42,7 @@ public sealed class PostcopyMoveTests
         var move = await UntilFetchingAsync(pair);
         await pair.B.Control.StopGuestAsync(
             new StopGuestRequest { Name = pair.Program.Name, Force = true }, cancellationToken: Token);
-        move = await SettledAsync(pair, move);
+        move = await MovePair.SettledAsync(pair.A, move);
         Assert.NotEqual(MigrationOutcome.Completed, move.Outcome);
         await Wait.UntilAsync(
             async () => (await pair.GuestAtAsync(pair.B))?.State is GuestState.Stopped or GuestState.Failed,
@@ -84,7 +72,7 @@ public sealed class PostcopyMoveTests
             await pair.RestartAAsync();
         }
 
-        move = await SettledAsync(pair, move);
+        move = await MovePair.SettledAsync(pair.A, move);
         Assert.True(move.Outcome == MigrationOutcome.Completed, $"{move.ErrorCode}: {move.Error}\n{pair.B.Output}");
         await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
         CountingGuest.IsUnbroken(
@@ -109,7 +97,7 @@ public sealed class PostcopyMoveTests
             stream.Shutdown(SocketShutdown.Both);
         }
 
-        move = await SettledAsync(pair, move);
+        move = await MovePair.SettledAsync(pair.A, move);
         Assert.NotEqual(MigrationOutcome.Completed, move.Outcome);
         await Wait.UntilAsync(
             async () => (await pair.GuestAtAsync(pair.B))?.State == GuestState.Failed, "host b says that it failed");

@@ -32,7 +32,9 @@ public sealed class FillingTests
         await pair.B.SaysAsync("waits for memory that the store does not give");
         await pair.B.EndAsync(signal);
         await pair.RestartBAsync();
-        Assert.Equal(GuestState.Running, (await pair.GuestAtAsync(pair.B))!.State);
+        await Wait.UntilAsync(
+            async () => await pair.GuestAtAsync(pair.B) is { State: GuestState.Running },
+            "its QEMU, which may be busy, has answered the new daemon");
         await pair.B.SaysAsync("which are brought now");
         await pair.B.SaysAsync("waits for memory that the store does not give");
 
@@ -159,5 +161,6 @@ public sealed class FillingTests
     }
 
     internal static Task IsFilledAsync(MovePair pair) => Wait.UntilAsync(
-        async () => await pair.GuestAtAsync(pair.B) is { MigrationId: "" }, "all of its memory is there");
+        async () => await pair.GuestAtAsync(pair.B) is { MigrationId: "", State: GuestState.Running },
+        "all of its memory is there");
 }

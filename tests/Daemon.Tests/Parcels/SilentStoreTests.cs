@@ -14,6 +14,9 @@ namespace Godwit.Daemon.Tests.Parcels;
 /// </remarks>
 public sealed class SilentStoreTests
 {
+    // A busy disk may take seconds for a word, and is not silent.
+    private const int SilenceSeconds = 10;
+
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
     [Theory]
@@ -21,13 +24,17 @@ public sealed class SilentStoreTests
     [InlineData(true)]
     public async Task A_store_that_says_nothing_does_not_hold_the_guest(bool keepRunning)
     {
-        await using var pair = await MovePair.StartAsync(a: settings => settings with { StoreSilenceSeconds = 2 });
+        await using var pair = await MovePair.StartAsync(
+            a: settings => settings with { StoreSilenceSeconds = SilenceSeconds });
         await pair.A.Control.CreateStoreAsync(
             new StoreSpec { Name = StoreName, Location = StorePath(pair) }, cancellationToken: Token);
+        // The suspend has its session before it asks QEMU for anything, and waits for the answer until there is a pipe.
+        Processes.Signal(pair.Guest.ProcessId, Processes.Stopped);
         var suspend = pair.A.Control.SuspendGuestAsync(
             new SuspendGuestRequest { Guest = pair.Program.Name, KeepRunning = keepRunning },
             cancellationToken: Token).ResponseAsync;
         var (pipe, note) = await BlockAsync(pair);
+        Processes.Signal(pair.Guest.ProcessId, Processes.Continued);
         var said = await Refusals.RefusedAsync("store-silent", () => suspend);
         Assert.Contains("runs on a", said, StringComparison.Ordinal);
         // While the store still says nothing.
@@ -54,7 +61,8 @@ public sealed class SilentStoreTests
     [Fact]
     public async Task A_store_that_says_nothing_keeps_no_host_in_the_cluster()
     {
-        await using var pair = await MovePair.StartAsync(a: settings => settings with { StoreSilenceSeconds = 2 });
+        await using var pair = await MovePair.StartAsync(
+            a: settings => settings with { StoreSilenceSeconds = SilenceSeconds });
         await pair.A.Control.CreateStoreAsync(
             new StoreSpec { Name = StoreName, Location = StorePath(pair) }, cancellationToken: Token);
         var parcel = Path.Combine(StorePath(pair), "parcels", Guid.NewGuid().ToString());
@@ -98,6 +106,7 @@ public sealed class SilentStoreTests
                 new CopyParcelsRequest { From = StoreName, To = "copy" },
                 cancellationToken: caller.Token).ResponseAsync,
         };
+        await Wait.UntilAsync(() => Sessions(pair).Length > 0, "the work has begun");
         await Task.Delay(TimeSpan.FromSeconds(1), Token);
         Assert.False(work.IsCompleted);
         Assert.NotEmpty(Sessions(pair));

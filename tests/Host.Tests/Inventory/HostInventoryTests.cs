@@ -80,12 +80,15 @@ public sealed class HostInventoryTests : IAsyncLifetime
     {
         await using HostInventory inventory = New();
         string image = await IndexedAsync(inventory, "disk.raw", blocks: 20, seed: 1);
+        DateTime written = File.GetLastWriteTimeUtc(image);
         using (FileStream file = File.OpenWrite(image))
         {
             file.Position = 5 * Block;
             file.Write(BlockOf(2, 5));
         }
 
+        // The kernel's clock for files goes in steps: two writes within one have the same time.
+        File.SetLastWriteTimeUtc(image, written.AddSeconds(1));
         using (GuestInventory guest = await inventory.OpenAsync(Guid.NewGuid(), [image], [], siblings: false))
         {
             Assert.False(guest.TryRebuild(NameOf(BlockOf(1, 5)), new byte[Block]));
@@ -213,6 +216,8 @@ public sealed class HostInventoryTests : IAsyncLifetime
         for (int i = 1; i <= 3; i++)
         {
             await IndexedAsync(inventory, $"{i}.raw", blocks: 100, seed: i);
+            // The kernel's clock for files goes in steps of up to 10 ms: of the same step none is older.
+            await Task.Delay(50, TestContext.Current.CancellationToken);
         }
 
         IReadOnlyList<InventoryEntry> before = inventory.List();

@@ -81,7 +81,7 @@ public sealed class TapTests
     [Fact]
     public void An_announcement_moves_the_guest_in_every_table() => Run(() =>
     {
-        using Process neighbour = Process.Start("unshare", ["-n", "sleep", "120"]);
+        using Process neighbour = Process.Start("unshare", ["-n", "sleep", "1200"]);
         try
         {
             string here = Command("readlink /proc/thread-self/ns/net");
@@ -108,8 +108,12 @@ public sealed class TapTests
             using SafeFileHandle sourceGuest = Attach("gwa");
             using Tap destination = Tap.Create("gwb", "brb", Mac);
             using SafeFileHandle destinationGuest = Attach("gwb");
-            Until(() => Forwarding("bra", "state forwarding", "gwa") && Forwarding("brb", "state forwarding", "gwb"),
-                "both ports forward");
+            (string Bridge, string Port)[] ports =
+            [
+                ("bra", "gwa"), ("brb", "gwb"), ("bra", "upa"), ("brb", "upb"), ("sw", "swa"), ("sw", "swb"),
+                ("sw", "swn"),
+            ];
+            Until(() => ports.All(one => Forwarding(one.Bridge, "state forwarding", one.Port)), "all ports forward");
             source.ClaimMac();
             Command($"bridge fdb replace {Mac} dev swa master dynamic");
             Command($"bridge fdb replace {Mac} dev upb master dynamic");
@@ -234,7 +238,8 @@ public sealed class TapTests
     {
         byte[] wanted = IPAddress.Parse(address).GetAddressBytes();
         byte[] frame = new byte[4096];
-        for (int i = 0; i < 200; i++)
+        long begun = Stopwatch.GetTimestamp();
+        while (Stopwatch.GetElapsedTime(begun) < TimeSpan.FromSeconds(60))
         {
             // The TAP puts 10 bytes of virtio header before the frame; an IPv4 destination lies 30 bytes into that.
             int length = Read(guest, frame);

@@ -23,7 +23,7 @@ public sealed class DiskLockTests
                 ["-nodefaults", "-display", "none", "-accel", "tcg", "-m", "32", "-S",
                     "-drive", $"file={image},format=raw,if=virtio"]))!)
             {
-                for (int attempt = 0; attempt < 600 && !DiskLock.IsWritten(image); attempt++)
+                for (int attempt = 0; attempt < 1200 && !DiskLock.IsWritten(image); attempt++)
                 {
                     await Task.Delay(100, cancel);
                 }

@@ -16,26 +16,27 @@ public sealed class QemuMachineTests
     {
         await using RealQemu qemu = await RealQemu.OpenAsync();
         QemuMachine machine = await qemu.StartAsync(qemu.Contract());
-        List<string> events = [];
         TaskCompletionSource stopped = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        TaskCompletionSource shutDown = new(TaskCreationOptions.RunContinuationsAsynchronously);
         machine.EventReceived += qmpEvent =>
         {
-            events.Add(qmpEvent.Name);
-            if (qmpEvent.Name == "STOP")
+            switch (qmpEvent.Name)
             {
-                stopped.TrySetResult();
+                case "STOP": stopped.TrySetResult(); break;
+                case "SHUTDOWN": shutDown.TrySetResult(); break;
             }
         };
 
         Assert.Equal("running", await machine.QueryStateAsync(Token));
         Assert.Equal(qemu.Installation.Version.ToString(), machine.Version.ToString(3));
         await machine.ExecuteAsync("stop", null, Token);
-        await stopped.Task.WaitAsync(TimeSpan.FromSeconds(30), Token);
+        await stopped.Task.WaitAsync(TimeSpan.FromSeconds(120), Token);
         Assert.Equal("paused", await machine.QueryStateAsync(Token));
 
         await machine.QuitAsync(TimeSpan.FromSeconds(30), Token);
         Assert.True(machine.Exited.IsCompletedSuccessfully);
-        Assert.Contains("SHUTDOWN", events);
+        // The end of the process and its last words come by two ways, in any order.
+        await shutDown.Task.WaitAsync(TimeSpan.FromSeconds(120), Token);
         GodwitException ended = await Assert.ThrowsAsync<GodwitException>(() => machine.QueryStateAsync(Token));
         Assert.Equal("qemu-ended", ended.Code);
 
@@ -132,7 +133,8 @@ public sealed class QemuMachineTests
             block.Clear(new PageNumber(page), 1);
         }
         block.Clear(new PageNumber(0), (int)(block.Length / 4096));
-        Assert.InRange(SharedBytes(machine.ProcessId) - before, 0, 4 << 20);
+        // Less is fine: the kernel counts roughly, and may take some back.
+        Assert.InRange(SharedBytes(machine.ProcessId) - before, long.MinValue, 4 << 20);
     }
 
     [Fact]
