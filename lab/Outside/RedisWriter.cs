@@ -90,6 +90,14 @@ internal sealed class RedisWriter : IDisposable
         {
             throw new LabException($"Redis in the guest does not answer: {e.Message}", e);
         }
+        finally
+        {
+            if (_reconnects)
+            {
+                // Who goes on to write makes a connection that it does not wait on for so long.
+                Disconnect();
+            }
+        }
     }
 
     private (int Missing, int Looked) CompareAll()

@@ -8,11 +8,6 @@ namespace Godwit.Lab.Scenarios;
 /// <summary>Moves that have to succeed, one for each kind of guest memory and each way of moving it.</summary>
 internal static class MoveScenarios
 {
-    // Adaptive pacing goes on with rounds until one leaves next to nothing: what the guest writes in a round of a busy
-    // machine must be less than that, or there is no end.
-    private static readonly GuestLoad _light =
-        new("light", "pages of text are written anew, 1 MiB/s", "set pattern=text rate=1M size=32M");
-
     internal static IEnumerable<Scenario> All { get; } =
     [
         new("demo", "A guest under load boots on a, moves to b and back", run => Play(run, GuestLoad.Text, ["b", "a"])),
@@ -21,7 +16,7 @@ internal static class MoveScenarios
         new("carried", "Memory that is not shared: QEMU's stream carries the contents", run =>
             Play(run, GuestLoad.Text, ["b"], backing: MemoryBacking.Private)),
         new("adaptive", "The adaptive rate limit of Clark et al. instead of full speed", run =>
-            Play(run, _light, ["b"], new MigrationPolicy { Pacing = Pacing.Adaptive })),
+            Play(run, GuestLoad.Text, ["b"], new MigrationPolicy { Pacing = Pacing.Adaptive })),
         new("qemu72", "With QEMU 7.2, which knows no switchover-ack", run =>
             // Comparing its memory is part of the pause, and takes long where others have the processors.
             Play(run, GuestLoad.Text, ["b"], new MigrationPolicy { MaxDowntimeMs = 5_000 },
