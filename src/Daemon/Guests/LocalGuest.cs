@@ -91,24 +91,17 @@ internal sealed class LocalGuest(GuestRecord record)
             return GuestState.Suspended;
         }
 
-        if (Machine is null && TakenUp is not null)
-        {
-            return GuestState.Migrating;
-        }
-
-        // It was woken before its memory came, and its QEMU has not answered this daemon yet.
-        if (Machine is null && MigrationId.Length > 0 && Record.Parcel is { Stage: ParcelStage.Filling })
-        {
-            return GuestState.Running;
-        }
-
+        var isFilling = MigrationId.Length > 0 && Record.Parcel is { Stage: ParcelStage.Filling };
         if (Machine is null)
         {
-            return Record.Detail.Length > 0 ? GuestState.Failed : GuestState.Stopped;
+            // Of a guest that runs and lacks memory, QEMU may not have answered this daemon yet.
+            return TakenUp is not null ? GuestState.Migrating
+                : isFilling ? GuestState.Running
+                : Record.Detail.Length > 0 ? GuestState.Failed : GuestState.Stopped;
         }
 
-        // Memory that still arrives does not make it any less a running one.
-        return MigrationId.Length > 0 && Record.Parcel is not { Stage: ParcelStage.Filling }
-            ? GuestState.Migrating : IsPaused ? GuestState.Paused : GuestState.Running;
+        // Memory that still arrives from a store does not make it any less a running one.
+        return MigrationId.Length > 0 && !isFilling ? GuestState.Migrating
+            : IsPaused ? GuestState.Paused : GuestState.Running;
     }
 }
