@@ -48,6 +48,8 @@ public sealed partial class DestinationEngine : IQemuStreamSink
     private bool _ordered;
     // Why the guest does not run here although it was handed over.
     private string? _refusal;
+    // The guest is loaded, and not every lane is there any more.
+    private string? _laneLost;
     private string _errorCode = "";
     private string _error = "";
 
@@ -117,14 +119,7 @@ public sealed partial class DestinationEngine : IQemuStreamSink
                 _offersHeard = Math.Max(_offersHeard, Math.Min(m.Number, _offersSent));
                 break;
             case ControlMessage.Commit when _loaded && Phase < MigrationPhase.Committed:
-                Phase = MigrationPhase.Committed;
-                _committedAt = now;
-                Do(new Effect.RecordResuming());
-                if (_sentAll)
-                {
-                    AllSent();
-                }
-
+                Commit();
                 break;
             case ControlMessage.Abort m when Phase < MigrationPhase.Committed:
                 Fail(m.Code, $"{_from} ended the migration: {m.Text}", tellPeer: false);
@@ -355,7 +350,10 @@ public sealed partial class DestinationEngine : IQemuStreamSink
         }
     }
 
-    /// <summary>A lane broke. Before the commit the guest will never run here; after it, it runs regardless.</summary>
+    /// <summary>
+    /// Nothing more comes on the control lane. Before the commit the guest will never run here; after it, it runs
+    /// regardless.
+    /// </summary>
     public void LinkLost(string text, TimeSpan now)
     {
         _now = now;
@@ -367,6 +365,40 @@ public sealed partial class DestinationEngine : IQemuStreamSink
         {
             Lost(text);
         }
+    }
+
+    /// <summary>
+    /// A page lane broke, or a word to the source could not be sent. What has come on the control lane and has not been
+    /// read yet still counts: a source whose QEMU dies behind its commit closes every lane at once.
+    /// </summary>
+    public void LaneLost(string text, TimeSpan now)
+    {
+        if (_loaded && Phase < MigrationPhase.Committed)
+        {
+            _now = now;
+            _laneLost ??= text;
+            return;
+        }
+
+        LinkLost(text, now);
+    }
+
+    /// <summary>
+    /// The source has lost the lanes and says in another way that it has recorded its commit. A guest that is loaded is
+    /// run, and one that is not never will be.
+    /// </summary>
+    public void CommitTold(TimeSpan now)
+    {
+        string text = $"{_from} asks how the migration has ended.";
+        if (_loaded && Phase < MigrationPhase.Committed)
+        {
+            _now = now;
+            _laneLost ??= text;
+            Commit();
+            return;
+        }
+
+        Abandon(text, now);
     }
 
     /// <summary>What the source sent breaks the format.</summary>
@@ -446,6 +478,22 @@ public sealed partial class DestinationEngine : IQemuStreamSink
             Announcement = _announcedAt > _runningAt ? _announcedAt - _runningAt : TimeSpan.Zero,
         },
     };
+
+    private void Commit()
+    {
+        Phase = MigrationPhase.Committed;
+        _committedAt = _now;
+        Do(new Effect.RecordResuming());
+        if (_sentAll)
+        {
+            AllSent();
+        }
+
+        if (_missingTold && _laneLost is { } text)
+        {
+            Lost(text);
+        }
+    }
 
     private void Acknowledge()
     {

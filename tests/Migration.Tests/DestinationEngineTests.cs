@@ -90,6 +90,47 @@ public class DestinationEngineTests
         Assert.Equal(MigrationOutcome.Completed, engine.Outcome);
     }
 
+    // A source whose QEMU dies behind its commit closes all lanes at once, and asks: in any order.
+    [Fact]
+    public void A_page_lane_that_breaks_once_the_guest_is_loaded_does_not_outrun_the_commit()
+    {
+        DestinationEngine engine = Loaded();
+        engine.LaneLost("reset", T);
+        Assert.Empty(Take(engine));
+        engine.Receive(new ControlMessage.Commit(), T);
+        Assert.Equal([new Effect.RecordResuming()], Take(engine));
+    }
+
+    [Fact]
+    public void A_page_lane_that_breaks_before_means_never_running_here()
+    {
+        DestinationEngine engine = Begun();
+        engine.LaneLost("reset", T);
+        Assert.Equal(MigrationOutcome.Failed, engine.Outcome);
+    }
+
+    [Fact]
+    public void A_commit_that_is_told_without_lanes_counts_once_the_guest_is_loaded()
+    {
+        DestinationEngine engine = Loaded();
+        engine.CommitTold(T);
+        Assert.Equal([new Effect.RecordResuming()], Take(engine));
+        engine.LinkLost("closed", T);
+        engine.ResumingRecorded(T);
+        Assert.Contains(Take(engine), e => e is Effect.RunGuest);
+        engine.CommitTold(T);
+        Assert.Empty(Take(engine));
+    }
+
+    [Fact]
+    public void A_commit_that_is_told_without_lanes_ends_what_is_not_loaded()
+    {
+        DestinationEngine engine = Begun();
+        engine.CommitTold(T);
+        Assert.Equal(MigrationOutcome.Failed, engine.Outcome);
+        Assert.DoesNotContain(Take(engine), e => e is Effect.RecordResuming);
+    }
+
     [Fact]
     public void A_resume_that_cannot_be_recorded_does_not_happen()
     {

@@ -23,6 +23,7 @@ public class HandOverModelTests
     [InlineData((int)Mistake.CopyEndedBeforeTheAnswer)]
     [InlineData((int)Mistake.UnknownTakenForRuns)]
     [InlineData((int)Mistake.RefusedAndStillWaiting)]
+    [InlineData((int)Mistake.CommitFoundInTheJournalTold)]
     public void A_planted_mistake_is_found(int mistake) => Assert.NotNull(Explore((Mistake)mistake).Violation);
 
     // Breadth first, so that the path printed is the shortest.

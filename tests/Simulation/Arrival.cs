@@ -101,6 +101,13 @@ internal sealed class Arrival : IQemuListener
         return abandoned;
     }
 
+    /// <summary>The source says otherwise than over the lanes that it has recorded its commit.</summary>
+    public void Commit()
+    {
+        _engine.CommitTold(_daemon.Now);
+        Pump();
+    }
+
     /// <summary>The guest runs here, or is being run, and lacks pages.</summary>
     public bool IsFetching => _engine.IsFetching;
 

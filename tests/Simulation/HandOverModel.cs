@@ -20,6 +20,7 @@ internal sealed record HandOverModel
         CopyEndedBeforeTheAnswer,
         UnknownTakenForRuns,
         RefusedAndStillWaiting,
+        CommitFoundInTheJournalTold,
     }
 
     // The source.
@@ -29,6 +30,8 @@ internal sealed record HandOverModel
     public bool SourceMoves { get; init; } = true;
     public bool Held { get; init; }
     public bool CommitSent { get; init; }
+    /// <summary>The daemon that lives has recorded the commit itself.</summary>
+    public bool CommitKnown { get; init; }
     /// <summary>A commit that nobody acts on stands in the journal: only a restart would find it.</summary>
     public bool IsLeftOver { get; init; }
 
@@ -47,6 +50,8 @@ internal sealed record HandOverModel
 
     // History.
     public bool RanAtDestination { get; init; }
+    /// <summary>Behind the pause.</summary>
+    public bool RanOnAtSource { get; init; }
     public bool QemuKilled { get; init; }
     public int Faults { get; init; }
 
@@ -54,6 +59,7 @@ internal sealed record HandOverModel
     public string? Violation =>
         SourceCopy == GuestCopy.Running && DestinationCopy == GuestCopy.Running ? "the guest runs twice"
         : SourceCopy == GuestCopy.Running && RanAtDestination ? "the source runs a guest that has run elsewhere since"
+        : DestinationCopy == GuestCopy.Running && RanOnAtSource ? "the destination runs a guest that has run on since"
         : null;
 
     /// <summary>True if the guest is in one place, as it has to be once nothing is under way any more.</summary>
@@ -72,6 +78,12 @@ internal sealed record HandOverModel
         if (SourceUp && !SourceMoves && SourceRecord is HandOverState.Committed && LinkUp && DestinationUp)
         {
             yield return Ask(mistake);
+            if ((CommitKnown || mistake == Mistake.CommitFoundInTheJournalTold)
+                && DestinationMoves && Told && DestinationRecord is null && DestinationCopy == GuestCopy.Paused)
+            {
+                // The question says so, and is answered when the destination has recorded that it runs the guest.
+                yield return this with { DestinationRecord = HandOverState.Resuming };
+            }
         }
     }
 
@@ -91,25 +103,35 @@ internal sealed record HandOverModel
 
         if (SourceUp)
         {
+            bool goesOn = SourceCopy == GuestCopy.Paused && (!Held || mistake == Mistake.StreamNotHeld);
             yield return struck with
             {
                 SourceUp = false,
                 SourceMoves = false,
-                SourceCopy = SourceCopy == GuestCopy.Paused && (!Held || mistake == Mistake.StreamNotHeld)
-                    ? GuestCopy.Running : SourceCopy,
+                CommitKnown = false,
+                SourceCopy = goesOn ? GuestCopy.Running : SourceCopy,
+                RanOnAtSource = RanOnAtSource || goesOn,
             };
             if (IsLeftOver)
             {
                 yield return struck with
                 {
-                    SourceUp = false, SourceRecord = HandOverState.Committed, CommitSent = true, IsLeftOver = false,
+                    SourceUp = false,
+                    SourceRecord = HandOverState.Committed,
+                    CommitSent = true,
+                    CommitKnown = false,
+                    IsLeftOver = false,
                 };
             }
 
             // The whole host.
             HandOverModel off = struck with
             {
-                SourceUp = false, SourceMoves = false, SourceCopy = GuestCopy.Gone, QemuKilled = true,
+                SourceUp = false,
+                SourceMoves = false,
+                CommitKnown = false,
+                SourceCopy = GuestCopy.Gone,
+                QemuKilled = true,
             };
             yield return off;
             if (IsLeftOver)
@@ -236,7 +258,7 @@ internal sealed record HandOverModel
 
         if (SourceRecord == HandOverState.Committed && !CommitSent)
         {
-            yield return this with { CommitSent = true, CommitInFlight = LinkUp };
+            yield return this with { CommitSent = true, CommitKnown = true, CommitInFlight = LinkUp };
             // What failed while it was recorded takes it back.
             yield return Record(HandOverState.Reclaimed);
         }
@@ -338,6 +360,7 @@ internal sealed record HandOverModel
         SourceMoves = false,
         Held = false,
         SourceCopy = SourceCopy == GuestCopy.Gone ? GuestCopy.Gone : GuestCopy.Running,
+        RanOnAtSource = RanOnAtSource || SourceCopy == GuestCopy.Paused,
     };
 
     private HandOverModel RestartSource() => (this with { SourceUp = true }).Do(AtSource(SourceRecord));
@@ -355,7 +378,7 @@ internal sealed record HandOverModel
 
     private HandOverModel Ask(Mistake mistake)
     {
-        // A destination that still waits for the commit gives up before it answers.
+        // A destination that still waits for the commit and cannot follow it gives up before it answers.
         HandOverModel asked = DestinationMoves && DestinationRecord is null
             && mistake != Mistake.RefusedAndStillWaiting ? GiveUp() : this;
         HandOverAnswer answer = HandOverRules.Answer(asked.DestinationRecord, asked.DestinationCopy);
@@ -388,7 +411,7 @@ internal sealed record HandOverModel
     private HandOverModel Do(HandOverDuty duty) => duty switch
     {
         HandOverDuty.Run when SourceCopy == GuestCopy.Paused =>
-            this with { SourceCopy = GuestCopy.Running, Held = false },
+            this with { SourceCopy = GuestCopy.Running, Held = false, RanOnAtSource = true },
         HandOverDuty.End => this with { SourceCopy = GuestCopy.Gone },
         _ => this,
     };

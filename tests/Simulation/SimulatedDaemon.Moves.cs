@@ -111,7 +111,8 @@ internal sealed partial class SimulatedDaemon
             CommitFate fate = end.Outcome switch
             {
                 MigrationOutcome.Completed => CommitFate.Confirmed,
-                MigrationOutcome.Unsettled or MigrationOutcome.Pending => CommitFate.InDoubt,
+                MigrationOutcome.Unsettled => CommitFate.Told,
+                MigrationOutcome.Pending => CommitFate.InDoubt,
                 _ => CommitFate.Untold,
             };
             Settle(new Settlement(record, fate, Host, Now), record);
@@ -144,7 +145,7 @@ internal sealed partial class SimulatedDaemon
                 Next(wait.For);
                 break;
             case SettlementStep.Ask ask:
-                Ask(record, ask.Fence, settlement.Epoch, answer =>
+                Ask(record, ask, settlement.Epoch, answer =>
                 {
                     settlement.Answered(answer, "", Now);
                     Next(TimeSpan.Zero);
@@ -285,13 +286,13 @@ internal sealed partial class SimulatedDaemon
         }
     }
 
-    private void Ask(HandOverRecord record, bool fence, long epoch, Action<HandOverAnswer> answered) =>
+    private void Ask(HandOverRecord record, SettlementStep.Ask ask, long epoch, Action<HandOverAnswer> answered) =>
         world.Call<Answer>(
-            this, AskDeadline, (there, reply) => there.Answered(record.Migration, Host, epoch, fence, reply),
+            this, AskDeadline, (there, reply) => there.Answered(record.Migration, Host, epoch, ask, reply),
             answer =>
             {
                 _rest = answer?.Rest;
-                answered(answer is null || (answer.Journal != record.PeerJournal && !fence)
+                answered(answer is null || (answer.Journal != record.PeerJournal && !ask.Fence)
                     ? HandOverAnswer.None : answer.Verdict);
             });
 
@@ -360,8 +361,10 @@ internal sealed partial class SimulatedDaemon
         reply(new Done());
     }
 
-    private void Answered(string migration, string from, long epoch, bool fence, Action<Answer?> reply)
+    private void Answered(
+        string migration, string from, long epoch, SettlementStep.Ask ask, Action<Answer?> reply)
     {
+        bool fence = ask.Fence;
         void Give(HandOverAnswer verdict)
         {
             world.Note($"{Host}: answers {verdict} about {migration}{(fence ? ", fenced" : "")}");
@@ -398,7 +401,14 @@ internal sealed partial class SimulatedDaemon
 
         if (_arrival?.Migration == migration && world.Canary != Canary.RefusedAndStillWaiting)
         {
-            _arrival.Abandon("The source asks how it has ended.");
+            if (ask.Commits)
+            {
+                _arrival.Commit();
+            }
+            else
+            {
+                _arrival.Abandon("The source asks how it has ended.");
+            }
         }
 
         WhenOver(migration, SettlePatience, over =>

@@ -300,22 +300,29 @@ internal sealed class IncomingMoves(
         if (_arrivals.TryGetValue(request.MigrationId, out var arrival))
         {
             RequireParty(request.MigrationId, arrival.Transfer.Terms.From, caller);
-            // Whoever asks keeps what the guest lacks, unless the guest has been given to somebody else meanwhile.
-            if (!request.Fence && arrival.Transfer.IsFetching && await TryRejoinAsync(arrival.Transfer, response))
-            {
-                return response;
-            }
-
             if (request.Fence && arrival.Transfer.IsFetching)
             {
                 var fenced = guests.Find(arrival.Contract.Uuid);
                 await FenceAsync(request, handOvers.Find(request.MigrationId), fenced, caller);
             }
 
-            // Whoever asks has lost the lanes: what has not been committed on them never will be.
-            arrival.Transfer.Abandon($"Host '{caller}' asks how the move has ended.");
-            await arrival.Finished.WaitAsync(SettlePatience, cancellationToken)
-                .ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            // Whoever asks has lost the lanes: what has not been committed on them is by this word, or never will be.
+            if (request.Commits && !request.Fence)
+            {
+                arrival.Transfer.Commit();
+            }
+            else
+            {
+                arrival.Transfer.Abandon($"Host '{caller}' asks how the move has ended.");
+            }
+
+            await Task.WhenAny(ComeToRestAsync(arrival), Task.Delay(SettlePatience, clock, cancellationToken));
+            // Whoever asks keeps what the guest lacks, unless the guest has been given to somebody else meanwhile.
+            if (!request.Fence && arrival.Transfer.IsFetching && await TryRejoinAsync(arrival.Transfer, response))
+            {
+                return response;
+            }
+
             if (!arrival.Finished.IsCompleted)
             {
                 response.Detail = "The guest is being started.";
@@ -414,13 +421,16 @@ internal sealed class IncomingMoves(
     public async Task StopAsync()
     {
         await _shutdown.CancelAsync();
-        await Task.WhenAll(_arrivals.Values.Select(async arrival =>
+        await Task.WhenAll(_arrivals.Values.Select(ComeToRestAsync));
+    }
+
+    // It is over, or its guest runs and only lacks memory.
+    private async Task ComeToRestAsync(Arrival arrival)
+    {
+        while (!arrival.Finished.IsCompleted && !arrival.Transfer.IsFetching)
         {
-            while (!arrival.Finished.IsCompleted && !arrival.Transfer.IsFetching)
-            {
-                await Task.WhenAny(arrival.Finished, Task.Delay(TimeSpan.FromMilliseconds(50), clock));
-            }
-        }));
+            await Task.WhenAny(arrival.Finished, Task.Delay(TimeSpan.FromMilliseconds(10), clock));
+        }
     }
 
     public void Dispose()

@@ -172,7 +172,7 @@ internal sealed partial class OutgoingMoves
                     _shutdown.Token.ThrowIfCancellationRequested();
                     break;
                 case SettlementStep.Ask ask:
-                    var (answer, detail) = await AskAsync(departure, handOver, ask.Fence, settlement.Epoch);
+                    var (answer, detail) = await AskAsync(departure, handOver, ask, settlement.Epoch);
                     settlement.Answered(answer, detail, Now());
                     break;
                 case SettlementStep.Serve:
@@ -322,7 +322,9 @@ internal sealed partial class OutgoingMoves
     private static CommitFate FateOf(MigrationSnapshot final) => final.Outcome switch
     {
         MigrationOutcome.Completed => CommitFate.Confirmed,
-        MigrationOutcome.Unsettled or MigrationOutcome.Pending => CommitFate.InDoubt,
+        MigrationOutcome.Unsettled => CommitFate.Told,
+        // As the journal has it, or this daemon ends.
+        MigrationOutcome.Pending => CommitFate.InDoubt,
         // It ended while the commit was being recorded.
         _ => CommitFate.Untold,
     };
@@ -463,7 +465,7 @@ internal sealed partial class OutgoingMoves
     }
 
     private async Task<(HandOverAnswer Answer, string Detail)> AskAsync(
-        Departure departure, HandOverRecord handOver, bool fence, long epoch)
+        Departure departure, HandOverRecord handOver, SettlementStep.Ask ask, long epoch)
     {
         try
         {
@@ -471,11 +473,15 @@ internal sealed partial class OutgoingMoves
             var host = await membership.FindAsync(handOver.Peer, _shutdown.Token);
             var request = new SettleMigrationRequest
             {
-                MigrationId = handOver.Migration, GuestUuid = handOver.Guest.ToString(), Epoch = epoch, Fence = fence,
+                MigrationId = handOver.Migration,
+                GuestUuid = handOver.Guest.ToString(),
+                Epoch = epoch,
+                Fence = ask.Fence,
+                Commits = ask.Commits,
             };
             var response = await links.CallAsync(host, AskDeadline,
                 (peer, options) => peer.SettleMigrationAsync(request, options), _shutdown.Token);
-            if (!response.Journal.Span.SequenceEqual(handOver.PeerJournal.ToByteArray()) && !fence)
+            if (!response.Journal.Span.SequenceEqual(handOver.PeerJournal.ToByteArray()) && !ask.Fence)
             {
                 return (HandOverAnswer.None, $"host '{host.Name}' has another journal than at the start of the move");
             }

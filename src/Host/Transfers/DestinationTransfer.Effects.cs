@@ -28,7 +28,7 @@ public sealed partial class DestinationTransfer
                 {
                     if (effect is Effect.Send)
                     {
-                        _engine.LinkLost($"The control lane to {terms.From} broke: {e.Message}", now);
+                        _engine.LaneLost($"The control lane to {terms.From} broke: {e.Message}", now);
                     }
                     else
                     {

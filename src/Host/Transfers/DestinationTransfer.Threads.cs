@@ -21,9 +21,8 @@ public sealed partial class DestinationTransfer
                 ControlMessage message = ControlMessage.Decode(header.Type, buffer.AsSpan(0, header.BodyLength));
                 Enter(now => _engine.Receive(message, now));
             }
-
-            Enter(now => _engine.LinkLost($"{terms.From} closed the control lane.", now));
         });
+        Enter(now => _engine.LinkLost($"{terms.From} closed the control lane.", now));
     }
 
     private void ReadPages(Lane lane)
@@ -151,7 +150,7 @@ public sealed partial class DestinationTransfer
         }
         catch (Exception e) when (e is IOException or SocketException or ObjectDisposedException)
         {
-            Enter(now => _engine.LinkLost($"The {what} of {terms.Guest} broke: {e.Message}", now));
+            Enter(now => _engine.LaneLost($"The {what} of {terms.Guest} broke: {e.Message}", now));
         }
     }
 

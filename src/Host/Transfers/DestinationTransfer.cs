@@ -169,6 +169,20 @@ public sealed partial class DestinationTransfer(
         }
     }
 
+    /// <summary>
+    /// The source has lost the lanes and says in another way that it has recorded its commit: a guest that is loaded is
+    /// run here, and a transfer that has not come so far ends.
+    /// </summary>
+    public void Commit()
+    {
+        lock (_gate)
+        {
+            _engine.CommitTold(Now);
+            Pump();
+            _attached.TrySetResult();
+        }
+    }
+
     /// <summary>Takes a lane that presented this transfer's ticket.</summary>
     /// <returns>Null, or why it is refused.</returns>
     internal string? TryAttach(Lane lane, int version)

@@ -5,7 +5,12 @@ public enum CommitFate
 {
     /// <summary>The destination has confirmed that it runs the guest.</summary>
     Confirmed,
-    /// <summary>The destination may run it, and has not said so.</summary>
+    /// <summary>The destination may run it, and has not said so; the copy has stood still since.</summary>
+    Told,
+    /// <summary>
+    /// As <see cref="Told"/>, or found in the journal at a start: then it may be one that could not be recorded whole,
+    /// and the copy may have run on since.
+    /// </summary>
     InDoubt,
     /// <summary>Nobody has been told of it.</summary>
     Untold,
@@ -32,7 +37,8 @@ public abstract record SettlementStep
 
     /// <summary>Ask the destination, and report with <see cref="Settlement.Answered"/>.</summary>
     /// <param name="Fence">Tell it that its copy is void.</param>
-    public sealed record Ask(bool Fence) : SettlementStep;
+    /// <param name="Commits">Tell it that the commit stands, for the lanes may not have brought it that.</param>
+    public sealed record Ask(bool Fence, bool Commits) : SettlementStep;
 
     /// <summary>
     /// Bring the guest at the destination the memory that it lacks, until it has all or the link breaks;
@@ -83,6 +89,7 @@ public sealed class Settlement
     private static readonly TimeSpan UnsettledAfter = TimeSpan.FromSeconds(10);
 
     private readonly string _host;
+    private readonly bool _isTold;
     private readonly TimeSpan _begun;
     private readonly Queue<SettlementStep> _steps = new();
     private HandOverRecord _record;
@@ -94,7 +101,7 @@ public sealed class Settlement
     private bool _hasDecided;
 
     /// <param name="record">As the journal has it: committed or overruled.</param>
-    /// <param name="fate">What is known of the commit; in doubt after a restart.</param>
+    /// <param name="fate">What is known of the commit.</param>
     /// <param name="host">This host.</param>
     /// <param name="now">Time of the shell's clock, as in all that follows.</param>
     public Settlement(HandOverRecord record, CommitFate fate, string host, TimeSpan now)
@@ -106,6 +113,7 @@ public sealed class Settlement
 
         _record = record;
         _host = host;
+        _isTold = fate == CommitFate.Told;
         _begun = _notBefore = now;
         switch (fate)
         {
@@ -126,7 +134,8 @@ public sealed class Settlement
     public SettlementStep Next(TimeSpan now) =>
         now < _notBefore ? new SettlementStep.Wait(_notBefore - now)
         : _steps.TryPeek(out SettlementStep? step) ? step
-        : _record.IsOutstanding ? new SettlementStep.Ask(Fence: _record.State == HandOverState.Overruled)
+        : _record.State == HandOverState.Overruled ? new SettlementStep.Ask(Fence: true, Commits: false)
+        : _record.IsOutstanding ? new SettlementStep.Ask(Fence: false, Commits: _isTold)
         : new SettlementStep.End();
 
     /// <summary>The step has been done.</summary>

@@ -34,6 +34,24 @@ public sealed class HandOverTests
         await pair.MoveAsync(pair.B, "a");
     }
 
+    // Seen in the fault matrix: the question overtook the commit, was answered by giving up, and nobody had the guest.
+    [Fact]
+    public async Task A_source_QEMU_that_dies_behind_the_commit_does_not_take_the_guest_along()
+    {
+        await using var committed = await Committed.StartAsync();
+        var pair = committed.Pair;
+        await committed.SentAsync();
+        Processes.Signal(pair.Guest.ProcessId, Processes.Killed);
+        await Wait.UntilAsync(() => !Processes.Runs(pair.Guest.ProcessId), "the source's QEMU is gone");
+        await committed.AskAsync();
+        await CountingGuest.CountsOnAsync(pair.B, pair.Guest);
+        committed.Thaw();
+        await committed.EndsOnAsync("b");
+        var ended = await MovePair.SettledAsync(pair.A, committed.Move);
+        Assert.Equal((MigrationOutcome.Completed, "b"), (ended.Outcome, ended.GuestRunsOn));
+        await pair.MoveAsync(pair.B, "a");
+    }
+
     [Fact]
     public async Task A_destination_daemon_that_dies_before_the_commit_arrives_gives_the_guest_back()
     {
@@ -266,7 +284,7 @@ public sealed class HandOverTests
             _lanes = new Relay("127.0.0.2", Pair.B.Settings.LanePort);
         }
 
-        // Also a question how the move has ended: the destination would take it for the end of the lanes.
+        // Also a question how the move has ended: the destination would take it for the commit.
         private void Hold()
         {
             bool Keeps() => HasRecorded(Pair.A);
@@ -288,6 +306,13 @@ public sealed class HandOverTests
 
         /// <summary>What is on its way to the destination comes there.</summary>
         public void Deliver() => _lanes.Release();
+
+        /// <summary>The source's question comes there, and what it has sent on the lanes does not.</summary>
+        public async Task AskAsync()
+        {
+            _peers.Release();
+            await RecordedAsync(Pair.B);
+        }
 
         /// <summary>The commit arrives and is recorded; the source hears nothing of it.</summary>
         public async Task ArrivesAsync()

@@ -59,6 +59,8 @@ internal sealed class PostcopyRig
     /// <summary>False for a QEMU that waits for a page before it can answer that the guest runs.</summary>
     public bool AnswersOrder { get; init; } = true;
     public int DeviceStateBytes { get; init; }
+    /// <summary>The link breaks under the commit, and nothing has told the destination's control lane yet.</summary>
+    public bool LosesCommit { get; init; }
     public bool IsOrdered { get; private set; }
     public bool Ended { get; private set; }
     public bool TakenBack { get; private set; }
@@ -108,6 +110,13 @@ internal sealed class PostcopyRig
         _linkDead = true;
         Source.LinkLost("cut.", Now);
         Destination.LinkLost("cut.", Now);
+        Exchange();
+    }
+
+    /// <summary>The source says without lanes that it has recorded its commit.</summary>
+    public void TellCommit()
+    {
+        Destination.CommitTold(Now);
         Exchange();
     }
 
@@ -259,6 +268,11 @@ internal sealed class PostcopyRig
     {
         switch (effect)
         {
+            case Effect.Send { Message: ControlMessage.Commit } when LosesCommit:
+                _linkDead = true;
+                Source.LinkLost("reset.", Now);
+                Destination.LaneLost("reset.", Now);
+                break;
             case Effect.Send send when !_linkDead:
                 Destination.Receive(Copy(send.Message), Now);
                 break;

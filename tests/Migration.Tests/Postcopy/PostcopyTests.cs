@@ -201,6 +201,20 @@ public class PostcopyTests
         Assert.Equal(rig.SourceMemory.Select(one => (int?)one), rig.DestinationMemory);
     }
 
+    [Fact]
+    public void A_guest_whose_commit_is_told_without_lanes_gets_its_memory()
+    {
+        var rig = new PostcopyRig(_postcopy, pages: 4096) { LosesCommit = true };
+        rig.Run(5000, () => rig.Source.Outcome == MigrationOutcome.Unsettled);
+        Assert.False(rig.IsOrdered);
+        rig.TellCommit();
+        Assert.True(rig.IsOrdered);
+        rig.Rejoin();
+        rig.Run(20_000);
+        Assert.Equal(MigrationOutcome.Completed, rig.Source.Outcome);
+        Assert.Equal(rig.SourceMemory.Select(one => (int?)one), rig.DestinationMemory);
+    }
+
     // Goal: QEMU's devices may need a page before it can answer the order to run; it is brought, over a new link too.
     [Fact]
     public void What_is_needed_before_the_guest_runs_is_brought()
