@@ -206,6 +206,12 @@ internal sealed partial class FaultPlay
 
             if (IsReached(move))
             {
+                if (_cell.Phase == FaultPhase.Committed)
+                {
+                    // It is recorded; now it leaves the host, or a host that dies takes it along.
+                    Thread.Sleep(Settle);
+                }
+
                 return notYet;
             }
 
