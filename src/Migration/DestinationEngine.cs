@@ -359,7 +359,7 @@ public sealed partial class DestinationEngine : IQemuStreamSink
         _now = now;
         if (Phase < MigrationPhase.Committed)
         {
-            Fail("link-lost", text, tellPeer: true);
+            Fail("link-lost", _laneLost ?? text, tellPeer: true);
         }
         else if (_missingTold)
         {

@@ -1,3 +1,4 @@
+using Godwit.Migration.HandOver;
 using static Godwit.Simulation.HandOverModel;
 
 namespace Godwit.Simulation.Tests;
@@ -7,6 +8,9 @@ public class HandOverModelTests
     // Any order of steps, and any four faults at any instants.
     private const int FaultsMax = 4;
 
+    // States in which the destination waits for a commit that the source has recorded and can tell it of.
+    private int _toArrive;
+
     [Fact]
     public void The_guest_never_runs_twice_and_always_ends_in_one_place()
     {
@@ -14,6 +18,7 @@ public class HandOverModelTests
         Assert.True(violation is null, violation);
         // It did look.
         Assert.InRange(states, 1000, int.MaxValue);
+        Assert.InRange(_toArrive, 1, int.MaxValue);
     }
 
     [Theory]
@@ -27,7 +32,7 @@ public class HandOverModelTests
     public void A_planted_mistake_is_found(int mistake) => Assert.NotNull(Explore((Mistake)mistake).Violation);
 
     // Breadth first, so that the path printed is the shortest.
-    private static (int States, string? Violation) Explore(Mistake mistake)
+    private (int States, string? Violation) Explore(Mistake mistake)
     {
         var start = new HandOverModel();
         var from = new Dictionary<HandOverModel, HandOverModel?> { [start] = null };
@@ -42,6 +47,15 @@ public class HandOverModelTests
             if (Quiet(state, mistake) is { } unsettled)
             {
                 return (from.Count, Path($"ends as {unsettled}", state, from));
+            }
+
+            if (mistake == Mistake.None && state is { IsToArrive: true, SourceMoves: false })
+            {
+                _toArrive++;
+                if (End(state, mistake) is not { DestinationCopy: GuestCopy.Running })
+                {
+                    return (from.Count, Path("does not arrive", state, from));
+                }
             }
 
             IEnumerable<HandOverModel> next = state.Steps(mistake);
@@ -65,6 +79,12 @@ public class HandOverModelTests
     // What becomes of it when everything comes back and nothing else fails; null if the guest is in one place then.
     private static HandOverModel? Quiet(HandOverModel state, Mistake mistake)
     {
+        HandOverModel now = End(state, mistake);
+        return now.Violation is null && (now.IsSettled || now.SourceMoves) ? null : now;
+    }
+
+    private static HandOverModel End(HandOverModel state, Mistake mistake)
+    {
         HandOverModel now = state.Healed();
         for (int steps = 0; steps < 100; steps++)
         {
@@ -77,7 +97,7 @@ public class HandOverModelTests
             now = next;
         }
 
-        return now.Violation is null && (now.IsSettled || now.SourceMoves) ? null : now;
+        return now;
     }
 
     private static string Path(

@@ -70,22 +70,31 @@ internal sealed record HandOverModel
     /// <summary>Everything the two hosts may do next when nothing fails.</summary>
     public IEnumerable<HandOverModel> Steps(Mistake mistake)
     {
+        bool asks = SourceUp && !SourceMoves && SourceRecord is HandOverState.Committed && LinkUp && DestinationUp;
+        if (asks && HasToldByAsking(mistake))
+        {
+            // The question says so, and is answered when the destination has recorded that it runs the guest.
+            yield return this with { DestinationRecord = HandOverState.Resuming };
+        }
+
         foreach (HandOverModel next in SourceSteps(mistake).Concat(DestinationSteps(mistake)))
         {
             yield return next;
         }
 
-        if (SourceUp && !SourceMoves && SourceRecord is HandOverState.Committed && LinkUp && DestinationUp)
+        if (asks)
         {
             yield return Ask(mistake);
-            if ((CommitKnown || mistake == Mistake.CommitFoundInTheJournalTold)
-                && DestinationMoves && Told && DestinationRecord is null && DestinationCopy == GuestCopy.Paused)
-            {
-                // The question says so, and is answered when the destination has recorded that it runs the guest.
-                yield return this with { DestinationRecord = HandOverState.Resuming };
-            }
         }
     }
+
+    /// <summary>The guest waits at the destination for a commit that its source can tell it of.</summary>
+    public bool IsToArrive => HasToldByAsking(Mistake.None) && SourceUp && SourceRecord is HandOverState.Committed
+        && DestinationUp;
+
+    private bool HasToldByAsking(Mistake mistake) =>
+        (CommitKnown || mistake == Mistake.CommitFoundInTheJournalTold)
+        && DestinationMoves && Told && DestinationRecord is null && DestinationCopy == GuestCopy.Paused;
 
     /// <summary>Every fault that may strike now.</summary>
     public IEnumerable<HandOverModel> Strikes(Mistake mistake)
@@ -94,11 +103,14 @@ internal sealed record HandOverModel
         if (LinkUp)
         {
             // What was sent may still arrive, or not.
-            yield return (struck with { LinkUp = false }).Notice();
-            yield return (struck with
+            foreach (HandOverModel cut in (struck with { LinkUp = false }).Notices().Concat((struck with
             {
                 LinkUp = false, LoadedInFlight = false, CommitInFlight = false, RunningInFlight = false,
-            }).Notice();
+            }).Notices()))
+            {
+                yield return cut;
+            }
+
         }
 
         if (SourceUp)
@@ -156,9 +168,11 @@ internal sealed record HandOverModel
         if (SourceCopy != GuestCopy.Gone)
         {
             HandOverModel gone = struck with { SourceCopy = GuestCopy.Gone, QemuKilled = true };
-            yield return gone.Notice();
-            // It is noticed only when the commit has been recorded.
-            yield return gone;
+            // Last: it is noticed only when the commit has been recorded.
+            foreach (HandOverModel noticed in gone.Notices())
+            {
+                yield return noticed;
+            }
         }
 
         if (DestinationCopy != GuestCopy.Gone)
@@ -282,11 +296,6 @@ internal sealed record HandOverModel
             yield break;
         }
 
-        if (DestinationMoves && DestinationRecord is null && !SourceMoves)
-        {
-            yield return GiveUp();
-        }
-
         if (DestinationMoves && !Told && LinkUp
             && DestinationCopy == GuestCopy.Paused && SourceCopy == GuestCopy.Paused)
         {
@@ -316,6 +325,14 @@ internal sealed record HandOverModel
             yield return GiveUp();
         }
 
+        if (DestinationRecord == HandOverState.Resuming && DestinationCopy == GuestCopy.Paused)
+        {
+            yield return this with
+            {
+                DestinationCopy = GuestCopy.Running, RanAtDestination = true, RunningInFlight = LinkUp,
+            };
+        }
+
         if (DestinationRecord == HandOverState.Resuming && !RanAtDestination && DestinationMoves)
         {
             // Its QEMU does not run it.
@@ -327,33 +344,33 @@ internal sealed record HandOverModel
             yield return this with { DestinationCopy = GuestCopy.Gone };
         }
 
-        if (DestinationRecord == HandOverState.Resuming && DestinationCopy == GuestCopy.Paused)
-        {
-            yield return this with
-            {
-                DestinationCopy = GuestCopy.Running, RanAtDestination = true, RunningInFlight = LinkUp,
-            };
-        }
-
         if (mistake == Mistake.GuestRunBeforeItIsRecorded && DestinationCopy == GuestCopy.Running
             && DestinationRecord is null)
         {
             yield return this with { DestinationRecord = HandOverState.Resuming, RunningInFlight = LinkUp };
         }
+
+        if (DestinationMoves && DestinationRecord is null && !SourceMoves)
+        {
+            // The control lane has ended, or nothing has come for too long.
+            yield return GiveUp();
+        }
     }
 
-    // The lanes are gone: each side does what it does then.
-    private HandOverModel Notice()
-    {
-        HandOverModel next = SourceUp && SourceMoves
-            ? SourceRecord is null ? Abort() : this with { SourceMoves = false } : this;
-        return next.DestinationUp && next.DestinationMoves && next.DestinationRecord is null ? next.GiveUp() : next;
-    }
+    // The lanes are gone: each side does what it does then, and may be the first to know, or the only one for a while.
+    private IEnumerable<HandOverModel> Notices() =>
+        [NoticeAtSource().NoticeAtDestination(), NoticeAtSource(), NoticeAtDestination(), this];
+
+    private HandOverModel NoticeAtSource() => SourceUp && SourceMoves
+        ? SourceRecord is null ? Abort() : this with { SourceMoves = false } : this;
+
+    private HandOverModel NoticeAtDestination() =>
+        DestinationUp && DestinationMoves && DestinationRecord is null ? GiveUp() : this;
 
     private HandOverModel GiveUp() => this with { DestinationMoves = false, DestinationCopy = GuestCopy.Gone };
 
     private HandOverModel NoticeDestinationCopyGone() => DestinationUp && DestinationMoves && DestinationRecord is null
-        ? Notice() : this;
+        ? NoticeAtSource().NoticeAtDestination() : this;
 
     private HandOverModel Abort() => this with
     {

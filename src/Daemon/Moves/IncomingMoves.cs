@@ -307,6 +307,8 @@ internal sealed class IncomingMoves(
             }
 
             // Whoever asks has lost the lanes: what has not been committed on them is by this word, or never will be.
+            // One that nobody waits for any more is out of date.
+            cancellationToken.ThrowIfCancellationRequested();
             if (request.Commits && !request.Fence)
             {
                 arrival.Transfer.Commit();
@@ -316,16 +318,22 @@ internal sealed class IncomingMoves(
                 arrival.Transfer.Abandon($"Host '{caller}' asks how the move has ended.");
             }
 
-            await Task.WhenAny(ComeToRestAsync(arrival), Task.Delay(SettlePatience, clock, cancellationToken));
-            // Whoever asks keeps what the guest lacks, unless the guest has been given to somebody else meanwhile.
-            if (!request.Fence && arrival.Transfer.IsFetching && await TryRejoinAsync(arrival.Transfer, response))
+            using var patience = new CancellationTokenSource(SettlePatience, clock);
+            using var waiting = CancellationTokenSource.CreateLinkedTokenSource(patience.Token, cancellationToken);
+            if (!request.Fence)
             {
-                return response;
+                await ComeToRestAsync(arrival, waiting.Token);
+                // Whoever asks keeps what the guest lacks, unless it has been given to somebody else meanwhile.
+                if (arrival.Transfer.IsFetching && await TryRejoinAsync(arrival.Transfer, response))
+                {
+                    return response;
+                }
             }
 
+            await arrival.Finished.WaitAsync(waiting.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             if (!arrival.Finished.IsCompleted)
             {
-                response.Detail = "The guest is being started.";
+                response.Detail = "The guest is being started, or ended.";
                 return response;
             }
         }
@@ -421,15 +429,16 @@ internal sealed class IncomingMoves(
     public async Task StopAsync()
     {
         await _shutdown.CancelAsync();
-        await Task.WhenAll(_arrivals.Values.Select(ComeToRestAsync));
+        await Task.WhenAll(_arrivals.Values.Select(arrival => ComeToRestAsync(arrival, CancellationToken.None)));
     }
 
     // It is over, or its guest runs and only lacks memory.
-    private async Task ComeToRestAsync(Arrival arrival)
+    private async Task ComeToRestAsync(Arrival arrival, CancellationToken cancellationToken)
     {
-        while (!arrival.Finished.IsCompleted && !arrival.Transfer.IsFetching)
+        while (!arrival.Finished.IsCompleted && !arrival.Transfer.IsFetching
+            && !cancellationToken.IsCancellationRequested)
         {
-            await Task.WhenAny(arrival.Finished, Task.Delay(TimeSpan.FromMilliseconds(10), clock));
+            await Task.WhenAny(arrival.Finished, Task.Delay(TimeSpan.FromMilliseconds(10), clock, cancellationToken));
         }
     }
 

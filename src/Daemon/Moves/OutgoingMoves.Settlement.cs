@@ -112,23 +112,33 @@ internal sealed partial class OutgoingMoves
         var departure = new Departure(guest, host, new Move(recorded), recorded.Policy.MayTurnToPostcopy);
         _departures[handOver.Migration] = departure;
         departure.Finished = Task.Run(
-            () => SettleAsync(departure, recorded.Snapshot, isPrepared: false), CancellationToken.None);
+            () => SettleAsync(departure, recorded.Snapshot, CommitFate.InDoubt, isPrepared: false),
+            CancellationToken.None);
     }
 
-    private async Task SettleAsync(Departure departure, MigrationSnapshot final, bool isPrepared)
+    /// <param name="fate">Of a commit that the journal has.</param>
+    private async Task SettleAsync(
+        Departure departure, MigrationSnapshot final, CommitFate fate, bool isPrepared)
     {
         var (move, guest, host) = (departure.Move, departure.Guest, departure.Host);
         try
         {
             if (handOvers.Find(move.Id) is { IsOutstanding: true } handOver)
             {
-                await SettleCommittedAsync(departure, handOver, final);
+                await SettleCommittedAsync(departure, handOver, final, fate);
             }
             else
             {
                 if (isPrepared)
                 {
                     await AbandonAsync(move.Id, host, final.Error);
+                }
+
+                if (final.ErrorCode == "guest-lost" && guest is { Machine: null, Record.Detail.Length: 0 })
+                {
+                    // Whoever watched it die saw a commit being recorded, and left to the settlement what it means.
+                    await OwnAsync(
+                        guest, move.Id, guest.Record.Owned with { Intent = GuestIntent.Stopped }, final.Error);
                 }
 
                 guest.MigrationId = "";
@@ -151,12 +161,13 @@ internal sealed partial class OutgoingMoves
     }
 
     /// <summary>Carries out what <see cref="Settlement"/> decides.</summary>
-    private async Task SettleCommittedAsync(Departure departure, HandOverRecord handOver, MigrationSnapshot final)
+    private async Task SettleCommittedAsync(
+        Departure departure, HandOverRecord handOver, MigrationSnapshot final, CommitFate fate)
     {
         var guest = departure.Guest;
         var begun = clock.GetTimestamp();
         TimeSpan Now() => clock.GetElapsedTime(begun);
-        var settlement = new Settlement(handOver, FateOf(final), settings.HostName, Now());
+        var settlement = new Settlement(handOver, fate, settings.HostName, Now());
         while (true)
         {
             if (departure.TakeDecision() is { } decision
@@ -212,7 +223,7 @@ internal sealed partial class OutgoingMoves
                     break;
                 case SettlementStep.Settled settled:
                     guest.MigrationId = "";
-                    var (end, runsOn) = EndOf(departure.Move, handOver, final, settled);
+                    var (end, runsOn) = EndOf(departure.Move, handOver, final, fate, settled);
                     await EndReportAsync(departure, end, runsOn);
                     settlement.Done();
                     break;
@@ -323,14 +334,14 @@ internal sealed partial class OutgoingMoves
     {
         MigrationOutcome.Completed => CommitFate.Confirmed,
         MigrationOutcome.Unsettled => CommitFate.Told,
-        // As the journal has it, or this daemon ends.
+        // This daemon ends.
         MigrationOutcome.Pending => CommitFate.InDoubt,
         // It ended while the commit was being recorded.
         _ => CommitFate.Untold,
     };
 
     private (MigrationSnapshot Final, string RunsOn) EndOf(
-        Move move, HandOverRecord handOver, MigrationSnapshot final, SettlementStep.Settled settled)
+        Move move, HandOverRecord handOver, MigrationSnapshot final, CommitFate fate, SettlementStep.Settled settled)
     {
         var guest = move.Record.Guest;
         if (settled.Guest == SettledGuest.RunsThere)
@@ -345,7 +356,7 @@ internal sealed partial class OutgoingMoves
                 + $"Start it again there: 'godwit vm start {guest}'."), "");
         }
 
-        var isUntold = FateOf(final) == CommitFate.Untold;
+        var isUntold = fate == CommitFate.Untold;
         var text = isUntold ? final.Error
             : settled.HasDecided
                 ? $"An operator decided that {guest} runs on {settings.HostName}; {handOver.Peer} has not answered."
@@ -409,11 +420,11 @@ internal sealed partial class OutgoingMoves
         }
     }
 
-    private async Task OwnAsync(LocalGuest guest, string migration, GuestOwnership owned)
+    private async Task OwnAsync(LocalGuest guest, string migration, GuestOwnership owned, string? detail = "")
     {
         try
         {
-            await guests.OwnAsync(guest, owned);
+            await guests.OwnAsync(guest, owned, detail);
         }
         catch (GodwitException exception)
         {

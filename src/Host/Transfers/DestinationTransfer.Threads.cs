@@ -122,7 +122,7 @@ public sealed partial class DestinationTransfer
         {
             while (true)
             {
-                int count = _qemu!.Receive(buffer);
+                int count = ReceiveFromQemu(buffer);
                 if (count == 0)
                 {
                     Enter(_engine.StreamClosed);
@@ -136,6 +136,19 @@ public sealed partial class DestinationTransfer
                 }
             }
         });
+    }
+
+    // A QEMU that gives its stream up with something of ours unread resets it.
+    private int ReceiveFromQemu(byte[] buffer)
+    {
+        try
+        {
+            return _qemu!.Receive(buffer);
+        }
+        catch (SocketException e) when (e.SocketErrorCode == SocketError.ConnectionReset)
+        {
+            return 0;
+        }
     }
 
     private void Guarded(string what, Action loop)

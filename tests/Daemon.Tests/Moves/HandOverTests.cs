@@ -183,6 +183,10 @@ public sealed class HandOverTests
         Assert.NotEqual(pair.Guest.ProcessId, guest.ProcessId);
         Assert.False(Processes.Runs(pair.Guest.ProcessId));
 
+        // The fence is the next daemon's to bring.
+        await pair.A.EndAsync(Processes.Killed);
+        await pair.RestartAAsync();
+
         // Until a's fence comes through, b takes the guest that died there for its own; it asks before it starts it.
         await pair.RestartBAsync();
         Assert.Equal(GuestState.Failed, (await pair.GuestAtAsync(pair.B))!.State);
