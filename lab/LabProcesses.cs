@@ -46,9 +46,11 @@ internal static partial class LabProcesses
     {
         try
         {
-            // The field after the command's closing parenthesis is the state; a zombie only waits to be read.
+            // The field after the command's closing parenthesis is the state; a zombie only waits to be read, once its
+            // last thread has given up what the process holds.
             string stat = File.ReadAllText($"/proc/{id}/stat");
-            return stat[stat.LastIndexOf(')') + 2] != 'Z';
+            return stat[stat.LastIndexOf(')') + 2] != 'Z'
+                || Directory.EnumerateDirectories($"/proc/{id}/task").Count() > 1;
         }
         catch (IOException)
         {

@@ -11,6 +11,7 @@ namespace Godwit.Lab.Faults;
 /// <summary>What is true after a strike, and whether it may be.</summary>
 internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime struck)
 {
+    private static readonly TimeSpan _endingMax = TimeSpan.FromMinutes(3);
     private readonly string _source = stage.Source;
     private readonly string _destination = stage.Destination;
     private IReadOnlyList<FaultOutcome> _allowed = cell.Allowed;
@@ -99,7 +100,7 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
             // What is being ended now may take a moment.
             Wait.Until(
                 () => (qemus = LabNetwork.Hosts.Sum(each => FaultPlay.QemusOf(each).Count())) == wanted,
-                TimeSpan.FromSeconds(30), $"{wanted} QEMUs to be left", Run.Stopped);
+                _endingMax, $"{wanted} QEMUs to be left", Run.Stopped);
         }
         catch (LabException e)
         {
@@ -141,13 +142,15 @@ internal sealed class FaultJudgement(FaultStage stage, FaultCell cell, DateTime 
     /// <summary>Nothing is there that belongs to no running guest.</summary>
     internal void JudgeLeftOvers(string host)
     {
-        // What is being ended now may take a moment.
+        // What is being ended now may take a moment, and what is kept of its memory is read when nobody else reads.
         string[] left = [];
-        for (int attempt = 0; attempt < 300 && (attempt == 0 || left.Length > 0); attempt++)
+        long began = Stopwatch.GetTimestamp();
+        do
         {
-            Run.Pause(TimeSpan.FromMilliseconds(attempt == 0 ? 0 : 100));
+            Run.Pause(TimeSpan.FromMilliseconds(left.Length > 0 ? 100 : 0));
             left = [.. LeftOvers.Find(host, each => Guest.On(each) is not null)];
         }
+        while (left.Length > 0 && Stopwatch.GetElapsedTime(began) < _endingMax);
 
         foreach (string thing in left)
         {

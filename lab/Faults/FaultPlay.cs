@@ -84,6 +84,8 @@ internal sealed partial class FaultPlay
             Policy = new MigrationPolicy
             {
                 MaxDowntimeMs = 5_000,
+                // What the destination has of it already would be copied before it can be struck.
+                Share = _cell.Phase == FaultPhase.Copying ? ContentSharing.None : ContentSharing.Guest,
                 Method = _cell.Phase == FaultPhase.Fetching ? MigrationMethod.Postcopy : MigrationMethod.Auto,
                 BandwidthBitsPerSecond = _cell.Phase switch
                 {
@@ -182,23 +184,33 @@ internal sealed partial class FaultPlay
         long limit = Stopwatch.GetTimestamp();
         long notYet = limit;
         (int In, int Out) delay = (0, 0);
+        bool isHeld = false;
         for (; ; Thread.Sleep(2))
         {
             long asked = Stopwatch.GetTimestamp();
             Migration move = _stage.Daemons[_source].GetMigration(new MigrationRequest { Id = _migration });
-            if (delay.In == 0 && _cell.Phase == FaultPhase.Committed && move.Phase == MigrationPhase.Committed)
+            bool isCommitted = move.Phase == MigrationPhase.Committed
+                && _cell.Phase is FaultPhase.Committed or FaultPhase.Resumed;
+            if (isCommitted && !isHeld)
             {
-                // Nothing has held the commit up: it may have arrived.
+                // The commit may have gone before it was held up, and what answers it be back.
                 return null;
             }
 
+            isHeld |= delay.In > 0;
             if (DelayWanted(move) is var wanted && (wanted.In > delay.In || wanted.Out > delay.Out))
             {
+                if (isCommitted && Stopwatch.GetElapsedTime(notYet).TotalMilliseconds > 2 * WayMs)
+                {
+                    // As above: it has been held up no longer than that.
+                    return null;
+                }
+
                 delay = wanted;
                 Relay.Order(_destination, $"delay {delay.Out} out");
                 Relay.Order(_destination, $"delay {delay.In} in");
-                // Asked again: only what is still so has its messages held up.
-                notYet = Stopwatch.GetTimestamp();
+                // Asked again: only what is still so has its messages held up. The commit itself has been since before.
+                notYet = _cell.Phase == FaultPhase.Committed && isCommitted ? notYet : Stopwatch.GetTimestamp();
                 // And not before what had passed the relay by then has come: the last word before the commit, for one.
                 Thread.Sleep(Settle);
                 continue;
@@ -206,12 +218,6 @@ internal sealed partial class FaultPlay
 
             if (IsReached(move))
             {
-                if (_cell.Phase == FaultPhase.Committed)
-                {
-                    // It is recorded; now it leaves the host, or a host that dies takes it along.
-                    Thread.Sleep(Settle);
-                }
-
                 return notYet;
             }
 
@@ -240,15 +246,16 @@ internal sealed partial class FaultPlay
         FaultPhase.Preparing or FaultPhase.Copying or FaultPhase.Fetching => (0, 0),
         _ when move.Phase < MigrationPhase.Switchover => (0, 0),
         FaultPhase.Switchover => (HoldMs, HoldMs),
-        FaultPhase.Committed => (2 * WayMs, 0),
+        // Not for as long before: the last round would take as long. It leaves the host while it settles; one that dies
+        // before takes it along.
+        FaultPhase.Committed => (move.Phase == MigrationPhase.Committed ? HoldMs : 2 * WayMs, 0),
         _ => (WayMs, move.Phase == MigrationPhase.Committed ? HoldMs : WayMs),
     };
 
     // How long the phase lasts at least, from when it was not yet so, or its messages were held up.
     private TimeSpan ShortestPhase => TimeSpan.FromMilliseconds(_cell.Phase switch
     {
-        FaultPhase.Switchover => HoldMs,
-        FaultPhase.Committed => 2 * WayMs,
+        FaultPhase.Switchover or FaultPhase.Committed => HoldMs,
         // The word that the guest runs may have been under way for so long when it was held up.
         FaultPhase.Resumed => HoldMs - WayMs,
         // Handshakes, and a copy that is held to a rate.
@@ -338,8 +345,15 @@ internal sealed partial class FaultPlay
     private int? QemuOf(string host)
     {
         string file = Path.Combine(LabDaemons.GuestsOf(host), _uuid, "qemu.pid");
-        return File.Exists(file) && int.TryParse(File.ReadAllText(file), out int id) && LabProcesses.IsAlive(id)
-            ? id : null;
+        try
+        {
+            return int.TryParse(File.ReadAllText(file), out int id) && LabProcesses.IsAlive(id) ? id : null;
+        }
+        catch (IOException)
+        {
+            // None yet, or none any more.
+            return null;
+        }
     }
 
     private void ComeBack()

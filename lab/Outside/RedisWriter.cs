@@ -53,6 +53,9 @@ internal sealed class RedisWriter : IDisposable
         _thread.Start();
     }
 
+    /// <summary>Writes acknowledged since the start, so far.</summary>
+    internal int Acknowledged => _writes.Count;
+
     /// <summary>Ends writing; how many writes were acknowledged since the start.</summary>
     internal long Finish()
     {
