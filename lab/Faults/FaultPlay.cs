@@ -211,8 +211,13 @@ internal sealed partial class FaultPlay
                 Relay.Order(_destination, $"delay {delay.In} in");
                 // Asked again: only what is still so has its messages held up. The commit itself has been since before.
                 notYet = _cell.Phase == FaultPhase.Committed && isCommitted ? notYet : Stopwatch.GetTimestamp();
-                // And not before what had passed the relay by then has come: the last word before the commit, for one.
-                Thread.Sleep(Settle);
+                if (isCommitted || Wanted == MigrationPhase.Switchover)
+                {
+                    // And not before what had passed the relay by then has come, the last word before the commit for
+                    // one, or what is to pass it has left its host.
+                    Thread.Sleep(Settle);
+                }
+
                 continue;
             }
 
@@ -246,8 +251,8 @@ internal sealed partial class FaultPlay
         FaultPhase.Preparing or FaultPhase.Copying or FaultPhase.Fetching => (0, 0),
         _ when move.Phase < MigrationPhase.Switchover => (0, 0),
         FaultPhase.Switchover => (HoldMs, HoldMs),
-        // Not for as long before: the last round would take as long. It leaves the host while it settles; one that dies
-        // before takes it along.
+        // Not for as long before: the last round would take as long. A commit is on its way when it has left the host;
+        // one that dies before takes it along.
         FaultPhase.Committed => (move.Phase == MigrationPhase.Committed ? HoldMs : 2 * WayMs, 0),
         _ => (WayMs, move.Phase == MigrationPhase.Committed ? HoldMs : WayMs),
     };
