@@ -108,14 +108,7 @@ internal sealed partial class SimulatedDaemon
         world.Note($"{Host}: transfer of {commit.Migration} ended: {end.Outcome} {end.ErrorCode} {end.Error}");
         if (_journal.Find(commit.Migration) is { IsOutstanding: true } record)
         {
-            CommitFate fate = end.Outcome switch
-            {
-                MigrationOutcome.Completed => CommitFate.Confirmed,
-                MigrationOutcome.Unsettled => CommitFate.Told,
-                MigrationOutcome.Pending => CommitFate.InDoubt,
-                _ => CommitFate.Untold,
-            };
-            Settle(new Settlement(record, fate, Host, Now), record);
+            Settle(new Settlement(record, HandOverRules.FateOf(end.Outcome), Host, Now), record);
             return;
         }
 

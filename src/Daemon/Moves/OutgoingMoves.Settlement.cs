@@ -330,16 +330,6 @@ internal sealed partial class OutgoingMoves
         Faults = second.Faults ?? first.Faults,
     };
 
-    private static CommitFate FateOf(MigrationSnapshot final) => final.Outcome switch
-    {
-        MigrationOutcome.Completed => CommitFate.Confirmed,
-        MigrationOutcome.Unsettled => CommitFate.Told,
-        // This daemon ends.
-        MigrationOutcome.Pending => CommitFate.InDoubt,
-        // It ended while the commit was being recorded.
-        _ => CommitFate.Untold,
-    };
-
     private (MigrationSnapshot Final, string RunsOn) EndOf(
         Move move, HandOverRecord handOver, MigrationSnapshot final, CommitFate fate, SettlementStep.Settled settled)
     {

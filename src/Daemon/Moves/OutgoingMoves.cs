@@ -253,7 +253,7 @@ internal sealed partial class OutgoingMoves(
             };
         }
 
-        await SettleAsync(departure, final, FateOf(final), isPrepared);
+        await SettleAsync(departure, final, HandOverRules.FateOf(final.Outcome), isPrepared);
     }
 
     // What a daemon that takes the move up after this one knows of it. Not in the blackout, where the disk is needed.

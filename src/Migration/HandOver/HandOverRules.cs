@@ -65,6 +65,17 @@ public sealed record Recovery(RecoveryDuty Duty, GuestOwnership Owned);
 /// <remarks>Source: docs/formats/hand-over.md. The daemon, the model and the simulator call the same ones.</remarks>
 public static class HandOverRules
 {
+    /// <summary>What the end of a transfer of this daemon's says about a commit that stands in its journal.</summary>
+    public static CommitFate FateOf(MigrationOutcome outcome) => outcome switch
+    {
+        MigrationOutcome.Completed => CommitFate.Confirmed,
+        MigrationOutcome.Unsettled => CommitFate.Told,
+        // The daemon ends.
+        MigrationOutcome.Pending => CommitFate.InDoubt,
+        // It ended while the commit was being recorded.
+        _ => CommitFate.Untold,
+    };
+
     /// <summary>What a destination does, after its daemon's restart, with a guest that was arriving.</summary>
     /// <param name="state">Null if it recorded nothing.</param>
     public static HandOverDuty AtDestination(HandOverState? state, GuestCopy copy) => state switch
